@@ -1,0 +1,17 @@
+// Reads an ONNX decoder export into a Graph. Weights stay mapped: initializers inside the model
+// file and in external data files alike. The file is never trusted beyond its length.
+#pragma once
+
+#include <string>
+
+#include "graph/graph.h"
+
+namespace nibble::frontends {
+
+// `path`: an .onnx file, or a folder holding exactly one (model.onnx preferred). Documents beside
+// it (tokenizer.json, tokenizer_config.json, config.json, generation_config.json) are read along;
+// context length, eos and bos come from them. Throws Error naming the file, tensor or node, what
+// was expected and what was found.
+graph::Graph load_onnx(const std::string& path);
+
+}  // namespace nibble::frontends

@@ -1,0 +1,54 @@
+// Text <-> ids as Hugging Face's tokenizer.json describes it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace nibble::frontends {
+
+class Tokenizer {
+ public:
+  // `json`: the text of a tokenizer.json; `origin` names it in messages. Throws Error on damage or
+  // on a component that is not known (named), never tokenizes wrongly in silence.
+  static Tokenizer from_json(std::string_view json, const std::string& origin);
+  Tokenizer(Tokenizer&&) noexcept;
+  Tokenizer& operator=(Tokenizer&&) noexcept;
+  ~Tokenizer();
+
+  // Special tokens written in the text are recognised. add_special: also what the post-processor
+  // adds.
+  std::vector<int32_t> encode(std::string_view text, bool add_special) const;
+  // Whole sequence. skip_special drops special tokens.
+  std::string decode(const std::vector<int32_t>& ids, bool skip_special) const;
+
+  int64_t vocab_size() const;
+  // The id of a token's exact text, or -1.
+  int32_t id_of(std::string_view token) const;
+  std::string token_of(int32_t id) const;  // throws Error when out of range
+
+ private:
+  friend class StreamDecoder;
+  struct Impl;
+  explicit Tokenizer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Turns ids into text as they are made. Text comes out only in whole UTF-8 characters; what push()
+// and finish() returned, joined, equals decode() of all ids.
+class StreamDecoder {
+ public:
+  StreamDecoder(const Tokenizer& tokenizer, bool skip_special);
+  std::string push(int32_t id);
+  std::string finish();  // what is left, invalid bytes as U+FFFD
+
+ private:
+  const Tokenizer* tokenizer_;
+  bool skip_special_;
+  std::string pending_;
+  bool started_ = false;
+};
+
+}  // namespace nibble::frontends

@@ -1,0 +1,58 @@
+// Evaluates a graph node by node in fp32 on the host: the truth that fusing and lowering are tested
+// against, the way to run what is not fused, and the probe with which passes find out what a
+// subgraph means. f16, bf16 and f64 compute in fp32. Knows every ONNX operator that occurs in the
+// models it accepts and the "nibble" operators except Attention's cache (see InterpretedDecoder).
+//
+// Evaluation is by demand: only ancestors of the wanted values, stopping at fed values, which may
+// be any values of the graph (this cuts subgraphs out for probing).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "graph/graph.h"
+
+namespace nibble::graph {
+
+// A run-time array: f32, i64 (all integers) or boolean; row-major; shared, never written after
+// creation.
+struct Array {
+  enum class Kind : uint8_t { f32, i64, boolean } kind = Kind::f32;
+  Shape shape;
+  std::shared_ptr<const std::vector<float>> f;
+  std::shared_ptr<const std::vector<int64_t>> i;  // boolean: 0 or 1
+
+  static Array of(Shape shape, std::vector<float> values);
+  static Array of(Shape shape, std::vector<int64_t> values);
+  static Array of_bool(Shape shape, std::vector<int64_t> values);
+  int64_t size() const;
+  std::span<const float> floats() const;  // kind f32, else an Error
+  std::span<const int64_t> ints() const;  // kind i64 or boolean, else an Error
+};
+
+using Feeds = std::map<ValueId, Array>;
+
+class Interpreter {
+ public:
+  // Keeps a reference: the graph must outlive it and stay unchanged. Constant arrays are converted
+  // on first use and kept.
+  explicit Interpreter(const Graph& graph);
+  ~Interpreter();
+
+  // The wanted values, in order. Throws Error naming the node and its op: unknown op, shapes that
+  // do not fit, an index out of range, a value that is neither fed nor computable.
+  std::vector<Array> run(const Feeds& feeds, std::span<const ValueId> wanted) const;
+  Array run_one(const Feeds& feeds, ValueId wanted) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Whether the interpreter has this operator.
+bool interpreter_knows(const Node& node);
+
+}  // namespace nibble::graph

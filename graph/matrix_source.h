@@ -1,0 +1,45 @@
+// A weight matrix that is still where it was loaded from, seen as n output columns of k values.
+// Merged matmuls (Q, K and V; gate and up) are several parts and a list of column segments, so that
+// merging copies nothing: columns are read when they are quantized.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "graph/tensor.h"
+
+namespace nibble::graph {
+
+struct MatrixPart {
+  TensorData tensor;    // 2-D float tensor
+  bool k_major = true;  // true: [k][n] as MatMul has it; false: [n][k] (Gemm transB, embeddings)
+  int64_t n() const { return tensor.shape[k_major ? 1 : 0]; }
+  int64_t k() const { return tensor.shape[k_major ? 0 : 1]; }
+};
+
+// Columns [begin, begin + count) of a part; part -1 is `count` columns of zeros (padding).
+struct ColumnSegment {
+  int part = 0;
+  int64_t begin = 0, count = 0;
+  friend bool operator==(const ColumnSegment&, const ColumnSegment&) = default;
+};
+
+struct MatrixSource {
+  int64_t n = 0, k = 0;
+  std::vector<MatrixPart> parts;
+  std::vector<ColumnSegment> segments;  // in output order; counts add up to n
+
+  // The whole of one tensor.
+  static MatrixSource whole(TensorData tensor, bool k_major);
+  // out[c * k + kk] for columns [begin, begin + count).
+  void read_columns(int64_t begin, int64_t count, std::span<float> out) const;
+  // The same in the order [k][n], for reference matmuls.
+  std::vector<float> to_k_major() const;
+};
+
+// Concatenation of whole sources (same k), and the selection of columns in any order.
+MatrixSource concatenate(std::span<const MatrixSource> sources);
+MatrixSource select_columns(const MatrixSource& source, std::span<const ColumnSegment> columns);
+
+}  // namespace nibble::graph

@@ -1,0 +1,46 @@
+// The matmul kernels' calling convention, their plain C++ reference and the choice of tiling.
+#pragma once
+
+#include <cstdint>
+
+#include "jit/kernel_spec.h"
+
+namespace nibble::jit {
+
+// Everything one call needs. Strides in elements unless said. All threads share all pointers but
+// `scratch`; a call computes columns [nb_begin*16, nb_end*16) of all m rows. For gates nb counts
+// weight blocks (both even), and output columns are halved.
+struct GemmArgs {
+  const void* a = nullptr;  // s8 [m][a_stride] (zero padded to kpad) or f32 [m][a_stride]
+  int64_t a_stride = 0;
+  const float* a_scale = nullptr;  // s8: [m][groups]
+  const int32_t* a_sum =
+      nullptr;                 // s8: [m][groups], -zero * sum of the group's q (zero = 1 if asym)
+  const uint8_t* w = nullptr;  // packed data, scales, zeros of the whole matrix
+  const void* w_scale = nullptr;
+  const uint8_t* w_zero = nullptr;
+  const float* bias = nullptr;  // [n] (for gates in weight-column order)
+  const float* residual = nullptr;
+  int64_t residual_stride = 0;
+  float* c = nullptr;
+  int64_t c_stride = 0;
+  int64_t c_columns = 0;  // valid output columns: nothing is stored past them
+  int64_t m = 0;
+  int64_t nb_begin = 0, nb_end = 0;
+  void* scratch = nullptr;  // gemm_scratch_bytes() bytes, 64-byte aligned, one a thread
+};
+
+using GemmFn = void (*)(const GemmArgs*);
+
+// Upper bound of the scratch one call of this kernel needs.
+int64_t gemm_scratch_bytes(const GemmSpec& spec, const Tiling& tiling);
+
+// The oracle and the fall-back: any spec, plain C++, same bits as every generated kernel.
+void gemm_reference(const GemmSpec& spec, const GemmArgs& args);
+
+// The closed-form register budget: whether the emitter of `isa` accepts this tiling for this spec.
+bool tiling_fits(const GemmSpec& spec, Isa isa, const Tiling& tiling);
+// A model of the machine: a good tiling for up to m rows (m = 1 decode, large m prefill).
+Tiling default_tiling(const GemmSpec& spec, Isa isa, int64_t m);
+
+}  // namespace nibble::jit

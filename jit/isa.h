@@ -1,0 +1,46 @@
+// The instruction sets that kernels are generated for, and what this machine has of them.
+//
+// Detection is CPUID, XCR0 (the kernel saves the registers) and, for AMX, arch_prctl permission.
+// NIBBLE_ISA caps the choice; asking for more than the machine has is an Error.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace nibble::jit {
+
+enum class Isa : uint8_t {
+  avx2,         // AVX2 + FMA + F16C: vpmaddubsw, vpmaddwd
+  avx_vnni,     // 256-bit vpdpbusd: VEX (AVX-VNNI), else EVEX (AVX512-VNNI with VL) on ymm0..15
+  avx512,       // AVX-512 F, BW, VL, DQ: vpmaddubsw on zmm
+  avx512_vnni,  // + vpdpbusd on zmm
+  amx_int8,     // + tiles
+};
+
+// What CPUID says of this machine, read once.
+struct CpuInfo {
+  std::string vendor, brand;
+  uint32_t family = 0, model = 0, stepping = 0;
+  bool avx2 = false, fma = false, f16c = false, avx_vnni = false;
+  bool avx512f = false, avx512bw = false, avx512vl = false, avx512dq = false, avx512_vnni = false;
+  bool avx512_bf16 = false, avx512_fp16 = false, amx_tile = false, amx_int8 = false,
+       amx_bf16 = false;
+  uint64_t l1d_bytes = 0, l2_bytes = 0, l3_bytes = 0;  // of one core (L3: of the whole slice)
+};
+
+const CpuInfo& cpu();
+
+bool supports(Isa isa);
+std::vector<Isa> supported_isas();  // ascending
+
+// The ISA to generate for: the best one, or NIBBLE_ISA's when it is set. Throws Error when the
+// machine has no AVX2, when NIBBLE_ISA is no ISA's name, or names one that the machine lacks.
+Isa selected_isa();
+
+std::string_view isa_name(Isa isa);  // "avx2", "avx_vnni", "avx512", "avx512_vnni", "amx_int8"
+std::optional<Isa> parse_isa(std::string_view name);
+
+}  // namespace nibble::jit

@@ -1,0 +1,109 @@
+// What a kernel computes. Plain data with ==, a hash, name() and parse(); how it computes it is a
+// Tiling (tiling.h) and an ISA. The name is the cache key, the perf-map symbol, the dump file's
+// name, the test's parameter and the benchmark's label.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+
+#include "jit/isa.h"
+#include "jit/packed_layout.h"
+
+namespace nibble::jit {
+
+enum class ActType : uint8_t { s8, f32 };
+
+// Activation functions. gelu is the erf form, gelu_tanh the tanh form, quick_gelu
+// x*sigmoid(1.702x).
+enum class Activation : uint8_t { none, silu, gelu, gelu_tanh, quick_gelu, relu };
+
+// c[m][n] = epilogue(a[m][k] * w[n][k]^T).
+//
+// s8 activations (u4 and u8 weights): per group in ascending order
+//     isum = sum_k (q_w - zero) * q_a            exact, int32
+//     acc  = fma(float(isum), w_scale * a_scale, acc)       w_scale * a_scale rounded once
+//   where for asymmetric weights float(isum) = fma(float(zero), float(-sum q_a), float(sum q_w
+//   q_a)).
+// f32 activations: acc = fma(a[k], w[k], acc) in ascending k, w[k] = (q - zero) * scale rounded
+// once. Then, in this order: acc += bias[n]; gate: out = act(acc_even_block) * acc_odd_block, else
+// out = act(acc); out += residual.
+struct GemmSpec {
+  WeightFormat weight;
+  ActType act = ActType::s8;
+  int64_t n = 0, k = 0;
+  bool bias = false;
+  bool residual = false;
+  Activation activation = Activation::none;
+  // Column blocks alternate 16 gate columns and 16 up columns; the output has half the columns.
+  // n counts both halves including padding and is a multiple of 32.
+  bool gate = false;
+  friend bool operator==(const GemmSpec&, const GemmSpec&) = default;
+};
+
+// Row kernels: one fp32 row at a time (row_kernels.h).
+enum class RowOp : uint8_t { rms_norm, layer_norm, quantize, rope, softmax, activation, gate, add };
+struct RowSpec {
+  RowOp op = RowOp::rms_norm;
+  int64_t n = 0;             // row length
+  bool residual = false;     // norms: add a residual row first and store the sum
+  bool bias = false;         // layer_norm
+  bool quantize = false;     // norms: also write the quantized row
+  bool f32_out = true;       // norms: write the fp32 row
+  int64_t group = 0;         // quantization group, 0 = whole row
+  int32_t zero = 8;          // quantizer stores -zero * sum(q); 1 for asymmetric weights
+  int64_t rotary = 0;        // rope: rotated dimensions (n is the head size)
+  bool interleaved = false;  // rope: pairs (2i, 2i+1) instead of (i, i + rotary/2)
+  Activation activation = Activation::none;
+  friend bool operator==(const RowSpec&, const RowSpec&) = default;
+};
+
+enum class KvType : uint8_t { f32, f16 };
+// Attention of one query head over one KV head (attention.h).
+struct AttentionSpec {
+  int64_t head_dim = 0;
+  KvType kv = KvType::f32;
+  int rows = 1;  // query rows processed together
+  bool alibi = false;
+  bool softcap = false;
+  friend bool operator==(const AttentionSpec&, const AttentionSpec&) = default;
+};
+
+using KernelSpec = std::variant<GemmSpec, RowSpec, AttentionSpec>;
+
+// How a GEMM runs: register tile mr x (nr * 16) columns, k unroll in quads, where nibbles are
+// unpacked, and how far ahead weights are prefetched.
+struct Tiling {
+  int mr = 1;
+  int nr = 1;          // in column blocks of 16
+  int k_unroll = 8;    // k quads per loop iteration
+  bool panel = false;  // unpack through an L1 panel instead of in registers
+  int prefetch = 0;    // bytes ahead, 0 = none
+  friend bool operator==(const Tiling&, const Tiling&) = default;
+};
+
+// A generated kernel's full identity. name() e.g.
+// "gemm_u4s8f32_g128_n4096_k4096_avx512_vnni_1x64x8" (tile: mr x columns x k unroll; suffixes p for
+// panel and f<bytes> for prefetch).
+struct KernelKey {
+  KernelSpec spec;
+  Isa isa = Isa::avx2;
+  Tiling tiling;  // ignored (default) for row and attention kernels
+  friend bool operator==(const KernelKey&, const KernelKey&) = default;
+};
+
+std::string name(const KernelSpec& spec);
+std::string name(const KernelKey& key);
+// Inverse of name(); nullopt when the text is no kernel's name.
+std::optional<KernelKey> parse_kernel_name(std::string_view text);
+
+std::string_view activation_name(Activation activation);
+std::optional<Activation> parse_activation(std::string_view name);
+
+struct KernelKeyHash {
+  size_t operator()(const KernelKey& key) const;
+};
+
+}  // namespace nibble::jit

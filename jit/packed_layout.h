@@ -1,0 +1,78 @@
+// The packed weight layout that every ISA reads, and the plain C++ that writes and reads it.
+//
+// A weight matrix is W[n][k]: n output columns, k the reduction dimension. Columns are stored 16 at
+// a time (a column block), k in quads (the VNNI order). kpad = k rounded up to 8.
+//
+//   u4    one 64-byte line = 16 columns x 8 k. Byte c*4+i of a line (c column, i = 0..3) holds
+//         k0+i of column c in its low nibble and k0+4+i in its high nibble.
+//         data: [nblocks][kpad/8] lines.
+//   u8    one 64-byte line = 16 columns x 4 k: byte c*4+i holds k0+i. Signed 8-bit weights q are
+//         stored as q + 128. data: [nblocks][kpad/4] lines.
+//   f32   one 64-byte line = 16 columns x 1 k. data: [nblocks][k] lines (no padding of k).
+//
+// Scales [nblocks][groups][16] f16 or f32 and zero points [nblocks][groups][16] u8 lie apart from
+// the data. groups = ceil(k / group); the last group may be short; group 0 means the whole of k. A
+// group is a multiple of 8. Columns past n have weight = zero point and scale 0; k past the end
+// holds the zero point (activations are 0 there).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace nibble::jit {
+
+enum class WeightType : uint8_t { u4, u8, f32 };
+enum class ScaleType : uint8_t { f16, f32 };
+
+inline constexpr int64_t kColumnBlock = 16;
+
+// How a packed matrix is stored. Plain data; equality is identity of format.
+struct WeightFormat {
+  WeightType type = WeightType::u4;
+  int64_t group = 32;  // k per scale, 0 = whole k; ignored for f32
+  bool asym = false;   // zero points stored; otherwise 8 (u4) or 128 (u8)
+  ScaleType scale = ScaleType::f16;
+  friend bool operator==(const WeightFormat&, const WeightFormat&) = default;
+};
+
+// Sizes of a packed n x k matrix.
+struct PackedShape {
+  int64_t n = 0, k = 0;
+  int64_t nblocks = 0;      // ceil(n / 16)
+  int64_t kpad = 0;         // k rounded up to 8
+  int64_t groups = 0;       // 0 for f32
+  int64_t group = 0;        // effective group length (k rounded up to 8 for whole-k)
+  int64_t block_bytes = 0;  // data bytes of one column block
+  int64_t data_bytes = 0, scale_bytes = 0, zero_bytes = 0;
+};
+PackedShape packed_shape(const WeightFormat& format, int64_t n, int64_t k);
+
+// A view of one packed matrix; does not own. 64-byte aligned pointers.
+struct PackedView {
+  WeightFormat format;
+  int64_t n = 0, k = 0;
+  const uint8_t* data = nullptr;
+  const void* scales = nullptr;    // null for f32
+  const uint8_t* zeros = nullptr;  // null unless asym
+};
+
+// Quantized values of one column block before packing: q[c*kpad + kk] in 0..15 (u4) or 0..255 (u8),
+// scale[c*groups + g] already rounded to the stored precision, zero[c*groups + g].
+// Writes block `nb` of the matrix that the three base pointers start.
+void pack_block(const WeightFormat& format, int64_t n, int64_t k, int64_t nb, const uint8_t* q,
+                const float* scale, const uint8_t* zero, uint8_t* data, void* scales,
+                uint8_t* zeros);
+// The same for f32 weights: w[c*k + kk].
+void pack_block_f32(int64_t n, int64_t k, int64_t nb, const float* w, uint8_t* data);
+
+// One element's parts, and one column dequantized as (q - zero) * scale, one fp32 rounding.
+uint8_t packed_value(const PackedView& w, int64_t column, int64_t kk);
+float packed_scale(const PackedView& w, int64_t column, int64_t group);
+uint8_t packed_zero(const PackedView& w, int64_t column, int64_t group);
+void unpack_column(const PackedView& w, int64_t column, std::span<float> out);  // out.size() == k
+
+std::string_view weight_type_name(WeightType type);  // "u4", "u8", "f32"
+std::string_view scale_type_name(ScaleType type);
+
+}  // namespace nibble::jit

@@ -1,0 +1,59 @@
+// A fixed team of threads that walk the plan together: one parallel region a token, barriers
+// between steps. Waiters spin for a while and then park.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+namespace nibble::runtime {
+
+// Threads to use when the user does not say: physical cores in the process's affinity mask (hwloc),
+// at most the cgroup v1/v2 CPU quota rounded up, at least 1.
+int default_threads();
+// The quota alone, as CPUs; 0 when there is none. `root` is where cgroup files lie (tests pass
+// their own).
+double cgroup_cpu_quota(const char* root = "/");
+
+class ThreadPool {
+ public:
+  // Starts threads - 1 workers, bound to cores of the affinity mask, one each while cores last.
+  // Throws Error when threads < 1 or a thread cannot be started.
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int size() const;
+
+  // Runs task(arg, thread) on every thread, the caller being thread 0; returns when all have
+  // returned. Not reentrant.
+  using Task = void (*)(void* arg, int thread) noexcept;
+  void run(Task task, void* arg) noexcept;
+
+  // Within run: waits until every thread has arrived. All writes before are visible after.
+  void barrier() noexcept;
+
+  // parallel_for over [0, count) in contiguous parts; body(begin, end, thread).
+  template <typename Body>
+  void parallel_for(int64_t count, Body&& body) noexcept {
+    struct Call {
+      int64_t count;
+      int threads;
+      Body* body;
+    } call{count, size(), &body};
+    run(
+        [](void* arg, int thread) noexcept {
+          auto& c = *static_cast<Call*>(arg);
+          int64_t begin = c.count * thread / c.threads, end = c.count * (thread + 1) / c.threads;
+          if (begin < end) (*c.body)(begin, end, thread);
+        },
+        &call);
+  }
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace nibble::runtime
