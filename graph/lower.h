@@ -1,0 +1,24 @@
+// Lowers a fully fused graph to a runtime Plan: buffers by liveness, a kernel and a tiling per
+// step.
+#pragma once
+
+#include <memory>
+
+#include "graph/graph.h"
+#include "graph/passes.h"
+#include "jit/code_cache.h"
+#include "runtime/plan.h"
+
+namespace nibble::graph {
+
+enum class Compute : uint8_t { int8, f32 };  // activations of the matmuls: quantized to s8, or fp32
+
+struct LowerOptions {
+  Compute compute = Compute::int8;  // f32 weights always compute in f32
+  jit::Isa isa = jit::Isa::avx2;
+};
+
+// Throws Error naming the first node that is no fused operator or whose weights are not packed.
+std::shared_ptr<const runtime::Plan> lower(const Graph& graph, const LowerOptions& options);
+
+}  // namespace nibble::graph
