@@ -1,0 +1,54 @@
+#include "runtime/kv_cache.h"
+
+#include <sys/mman.h>
+
+#include "jit/attention.h"
+#include "jit/error.h"
+#include "jit/kv_layout.h"
+
+namespace nibble::runtime {
+namespace {
+
+constexpr size_t kLine = 64;
+
+size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
+
+}  // namespace
+
+KvCache::KvCache(const std::vector<HeadLayout>& layers, jit::KvType type, int64_t capacity)
+    : type_(type),
+      capacity_(static_cast<int64_t>(
+          round_up(static_cast<size_t>(capacity), static_cast<size_t>(jit::kKvSplit)))) {
+  for (const HeadLayout& head : layers) {
+    const auto one = static_cast<size_t>(jit::kv_bytes(type_, head.head_dim, capacity_));
+    const size_t head_bytes = round_up(one, kLine);
+    layers_.push_back({bytes_, head_bytes});
+    bytes_ += 2 * head_bytes * static_cast<size_t>(head.kv_heads);
+  }
+  if (bytes_ == 0) return;
+  void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) {
+    fail(
+        "The KV cache for {} positions needs {} bytes, and the system refused them. A smaller "
+        "context needs less.",
+        capacity, bytes_);
+  }
+  memory_ = static_cast<std::byte*>(memory);
+}
+
+KvCache::~KvCache() {
+  if (memory_ != nullptr) munmap(memory_, bytes_);
+}
+
+void* KvCache::keys(int64_t layer, int64_t kv_head) const noexcept {
+  const Layer& l = layers_[static_cast<size_t>(layer)];
+  return memory_ + l.offset + 2 * static_cast<size_t>(kv_head) * l.head_bytes;
+}
+
+void* KvCache::values(int64_t layer, int64_t kv_head) const noexcept {
+  const Layer& l = layers_[static_cast<size_t>(layer)];
+  return memory_ + l.offset + (2 * static_cast<size_t>(kv_head) + 1) * l.head_bytes;
+}
+
+}  // namespace nibble::runtime

@@ -1,0 +1,140 @@
+// A compiled model: a flat array of steps over buffers whose places are already known. Built by
+// graph::lower, run by Session; holds no names to look up and no types to decide on at run time.
+//
+// Activations live in an arena of [rows][width] buffers. A buffer's place is given in bytes per
+// row: its address is arena + place * max_rows, so one plan serves every chunk length. Steps after
+// the last attention are `tail` steps: when only the last row's logits are wanted they run for that
+// row alone.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "jit/code_cache.h"
+#include "runtime/packed_matrix.h"
+
+namespace nibble::runtime {
+
+// A [rows][width] buffer in the arena; place -1: absent; kLogits: the caller's logits.
+struct Operand {
+  static constexpr int64_t kLogits = -2;
+  int64_t place = -1;  // bytes per row
+  int64_t width = 0;   // elements between rows
+  bool present() const { return place != -1; }
+};
+
+// A row of activations quantized for a matmul.
+struct QuantizedOperand {
+  Operand q, scale, sum;  // s8 [rows][kpad], f32 and s32 [rows][groups]
+};
+
+// Token (and position) embedding: x = table[id] * scale (+ positions[position + offset]).
+struct EmbedStep {
+  PackedMatrix table;
+  std::shared_ptr<const std::vector<float>> positions;  // [count][width], or null
+  int64_t position_offset = 0;
+  float scale = 1;
+  Operand out;
+};
+
+// out = epilogue(a W^T). One kernel a bucket of rows: decode (m = 1), few (m <= 16), many.
+struct GemmStep {
+  PackedMatrix weight;
+  const jit::Kernel* decode = nullptr;
+  const jit::Kernel* few = nullptr;
+  const jit::Kernel* many = nullptr;
+  bool gate = false;
+  Operand a;                   // f32 activations, or
+  QuantizedOperand quantized;  // s8 activations
+  std::shared_ptr<const std::vector<float>> bias;
+  Operand residual, out;
+  int64_t out_columns = 0;
+};
+
+// A row kernel: norms, quantization, activations, gates, adds.
+struct RowStep {
+  const jit::Kernel* kernel = nullptr;
+  Operand x, x2, y;
+  QuantizedOperand quantized;
+  std::shared_ptr<const std::vector<float>> weight, bias;
+  float eps = 0;
+  int64_t groups = 0;
+};
+
+// Heads of one layer's packed row [Q heads | K heads | V heads].
+struct HeadLayout {
+  int64_t layer = 0, heads = 0, kv_heads = 0, head_dim = 0;
+  int64_t key_column() const { return heads * head_dim; }
+  int64_t value_column() const { return (heads + kv_heads) * head_dim; }
+  int64_t width() const { return (heads + 2 * kv_heads) * head_dim; }
+};
+
+// Per-head norms and rotation of Q and K in place, then K and V into the cache.
+struct CacheStep {
+  HeadLayout head;
+  Operand qkv;
+  const jit::Kernel* rope = nullptr;  // null: no rotation
+  int rope_table = -1;
+  const jit::Kernel* head_norm = nullptr;  // Qwen3: RMSNorm of every Q and K head
+  std::shared_ptr<const std::vector<float>> q_norm, k_norm;
+  float norm_eps = 0;
+};
+
+struct AttentionStep {
+  HeadLayout head;
+  Operand qkv, out;
+  const jit::Kernel* kernel_f32 = nullptr;  // by type of the KV cache
+  const jit::Kernel* kernel_f16 = nullptr;
+  int64_t kernel_rows = 1;
+  int64_t window = 0;  // 0 = none
+  float scale = 1, softcap = 0;
+  std::shared_ptr<const std::vector<float>> slopes;  // ALiBi, or null
+};
+
+struct StepContext;
+struct Step {
+  using Run = void (*)(const Step&, const StepContext&) noexcept;
+  Run run = nullptr;
+  std::variant<EmbedStep, GemmStep, RowStep, CacheStep, AttentionStep> body;
+  bool tail = false;
+  int64_t layer = -1;
+  std::string label;         // for traces: kernel name, or what it does
+  int64_t weight_bytes = 0;  // read once a pass
+  int64_t macs = 0;          // multiply-accumulates a row
+
+  // Wraps a body with the function that runs it.
+  static Step of(EmbedStep body);
+  static Step of(GemmStep body);
+  static Step of(RowStep body);
+  static Step of(CacheStep body);
+  static Step of(AttentionStep body);
+};
+
+// cos and sin of position * inv_freq[i], times scale; shared by layers.
+struct RopeTable {
+  std::vector<float> inv_freq;
+  float scale = 1;
+  friend bool operator==(const RopeTable&, const RopeTable&) = default;
+};
+
+struct Plan {
+  std::vector<Step> steps;
+  std::vector<RopeTable> rope_tables;
+  std::vector<HeadLayout> layers;  // one a KV cache layer
+  int64_t row_bytes = 0;           // arena bytes a row
+  int64_t scratch_bytes = 0;       // a thread
+  int64_t vocab_size = 0;
+  int64_t context_length = 0;          // most positions
+  int64_t weight_bytes_per_token = 0;  // what decode must read per token
+  int64_t macs_per_token = 0;          // of the matmuls
+  int64_t weight_bytes = 0;            // resident weights, embeddings included
+  jit::Isa isa = jit::Isa::avx2;
+  std::vector<std::string> notes;  // for reports: e.g. "int8 compute"
+};
+
+}  // namespace nibble::runtime

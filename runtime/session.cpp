@@ -1,0 +1,219 @@
+#include "runtime/session.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "jit/error.h"
+#include "runtime/steps.h"
+
+namespace nibble::runtime {
+namespace {
+
+constexpr int64_t kRopeGrowth = 256;  // positions computed at a time
+
+// Page-aligned anonymous memory; zeroed, touched on use.
+class Memory {
+ public:
+  Memory() = default;
+  Memory(size_t bytes, const char* what) : bytes_(bytes) {
+    if (bytes_ == 0) return;
+    void* memory =
+        mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) {
+      fail("The {} needs {} bytes, and the system refused them.", what, bytes_);
+    }
+    data_ = static_cast<std::byte*>(memory);
+  }
+  ~Memory() {
+    if (data_ != nullptr) munmap(data_, bytes_);
+  }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  std::byte* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+struct RopeValues {
+  std::vector<float> cos, sin;
+  int64_t half = 0;
+};
+
+size_t page_round(int64_t bytes) { return (static_cast<size_t>(bytes) + 4095) / 4096 * 4096; }
+
+}  // namespace
+
+struct Session::Impl {
+  std::shared_ptr<const Plan> plan;
+  std::shared_ptr<ThreadPool> pool;
+  int64_t context_length = 0, position = 0, max_rows = 0;
+  KvCache kv;
+  Memory arena, scratch;
+  size_t scratch_stride = 0;
+  std::vector<WorkCounter> work;
+  std::vector<RopeValues> rope_values;
+  std::vector<RopeRows> rope_rows;
+  int64_t rope_positions = 0;
+  std::vector<float> last_logits;
+
+  Impl(std::shared_ptr<const Plan> p, std::shared_ptr<ThreadPool> t, const SessionOptions& options,
+       int64_t context)
+      : plan(std::move(p)),
+        pool(std::move(t)),
+        context_length(context),
+        max_rows(std::min(options.prefill_chunk, context)),
+        kv(plan->layers, options.kv, context),
+        arena(page_round(plan->row_bytes * max_rows), "activation arena"),
+        scratch(page_round(plan->scratch_bytes) * static_cast<size_t>(pool->size()),
+                "kernels' scratch"),
+        scratch_stride(page_round(plan->scratch_bytes)),
+        work(plan->steps.size()),
+        last_logits(static_cast<size_t>(plan->vocab_size)) {
+    for (const RopeTable& table : plan->rope_tables) {
+      RopeValues values;
+      values.half = static_cast<int64_t>(table.inv_freq.size());
+      values.cos.resize(static_cast<size_t>(values.half * context_length));
+      values.sin.resize(values.cos.size());
+      rope_values.push_back(std::move(values));
+      const RopeValues& kept = rope_values.back();
+      rope_rows.push_back({kept.cos.data(), kept.sin.data(), kept.half});
+    }
+  }
+
+  // The angle is rounded to fp32 as exported models compute it; cos and sin of it are correctly
+  // rounded.
+  void grow_rope(int64_t positions) {
+    if (positions <= rope_positions) return;
+    positions = std::min(context_length, std::max(positions, rope_positions + kRopeGrowth));
+    for (size_t t = 0; t < rope_values.size(); ++t) {
+      const RopeTable& table = plan->rope_tables[t];
+      RopeValues& values = rope_values[t];
+      for (int64_t p = rope_positions; p < positions; ++p) {
+        for (int64_t i = 0; i < values.half; ++i) {
+          const float angle = static_cast<float>(p) * table.inv_freq[static_cast<size_t>(i)];
+          const auto at = static_cast<size_t>(p * values.half + i);
+          values.cos[at] = static_cast<float>(std::cos(static_cast<double>(angle))) * table.scale;
+          values.sin[at] = static_cast<float>(std::sin(static_cast<double>(angle))) * table.scale;
+        }
+      }
+    }
+    rope_positions = positions;
+  }
+
+  // One pass over `ids`. logits: null, or where the tail rows' logits go; `all`: a row for every
+  // id, otherwise for the last one only.
+  void pass(std::span<const int32_t> ids, float* logits, bool all) noexcept {
+    for (WorkCounter& counter : work) counter.next.store(0, std::memory_order_relaxed);
+    struct Call {
+      Impl* self;
+      std::span<const int32_t> ids;
+      float* logits;
+      bool all;
+    } call{this, ids, logits, all};
+    pool->run(
+        [](void* arg, int thread) noexcept {
+          const auto& c = *static_cast<Call*>(arg);
+          c.self->walk(thread, c.ids, c.logits, c.all);
+        },
+        &call);
+    position += static_cast<int64_t>(ids.size());
+  }
+
+  void walk(int thread, std::span<const int32_t> ids, float* logits, bool all) noexcept {
+    const auto rows = static_cast<int64_t>(ids.size());
+    StepContext context;
+    context.thread = thread;
+    context.threads = pool->size();
+    context.position = position;
+    context.ids = ids.data();
+    context.arena = arena.data();
+    context.max_rows = max_rows;
+    context.logits = logits;
+    context.logits_width = plan->vocab_size;
+    context.kv = &kv;
+    context.rope = rope_rows.data();
+    context.scratch = scratch.data() + static_cast<size_t>(thread) * scratch_stride;
+    for (size_t i = 0; i < plan->steps.size(); ++i) {
+      const Step& step = plan->steps[i];
+      if (step.tail && logits == nullptr) continue;
+      const bool last_only = step.tail && !all;
+      context.row = last_only ? rows - 1 : 0;
+      context.rows = last_only ? 1 : rows;
+      context.work = &work[i];
+      step.run(step, context);
+      pool->barrier();
+    }
+  }
+};
+
+namespace {
+
+int64_t choose_context(const Plan& plan, int64_t wanted) {
+  if (wanted < 0 || wanted > plan.context_length) {
+    fail("The context was asked to hold {} positions, but this model's context length is {}.",
+         wanted, plan.context_length);
+  }
+  return wanted == 0 ? plan.context_length : wanted;
+}
+
+}  // namespace
+
+Session::Session(std::shared_ptr<const Plan> plan, std::shared_ptr<ThreadPool> pool,
+                 const SessionOptions& options) {
+  if (options.prefill_chunk < 1) {
+    fail("The prefill chunk must be at least 1 row, found {}.", options.prefill_chunk);
+  }
+  const int64_t context = choose_context(*plan, options.context);
+  impl_ = std::make_unique<Impl>(std::move(plan), std::move(pool), options, context);
+}
+
+Session::~Session() = default;
+
+int64_t Session::vocab_size() const { return impl_->plan->vocab_size; }
+int64_t Session::context_length() const { return impl_->context_length; }
+int64_t Session::position() const { return impl_->position; }
+void Session::reset() { impl_->position = 0; }
+const Plan& Session::plan() const { return *impl_->plan; }
+
+std::span<const float> Session::forward(std::span<const int32_t> ids) {
+  check_ids(ids);
+  impl_->grow_rope(impl_->position + static_cast<int64_t>(ids.size()));
+  while (!ids.empty()) {
+    const auto chunk = ids.first(std::min(ids.size(), static_cast<size_t>(impl_->max_rows)));
+    ids = ids.subspan(chunk.size());
+    impl_->pass(chunk, ids.empty() ? impl_->last_logits.data() : nullptr, false);
+  }
+  return impl_->last_logits;
+}
+
+void Session::forward_all(std::span<const int32_t> ids, std::span<float> out) {
+  check_ids(ids);
+  const auto vocab = static_cast<size_t>(vocab_size());
+  if (out.size() != ids.size() * vocab) {
+    fail("The logits of {} ids need {} floats, but the buffer holds {}.", ids.size(),
+         ids.size() * vocab, out.size());
+  }
+  impl_->grow_rope(impl_->position + static_cast<int64_t>(ids.size()));
+  while (!ids.empty()) {
+    const auto chunk = ids.first(std::min(ids.size(), static_cast<size_t>(impl_->max_rows)));
+    impl_->pass(chunk, out.data(), true);
+    ids = ids.subspan(chunk.size());
+    out = out.subspan(chunk.size() * vocab);
+  }
+}
+
+SessionMemory Session::memory() const {
+  SessionMemory memory;
+  memory.weight_bytes = impl_->plan->weight_bytes;
+  memory.arena_bytes = static_cast<int64_t>(impl_->arena.bytes());
+  memory.kv_bytes = impl_->kv.bytes();
+  memory.scratch_bytes = static_cast<int64_t>(impl_->scratch.bytes());
+  return memory;
+}
+
+}  // namespace nibble::runtime
