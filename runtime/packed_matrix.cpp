@@ -1,0 +1,99 @@
+#include "runtime/packed_matrix.h"
+
+#include <sys/mman.h>
+
+#include <cstddef>
+#include <cstring>
+#include <new>
+
+#include "jit/error.h"
+
+namespace nibble::runtime {
+namespace {
+
+constexpr size_t kLine = 64;
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr int64_t kMostElements = int64_t{1} << 48;
+
+// Zeroed memory from the heap, where a sanitizer sees every overrun.
+std::shared_ptr<std::byte> small_memory(size_t bytes) {
+  auto* memory = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{kLine}));
+  std::memset(memory, 0, bytes);
+  return {memory, [](std::byte* p) { ::operator delete (p, std::align_val_t{kLine}); }};
+}
+
+// Zeroed memory in huge pages where the system has them: a weight stream crosses a page every few
+// microseconds, and the walks would cost bandwidth.
+std::shared_ptr<std::byte> large_memory(size_t bytes) {
+  const size_t rounded = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+  const size_t reserved = rounded + kHugePage;
+  void* base = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (base == MAP_FAILED) return nullptr;
+  const size_t skip = (kHugePage - reinterpret_cast<size_t>(base) % kHugePage) % kHugePage;
+  auto* memory = static_cast<std::byte*>(base) + skip;
+  if (skip > 0) munmap(base, skip);
+  if (skip < kHugePage) munmap(memory + rounded, kHugePage - skip);
+  madvise(memory, rounded, MADV_HUGEPAGE);
+  return {memory, [rounded](std::byte* p) { munmap(p, rounded); }};
+}
+
+std::shared_ptr<std::byte> zeroed(int64_t bytes, int64_t n, int64_t k) {
+  if (bytes == 0) return nullptr;
+  const auto size = static_cast<size_t>(bytes);
+  std::shared_ptr<std::byte> memory;
+  try {
+    memory = size < kHugePage ? small_memory(size) : large_memory(size);
+  } catch (const std::bad_alloc&) {
+    memory = nullptr;
+  }
+  if (!memory) {
+    fail("A packed {} x {} matrix needs {} bytes, and the system refused them.", n, k, bytes);
+  }
+  return memory;
+}
+
+struct Parts {
+  std::shared_ptr<std::byte> data, scales, zeros;
+};
+
+void check_format(const jit::WeightFormat& format, int64_t n, int64_t k) {
+  if (n < 1 || k < 1 || n > kMostElements / k) {
+    fail("A matrix of {} x {} weights cannot be packed.", n, k);
+  }
+  if (format.type != jit::WeightType::f32 && (format.group < 0 || format.group % 8 != 0)) {
+    fail("The group of a packed matrix must be 0 (the whole of k) or a multiple of 8, found {}.",
+         format.group);
+  }
+}
+
+}  // namespace
+
+PackedBuffer allocate_packed(const jit::WeightFormat& format, int64_t n, int64_t k) {
+  check_format(format, n, k);
+  const jit::PackedShape shape = jit::packed_shape(format, n, k);
+  auto parts = std::make_shared<Parts>();
+  parts->data = zeroed(shape.data_bytes, n, k);
+  parts->scales = zeroed(shape.scale_bytes, n, k);
+  parts->zeros = zeroed(shape.zero_bytes, n, k);
+
+  PackedBuffer buffer;
+  buffer.data = reinterpret_cast<uint8_t*>(parts->data.get());
+  buffer.scales = parts->scales.get();
+  buffer.zeros = reinterpret_cast<uint8_t*>(parts->zeros.get());
+  jit::PackedView& view = buffer.matrix.view;
+  view.format = format;
+  view.n = n;
+  view.k = k;
+  view.data = buffer.data;
+  view.scales = buffer.scales;
+  view.zeros = buffer.zeros;
+  buffer.matrix.owner = std::move(parts);
+  return buffer;
+}
+
+int64_t stored_bytes(const jit::PackedView& view) {
+  const jit::PackedShape shape = jit::packed_shape(view.format, view.n, view.k);
+  return shape.data_bytes + shape.scale_bytes + shape.zero_bytes;
+}
+
+}  // namespace nibble::runtime
