@@ -28,13 +28,25 @@ struct CpuInfo {
   bool avx512f = false, avx512bw = false, avx512vl = false, avx512dq = false, avx512_vnni = false;
   bool avx512_bf16 = false, avx512_fp16 = false, amx_tile = false, amx_int8 = false,
        amx_bf16 = false;
-  uint64_t l1d_bytes = 0, l2_bytes = 0, l3_bytes = 0;  // of one core (L3: of the whole slice)
+  // Why AMX is off although CPUID shows it (the kernel refused, or the trial instruction died).
+  std::string amx_obstacle;
+  // Of one core (L3: of the whole slice); 32 KiB, 512 KiB and 0 where CPUID does not tell.
+  uint64_t l1d_bytes = 0, l2_bytes = 0, l3_bytes = 0;
 };
 
 const CpuInfo& cpu();
 
-bool supports(Isa isa);
+// Whether the machine has all that kernels of `isa` use, and what it lacks ("" when nothing).
+bool supports(const CpuInfo& info, Isa isa);
+std::string missing_features(const CpuInfo& info, Isa isa);
+// Whether the generators write code for `isa`: amx_int8 is detected, but has no emitter yet.
+bool has_emitter(Isa isa);
+
+bool supports(Isa isa);             // this machine has it and kernels are generated for it
 std::vector<Isa> supported_isas();  // ascending
+
+// The decision behind selected_isa(), for any machine: `cap` is NIBBLE_ISA's text, null when unset.
+Isa choose_isa(const CpuInfo& info, const char* cap);
 
 // The ISA to generate for: the best one, or NIBBLE_ISA's when it is set. Throws Error when the
 // machine has no AVX2, when NIBBLE_ISA is no ISA's name, or names one that the machine lacks.

@@ -1,5 +1,5 @@
 // What a kernel computes. Plain data with ==, a hash, name() and parse(); how it computes it is a
-// Tiling (tiling.h) and an ISA. The name is the cache key, the perf-map symbol, the dump file's
+// Tiling and an ISA. The name is the cache key, the perf-map symbol, the dump file's
 // name, the test's parameter and the benchmark's label.
 #pragma once
 
@@ -96,6 +96,8 @@ struct KernelKey {
 
 std::string name(const KernelSpec& spec);
 std::string name(const KernelKey& key);
+// Throws Error, a whole sentence, when no kernel can compute this spec (or in int32 not exactly).
+void validate(const KernelSpec& spec);
 // Inverse of name(); nullopt when the text is no kernel's name.
 std::optional<KernelKey> parse_kernel_name(std::string_view text);
 

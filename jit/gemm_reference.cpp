@@ -1,0 +1,177 @@
+// The plain C++ matmul: the contract of kernel_spec.h spelled out, one column block of 16 at a
+// time. It is the oracle of every generated kernel and what runs where executable memory is
+// refused; for the latter the same source is compiled a second time for AVX2 and FMA.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "jit/float16.h"
+#include "jit/gemm.h"
+#include "jit/scalar_math.h"
+
+#define NIBBLE_INLINE inline __attribute__((always_inline))
+
+namespace nibble::jit {
+namespace {
+
+constexpr int kWidth = static_cast<int>(kColumnBlock);
+using Block = std::array<float, kColumnBlock>;
+
+// One spec with its sizes and the pointers of one call.
+struct Problem {
+  const GemmSpec& spec;
+  const GemmArgs& args;
+  PackedShape shape;
+
+  NIBBLE_INLINE const uint8_t* data(int64_t nb) const { return args.w + nb * shape.block_bytes; }
+  NIBBLE_INLINE float scale(int64_t nb, int64_t group, int c) const {
+    const int64_t index = (nb * shape.groups + group) * kColumnBlock + c;
+    if (spec.weight.scale == ScaleType::f32) return static_cast<const float*>(args.w_scale)[index];
+    return f16_to_f32(static_cast<const uint16_t*>(args.w_scale)[index]);
+  }
+  NIBBLE_INLINE int zero(int64_t nb, int64_t group, int c) const {
+    if (!spec.weight.asym) return spec.weight.type == WeightType::u4 ? 8 : 128;
+    return args.w_zero[(nb * shape.groups + group) * kColumnBlock + c];
+  }
+  NIBBLE_INLINE int64_t group_end(int64_t group, int64_t end) const {
+    return std::min((group + 1) * shape.group, end);
+  }
+};
+
+// sums[c] += the integer products of k in [begin, end), both multiples of 8. Unsigned, so that a
+// sum which only passes int32's range on its way wraps as the instructions do.
+NIBBLE_INLINE void dot_s8(WeightType type, const uint8_t* block, const int8_t* a, int64_t begin,
+                          int64_t end, std::array<uint32_t, kColumnBlock>& sums) {
+  for (int64_t k0 = begin; k0 < end; k0 += 4) {
+    const bool nibbles = type == WeightType::u4;
+    const uint8_t* line = block + (nibbles ? k0 / 8 : k0 / 4) * 64;
+    const int shift = nibbles && k0 % 8 != 0 ? 4 : 0;
+    const int mask = nibbles ? 15 : 255;
+    for (int c = 0; c < kWidth; ++c) {
+      int32_t quad = 0;
+      for (int i = 0; i < 4; ++i) quad += ((line[c * 4 + i] >> shift) & mask) * a[k0 + i];
+      sums[c] += static_cast<uint32_t>(quad);
+    }
+  }
+}
+
+NIBBLE_INLINE Block block_s8(const Problem& p, int64_t row, int64_t nb) {
+  const auto* a = static_cast<const int8_t*>(p.args.a) + row * p.args.a_stride;
+  Block acc{};
+  for (int64_t g = 0; g < p.shape.groups; ++g) {
+    const int64_t index = row * p.shape.groups + g;
+    const int32_t a_sum = p.args.a_sum[index];
+    const float a_scale = p.args.a_scale[index];
+    std::array<uint32_t, kColumnBlock> sums{};
+    if (!p.spec.weight.asym) sums.fill(static_cast<uint32_t>(a_sum));
+    dot_s8(p.spec.weight.type, p.data(nb), a, g * p.shape.group, p.group_end(g, p.shape.kpad),
+           sums);
+    for (int c = 0; c < kWidth; ++c) {
+      float isum = static_cast<float>(static_cast<int32_t>(sums[c]));
+      if (p.spec.weight.asym) {
+        isum = std::fma(static_cast<float>(p.zero(nb, g, c)), static_cast<float>(a_sum), isum);
+      }
+      acc[c] = std::fma(isum, p.scale(nb, g, c) * a_scale, acc[c]);
+    }
+  }
+  return acc;
+}
+
+// f32 activations over quantized weights, dequantized one by one.
+NIBBLE_INLINE Block block_dequantized(const Problem& p, int64_t row, int64_t nb) {
+  const float* a = static_cast<const float*>(p.args.a) + row * p.args.a_stride;
+  const bool nibbles = p.spec.weight.type == WeightType::u4;
+  const int mask = nibbles ? 15 : 255;
+  Block acc{};
+  for (int64_t g = 0; g < p.shape.groups; ++g) {
+    Block scale{};
+    std::array<int, kColumnBlock> zero{};
+    for (int c = 0; c < kWidth; ++c) {
+      scale[c] = p.scale(nb, g, c);
+      zero[c] = p.zero(nb, g, c);
+    }
+    const int64_t end = p.group_end(g, p.spec.k);
+    for (int64_t kk = g * p.shape.group; kk < end; ++kk) {
+      const uint8_t* line = p.data(nb) + (nibbles ? kk / 8 : kk / 4) * 64 + kk % 4;
+      const int shift = nibbles && kk % 8 >= 4 ? 4 : 0;
+      for (int c = 0; c < kWidth; ++c) {
+        const int q = (line[c * 4] >> shift) & mask;
+        const float w = static_cast<float>(q - zero[c]) * scale[c];
+        acc[c] = std::fma(a[kk], w, acc[c]);
+      }
+    }
+  }
+  return acc;
+}
+
+NIBBLE_INLINE Block block_f32(const Problem& p, int64_t row, int64_t nb) {
+  const float* a = static_cast<const float*>(p.args.a) + row * p.args.a_stride;
+  Block acc{};
+  for (int64_t kk = 0; kk < p.spec.k; ++kk) {
+    Block w;
+    std::memcpy(w.data(), p.data(nb) + kk * 64, sizeof(w));
+    for (int c = 0; c < kWidth; ++c) acc[c] = std::fma(a[kk], w[c], acc[c]);
+  }
+  return acc;
+}
+
+// One column block of one row: products and bias. Columns past n have no bias to read.
+NIBBLE_INLINE Block compute_block(const Problem& p, int64_t row, int64_t nb) {
+  Block acc = p.spec.act == ActType::s8               ? block_s8(p, row, nb)
+              : p.spec.weight.type == WeightType::f32 ? block_f32(p, row, nb)
+                                                      : block_dequantized(p, row, nb);
+  if (!p.spec.bias) return acc;
+  const int64_t valid = std::min<int64_t>(kWidth, p.spec.n - nb * kColumnBlock);
+  for (int64_t c = 0; c < valid; ++c) acc[c] += p.args.bias[nb * kColumnBlock + c];
+  return acc;
+}
+
+NIBBLE_INLINE float activate(Activation activation, float x) {
+  if (activation == Activation::none) return x;
+  ScalarMath math;
+  return vector_activation(math, activation, x);
+}
+
+// The rest of the epilogue and the store of one output block.
+NIBBLE_INLINE void store_block(const Problem& p, int64_t row, int64_t first, Block out) {
+  const int64_t valid = std::min<int64_t>(kWidth, p.args.c_columns - first);
+  for (int64_t c = 0; c < valid; ++c) {
+    float value = out[c];
+    if (p.spec.residual) value += p.args.residual[row * p.args.residual_stride + first + c];
+    p.args.c[row * p.args.c_stride + first + c] = value;
+  }
+}
+
+NIBBLE_INLINE void run_problem(const Problem& p) {
+  const int64_t step = p.spec.gate ? 2 : 1;
+  for (int64_t nb = p.args.nb_begin; nb < p.args.nb_end; nb += step) {
+    const int64_t first = nb / step * kColumnBlock;
+    for (int64_t row = 0; row < p.args.m; ++row) {
+      Block out = compute_block(p, row, nb);
+      for (float& value : out) value = activate(p.spec.activation, value);
+      if (p.spec.gate) {
+        const Block up = compute_block(p, row, nb + 1);
+        for (int c = 0; c < kWidth; ++c) out[c] *= up[c];
+      }
+      store_block(p, row, first, out);
+    }
+  }
+}
+
+void run_plain(const Problem& p) { run_problem(p); }
+__attribute__((target("avx2,fma"))) void run_avx2(const Problem& p) { run_problem(p); }
+
+}  // namespace
+
+void gemm_reference(const GemmSpec& spec, const GemmArgs& args) {
+  const Problem problem{spec, args, packed_shape(spec.weight, spec.n, spec.k)};
+  if (cpu().avx2 && cpu().fma) {
+    run_avx2(problem);
+  } else {
+    run_plain(problem);
+  }
+}
+
+}  // namespace nibble::jit

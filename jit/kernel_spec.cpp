@@ -1,0 +1,351 @@
+#include "jit/kernel_spec.h"
+
+#include <array>
+#include <charconv>
+#include <functional>
+#include <limits>
+#include <utility>
+
+#include "jit/attention.h"
+#include "jit/error.h"
+
+namespace nibble::jit {
+namespace {
+
+constexpr std::array<Activation, 5> kActivations = {Activation::silu, Activation::gelu,
+                                                    Activation::gelu_tanh, Activation::quick_gelu,
+                                                    Activation::relu};
+
+constexpr std::array<std::pair<RowOp, std::string_view>, 8> kRowOps = {{
+    {RowOp::rms_norm, "rms_norm"},
+    {RowOp::layer_norm, "layer_norm"},
+    {RowOp::quantize, "quantize"},
+    {RowOp::rope, "rope"},
+    {RowOp::softmax, "softmax"},
+    {RowOp::activation, "activation"},
+    {RowOp::gate, "gate"},
+    {RowOp::add, "add"},
+}};
+
+// --- names: fields in a fixed order, those with their default value left out ---
+
+std::string gemm_name(const GemmSpec& spec) {
+  const bool f32_weights = spec.weight.type == WeightType::f32;
+  std::string out = fmt::format("gemm_{}{}f32", weight_type_name(spec.weight.type),
+                                spec.act == ActType::s8 ? "s8" : "f32");
+  // f32 weights have no groups; the field still takes part in ==, so an odd value shows.
+  if (!f32_weights || spec.weight.group != WeightFormat{}.group) {
+    out += fmt::format("_g{}", spec.weight.group);
+  }
+  if (spec.weight.asym) out += "_asym";
+  if (spec.weight.scale == ScaleType::f32) out += "_sf32";
+  out += fmt::format("_n{}_k{}", spec.n, spec.k);
+  if (spec.bias) out += "_bias";
+  if (spec.residual) out += "_res";
+  if (spec.activation != Activation::none)
+    out += fmt::format("_{}", activation_name(spec.activation));
+  if (spec.gate) out += "_gate";
+  return out;
+}
+
+std::string row_name(const RowSpec& spec) {
+  std::string out = "row_";
+  for (const auto& [op, text] : kRowOps) {
+    if (op == spec.op) out += text;
+  }
+  out += fmt::format("_n{}", spec.n);
+  if (spec.residual) out += "_res";
+  if (spec.bias) out += "_bias";
+  if (spec.quantize) out += "_q";
+  if (!spec.f32_out) out += "_nof32";
+  if (spec.group != 0) out += fmt::format("_g{}", spec.group);
+  if (spec.zero != RowSpec{}.zero) out += fmt::format("_z{}", spec.zero);
+  if (spec.rotary != 0) out += fmt::format("_r{}", spec.rotary);
+  if (spec.interleaved) out += "_il";
+  if (spec.activation != Activation::none)
+    out += fmt::format("_{}", activation_name(spec.activation));
+  return out;
+}
+
+std::string attention_name(const AttentionSpec& spec) {
+  std::string out = fmt::format("attention_d{}_{}_r{}", spec.head_dim,
+                                spec.kv == KvType::f16 ? "f16" : "f32", spec.rows);
+  if (spec.alibi) out += "_alibi";
+  if (spec.softcap) out += "_softcap";
+  return out;
+}
+
+std::string tiling_name(const Tiling& tiling) {
+  std::string out =
+      fmt::format("{}x{}x{}", tiling.mr, int64_t{tiling.nr} * kColumnBlock, tiling.k_unroll);
+  if (tiling.panel) out += "p";
+  if (tiling.prefetch != 0) out += fmt::format("f{}", tiling.prefetch);
+  return out;
+}
+
+// --- parsing: consumes a name from the left ---
+
+struct Reader {
+  std::string_view rest;
+
+  bool word(std::string_view expected) {
+    if (!rest.starts_with(expected)) return false;
+    rest.remove_prefix(expected.size());
+    return true;
+  }
+
+  // "_word" followed by the end or another field.
+  bool field(std::string_view expected) {
+    std::string_view after = rest;
+    if (!after.starts_with('_')) return false;
+    after.remove_prefix(1);
+    if (!after.starts_with(expected)) return false;
+    after.remove_prefix(expected.size());
+    if (!after.empty() && after.front() != '_') return false;
+    rest = after;
+    return true;
+  }
+
+  template <typename T>
+  bool number(T& value) {
+    const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), value);
+    if (error != std::errc{}) return false;
+    rest.remove_prefix(static_cast<size_t>(end - rest.data()));
+    return true;
+  }
+
+  // "_<prefix><number>"; leaves everything as it was when absent.
+  template <typename T>
+  bool numbered_field(std::string_view prefix, T& value) {
+    const std::string_view before = rest;
+    if (word("_") && word(prefix) && number(value)) return true;
+    rest = before;
+    return false;
+  }
+
+  Activation activation() {
+    // gelu is a prefix of gelu_tanh: the longest name that fits wins.
+    Activation found = Activation::none;
+    std::string_view after = rest;
+    for (const Activation candidate : kActivations) {
+      Reader attempt{rest};
+      if (!attempt.field(activation_name(candidate))) continue;
+      if (attempt.rest.size() >= after.size()) continue;
+      found = candidate;
+      after = attempt.rest;
+    }
+    rest = after;
+    return found;
+  }
+
+  // avx512 is a prefix of avx512_vnni.
+  bool isa(Isa& out) {
+    for (const Isa candidate :
+         {Isa::avx512_vnni, Isa::amx_int8, Isa::avx512, Isa::avx_vnni, Isa::avx2}) {
+      if (!field(isa_name(candidate))) continue;
+      out = candidate;
+      return true;
+    }
+    return false;
+  }
+};
+
+std::optional<GemmSpec> read_gemm(Reader& in) {
+  GemmSpec spec;
+  if (in.word("u4")) {
+    spec.weight.type = WeightType::u4;
+  } else if (in.word("u8")) {
+    spec.weight.type = WeightType::u8;
+  } else if (in.word("f32")) {
+    spec.weight.type = WeightType::f32;
+  } else {
+    return std::nullopt;
+  }
+  if (in.word("s8")) {
+    spec.act = ActType::s8;
+  } else if (in.word("f32")) {
+    spec.act = ActType::f32;
+  } else {
+    return std::nullopt;
+  }
+  if (!in.word("f32")) return std::nullopt;
+  in.numbered_field("g", spec.weight.group);
+  spec.weight.asym = in.field("asym");
+  spec.weight.scale = in.field("sf32") ? ScaleType::f32 : ScaleType::f16;
+  if (!in.numbered_field("n", spec.n) || !in.numbered_field("k", spec.k)) return std::nullopt;
+  spec.bias = in.field("bias");
+  spec.residual = in.field("res");
+  spec.activation = in.activation();
+  spec.gate = in.field("gate");
+  return spec;
+}
+
+std::optional<RowSpec> read_row(Reader& in) {
+  RowSpec spec;
+  bool found = false;
+  for (const auto& [op, text] : kRowOps) {
+    if (found || !in.word(text)) continue;
+    spec.op = op;
+    found = true;
+  }
+  if (!found || !in.numbered_field("n", spec.n)) return std::nullopt;
+  spec.residual = in.field("res");
+  spec.bias = in.field("bias");
+  spec.quantize = in.field("q");
+  spec.f32_out = !in.field("nof32");
+  in.numbered_field("g", spec.group);
+  in.numbered_field("z", spec.zero);
+  in.numbered_field("r", spec.rotary);
+  spec.interleaved = in.field("il");
+  spec.activation = in.activation();
+  return spec;
+}
+
+std::optional<AttentionSpec> read_attention(Reader& in) {
+  AttentionSpec spec;
+  if (!in.numbered_field("d", spec.head_dim)) return std::nullopt;
+  if (in.field("f16")) {
+    spec.kv = KvType::f16;
+  } else if (!in.field("f32")) {
+    return std::nullopt;
+  }
+  if (!in.numbered_field("r", spec.rows)) return std::nullopt;
+  spec.alibi = in.field("alibi");
+  spec.softcap = in.field("softcap");
+  return spec;
+}
+
+bool read_tiling(Reader& in, Tiling& tiling) {
+  int columns = 0;
+  if (!in.word("_") || !in.number(tiling.mr) || !in.word("x") || !in.number(columns) ||
+      !in.word("x") || !in.number(tiling.k_unroll)) {
+    return false;
+  }
+  if (columns % kColumnBlock != 0) return false;
+  tiling.nr = columns / static_cast<int>(kColumnBlock);
+  tiling.panel = in.word("p");
+  if (in.word("f")) return in.number(tiling.prefetch);
+  return true;
+}
+
+// --- validity ---
+
+void validate_gemm(const GemmSpec& spec) {
+  const std::string what = gemm_name(spec);
+  try {
+    const PackedShape shape = packed_shape(spec.weight, spec.n, spec.k);
+    if (spec.gate && spec.n % (2 * kColumnBlock) != 0) {
+      fail("a gate needs pairs of column blocks, so n must be a multiple of 32.");
+    }
+    if (spec.act != ActType::s8) return;
+    if (spec.weight.type == WeightType::f32) fail("f32 weights take f32 activations, not s8.");
+    const bool nibbles = spec.weight.type == WeightType::u4;
+    const int64_t largest = spec.weight.asym ? (nibbles ? 15 : 255) : (nibbles ? 8 : 128);
+    const int64_t longest = std::numeric_limits<int32_t>::max() / (largest * 128);
+    const int64_t group = shape.group < shape.kpad ? shape.group : shape.kpad;
+    if (group > longest) {
+      fail("a group of {} products overflows int32; expected at most {}.", group, longest);
+    }
+  } catch (const Error& error) {
+    fail("No kernel {} exists: {}", what, error.what());
+  }
+}
+
+void validate_row(const RowSpec& spec) {
+  const std::string what = row_name(spec);
+  if (spec.n < (spec.op == RowOp::softmax ? 0 : 1) || spec.n > (int64_t{1} << 30)) {
+    fail("No kernel {} exists: a row length of {} is out of range.", what, spec.n);
+  }
+  if (spec.group < 0 || spec.group % 8 != 0) {
+    fail("No kernel {} exists: a quantization group is a multiple of 8 or 0, not {}.", what,
+         spec.group);
+  }
+  if (spec.op != RowOp::rope) return;
+  if (spec.rotary < 2 || spec.rotary % 2 != 0 || spec.rotary > spec.n) {
+    fail("No kernel {} exists: rope rotates an even number of dimensions from 2 to {}, not {}.",
+         what, spec.n, spec.rotary);
+  }
+}
+
+void validate_attention(const AttentionSpec& spec) {
+  const std::string what = attention_name(spec);
+  if (spec.head_dim < 1 || spec.head_dim > 4096) {
+    fail("No kernel {} exists: expected a head size from 1 to 4096, found {}.", what,
+         spec.head_dim);
+  }
+  if (spec.rows < 1 || spec.rows > kMaxAttentionRows) {
+    fail("No kernel {} exists: expected 1 to {} query rows, found {}.", what, kMaxAttentionRows,
+         spec.rows);
+  }
+}
+
+}  // namespace
+
+std::string name(const KernelSpec& spec) {
+  if (const auto* gemm = std::get_if<GemmSpec>(&spec)) return gemm_name(*gemm);
+  if (const auto* row = std::get_if<RowSpec>(&spec)) return row_name(*row);
+  return attention_name(std::get<AttentionSpec>(spec));
+}
+
+std::string name(const KernelKey& key) {
+  std::string out = fmt::format("{}_{}", name(key.spec), isa_name(key.isa));
+  if (std::holds_alternative<GemmSpec>(key.spec))
+    out += fmt::format("_{}", tiling_name(key.tiling));
+  return out;
+}
+
+void validate(const KernelSpec& spec) {
+  if (const auto* gemm = std::get_if<GemmSpec>(&spec)) return validate_gemm(*gemm);
+  if (const auto* row = std::get_if<RowSpec>(&spec)) return validate_row(*row);
+  validate_attention(std::get<AttentionSpec>(spec));
+}
+
+std::optional<KernelKey> parse_kernel_name(std::string_view text) {
+  Reader in{text};
+  KernelKey key;
+  const auto accept = [&key](auto spec) {
+    if (spec) key.spec = *spec;
+    return spec.has_value();
+  };
+  const bool gemm = in.word("gemm_");
+  bool known = gemm && accept(read_gemm(in));
+  if (!gemm && in.word("row_")) known = accept(read_row(in));
+  if (!gemm && in.word("attention")) known = accept(read_attention(in));
+  if (!known || !in.isa(key.isa)) return std::nullopt;
+  if (gemm && !read_tiling(in, key.tiling)) return std::nullopt;
+  // One spelling only: no leading zeros, no default written out, nothing after the end.
+  if (!in.rest.empty() || name(key) != text) return std::nullopt;
+  return key;
+}
+
+std::string_view activation_name(Activation activation) {
+  switch (activation) {
+    case Activation::none:
+      return "none";
+    case Activation::silu:
+      return "silu";
+    case Activation::gelu:
+      return "gelu";
+    case Activation::gelu_tanh:
+      return "gelu_tanh";
+    case Activation::quick_gelu:
+      return "quick_gelu";
+    case Activation::relu:
+      return "relu";
+  }
+  return "unknown";
+}
+
+std::optional<Activation> parse_activation(std::string_view name) {
+  if (name == "none") return Activation::none;
+  for (const Activation activation : kActivations) {
+    if (activation_name(activation) == name) return activation;
+  }
+  return std::nullopt;
+}
+
+size_t KernelKeyHash::operator()(const KernelKey& key) const {
+  return std::hash<std::string>{}(name(key));
+}
+
+}  // namespace nibble::jit

@@ -1,0 +1,193 @@
+#include "jit/packed_layout.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "jit/error.h"
+#include "jit/float16.h"
+
+namespace nibble::jit {
+namespace {
+
+constexpr int64_t kLineBytes = 64;
+// Keeps every product below far from int64's end, whatever a damaged file says.
+constexpr int64_t kLargestDimension = int64_t{1} << 30;
+
+int64_t k_per_line(WeightType type) { return type == WeightType::u4 ? 8 : 4; }
+
+uint8_t symmetric_zero(WeightType type) { return type == WeightType::u4 ? 8 : 128; }
+
+// Writes one column block's bytes. `value(c, kk)` is the quantized element with all padding done.
+template <typename Value>
+void write_lines(WeightType type, int64_t kpad, uint8_t* out, Value value) {
+  const int64_t step = k_per_line(type);
+  for (int64_t k0 = 0; k0 < kpad; k0 += step, out += kLineBytes) {
+    for (int64_t c = 0; c < kColumnBlock; ++c) {
+      for (int64_t i = 0; i < 4; ++i) {
+        const uint8_t low = value(c, k0 + i);
+        const uint8_t high = type == WeightType::u4 ? value(c, k0 + 4 + i) : uint8_t{0};
+        out[c * 4 + i] = static_cast<uint8_t>(low | (high << 4));
+      }
+    }
+  }
+}
+
+void store_scale(ScaleType type, void* scales, int64_t index, float value) {
+  if (type == ScaleType::f32) {
+    static_cast<float*>(scales)[index] = value;
+    return;
+  }
+  const uint16_t half = f32_to_f16(value);
+  if (!(f16_to_f32(half) == value)) {
+    fail("A weight scale of {} is not representable in fp16; round scales before packing.", value);
+  }
+  static_cast<uint16_t*>(scales)[index] = half;
+}
+
+}  // namespace
+
+PackedShape packed_shape(const WeightFormat& format, int64_t n, int64_t k) {
+  if (n < 1 || k < 1 || n > kLargestDimension || k > kLargestDimension) {
+    fail("A weight matrix of {} x {} cannot be packed: expected sides from 1 to {}.", n, k,
+         kLargestDimension);
+  }
+  PackedShape shape;
+  shape.n = n;
+  shape.k = k;
+  shape.nblocks = (n + kColumnBlock - 1) / kColumnBlock;
+  shape.kpad = (k + 7) / 8 * 8;
+  if (format.type == WeightType::f32) {
+    shape.block_bytes = k * kLineBytes;
+    shape.data_bytes = shape.nblocks * shape.block_bytes;
+    return shape;
+  }
+  if (format.group < 0 || format.group % 8 != 0) {
+    fail("A weight group of {} is not possible: expected a multiple of 8, or 0 for the whole of k.",
+         format.group);
+  }
+  shape.group = format.group == 0 ? shape.kpad : format.group;
+  shape.groups = (k - 1) / shape.group + 1;
+  shape.block_bytes = shape.kpad / k_per_line(format.type) * kLineBytes;
+  shape.data_bytes = shape.nblocks * shape.block_bytes;
+  const int64_t entries = shape.nblocks * shape.groups * kColumnBlock;
+  shape.scale_bytes = entries * (format.scale == ScaleType::f16 ? 2 : 4);
+  shape.zero_bytes = format.asym ? entries : 0;
+  return shape;
+}
+
+void pack_block(const WeightFormat& format, int64_t n, int64_t k, int64_t nb, const uint8_t* q,
+                const float* scale, const uint8_t* zero, uint8_t* data, void* scales,
+                uint8_t* zeros) {
+  if (format.type == WeightType::f32) fail("f32 weights are packed by pack_block_f32.");
+  const PackedShape shape = packed_shape(format, n, k);
+  const int64_t columns = std::clamp<int64_t>(n - nb * kColumnBlock, 0, kColumnBlock);
+  const uint8_t default_zero = symmetric_zero(format.type);
+  const uint8_t limit = format.type == WeightType::u4 ? 15 : 255;
+  const int64_t last = shape.groups - 1;
+
+  std::array<uint8_t, kColumnBlock> padding{};  // what k past the end holds, a column
+  for (int64_t c = 0; c < kColumnBlock; ++c) {
+    const bool stored = c < columns && format.asym;
+    padding[c] = stored ? zero[c * shape.groups + last] : default_zero;
+  }
+  uint8_t worst = 0;
+  const auto value = [&](int64_t c, int64_t kk) -> uint8_t {
+    const uint8_t v = c < columns && kk < k ? q[c * shape.kpad + kk] : padding[c];
+    worst = std::max(worst, v);
+    return v;
+  };
+  write_lines(format.type, shape.kpad, data + nb * shape.block_bytes, value);
+  if (worst > limit) {
+    fail("A quantized weight of {} in column block {} does not fit {}.", worst, nb,
+         weight_type_name(format.type));
+  }
+  for (int64_t g = 0; g < shape.groups; ++g) {
+    for (int64_t c = 0; c < kColumnBlock; ++c) {
+      const int64_t to = (nb * shape.groups + g) * kColumnBlock + c;
+      const int64_t from = c * shape.groups + g;
+      store_scale(format.scale, scales, to, c < columns ? scale[from] : 0.0F);
+      if (format.asym) zeros[to] = c < columns ? zero[from] : default_zero;
+    }
+  }
+}
+
+void pack_block_f32(int64_t n, int64_t k, int64_t nb, const float* w, uint8_t* data) {
+  const int64_t columns = std::clamp<int64_t>(n - nb * kColumnBlock, 0, kColumnBlock);
+  uint8_t* out = data + nb * k * kLineBytes;
+  for (int64_t kk = 0; kk < k; ++kk, out += kLineBytes) {
+    std::array<float, kColumnBlock> line{};
+    for (int64_t c = 0; c < columns; ++c) line[c] = w[c * k + kk];
+    std::memcpy(out, line.data(), kLineBytes);
+  }
+}
+
+uint8_t packed_value(const PackedView& w, int64_t column, int64_t kk) {
+  if (w.format.type == WeightType::f32) fail("f32 weights have no quantized values.");
+  const PackedShape shape = packed_shape(w.format, w.n, w.k);
+  const uint8_t* block = w.data + column / kColumnBlock * shape.block_bytes;
+  const int64_t step = k_per_line(w.format.type);
+  const int64_t in_line = kk % step;
+  const int64_t byte = column % kColumnBlock * 4 + in_line % 4;
+  const uint8_t v = block[kk / step * kLineBytes + byte];
+  if (w.format.type == WeightType::u8) return v;
+  return in_line < 4 ? v & 15 : v >> 4;
+}
+
+float packed_scale(const PackedView& w, int64_t column, int64_t group) {
+  const PackedShape shape = packed_shape(w.format, w.n, w.k);
+  const int64_t index =
+      (column / kColumnBlock * shape.groups + group) * kColumnBlock + column % kColumnBlock;
+  if (w.format.scale == ScaleType::f32) return static_cast<const float*>(w.scales)[index];
+  return f16_to_f32(static_cast<const uint16_t*>(w.scales)[index]);
+}
+
+uint8_t packed_zero(const PackedView& w, int64_t column, int64_t group) {
+  if (!w.format.asym) return symmetric_zero(w.format.type);
+  const PackedShape shape = packed_shape(w.format, w.n, w.k);
+  return w
+      .zeros[(column / kColumnBlock * shape.groups + group) * kColumnBlock + column % kColumnBlock];
+}
+
+void unpack_column(const PackedView& w, int64_t column, std::span<float> out) {
+  if (static_cast<int64_t>(out.size()) != w.k) {
+    fail("A column of {} weights was asked for in a buffer of {}.", w.k, out.size());
+  }
+  const PackedShape shape = packed_shape(w.format, w.n, w.k);
+  const int64_t c = column % kColumnBlock;
+  const uint8_t* block = w.data + column / kColumnBlock * shape.block_bytes;
+  if (w.format.type == WeightType::f32) {
+    for (int64_t kk = 0; kk < w.k; ++kk) {
+      std::memcpy(&out[kk], block + kk * kLineBytes + c * 4, sizeof(float));
+    }
+    return;
+  }
+  const bool nibbles = w.format.type == WeightType::u4;
+  for (int64_t g = 0; g < shape.groups; ++g) {
+    const float scale = packed_scale(w, column, g);
+    const int zero = packed_zero(w, column, g);
+    const int64_t end = std::min(w.k, (g + 1) * shape.group);
+    for (int64_t kk = g * shape.group; kk < end; ++kk) {
+      const int64_t line = nibbles ? kk / 8 : kk / 4;
+      const uint8_t byte = block[line * kLineBytes + c * 4 + kk % 4];
+      const int q = !nibbles ? byte : (kk % 8 < 4 ? byte & 15 : byte >> 4);
+      out[kk] = static_cast<float>(q - zero) * scale;
+    }
+  }
+}
+
+std::string_view weight_type_name(WeightType type) {
+  switch (type) {
+    case WeightType::u4:
+      return "u4";
+    case WeightType::u8:
+      return "u8";
+    case WeightType::f32:
+      return "f32";
+  }
+  return "unknown";
+}
+
+std::string_view scale_type_name(ScaleType type) { return type == ScaleType::f16 ? "f16" : "f32"; }
+
+}  // namespace nibble::jit
