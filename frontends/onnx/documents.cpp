@@ -1,0 +1,133 @@
+#include "frontends/onnx/documents.h"
+
+#include <array>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "jit/error.h"
+#include "runtime/mapped_file.h"
+
+namespace nibble::frontends::onnx {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr std::array<const char*, 4> kDocuments = {"tokenizer.json", "tokenizer_config.json",
+                                                   "config.json", "generation_config.json"};
+// In the order of trust; exporters and families spell it in these ways.
+constexpr std::array<const char*, 6> kContextKeys = {
+    "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length",
+    "max_sequence_length"};
+constexpr uintmax_t kMostBytes = uintmax_t{1} << 28;  // the largest tokenizers have some 40 MB
+
+std::string read_whole(const fs::path& path) {
+  std::error_code error;
+  const auto size = fs::file_size(path, error);
+  if (error) fail("{}: its size cannot be read: {}.", path.string(), error.message());
+  if (size > kMostBytes) {
+    fail("{}: a document of {} bytes is larger than the {} that are expected at most.",
+         path.string(), size, kMostBytes);
+  }
+  if (size == 0) return {};
+  const auto file = runtime::MappedFile::open(path.string());
+  const auto bytes = file->bytes();
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+// A document and where it was found.
+struct Document {
+  fs::path path;
+  json content;  // an object
+};
+
+json parse(const fs::path& path, const std::string& text) {
+  json content;
+  try {
+    content = json::parse(text);
+  } catch (const json::exception& e) {
+    fail("{}: this is not valid JSON: {}.", path.string(), e.what());
+  }
+  if (!content.is_object()) {
+    fail("{}: a JSON object is expected, but it is of type {}.", path.string(),
+         content.type_name());
+  }
+  return content;
+}
+
+// The integer under `key`; nullptr and absent read as nothing.
+const json* find(const Document& document, const char* key) {
+  const auto found = document.content.find(key);
+  return found == document.content.end() || found->is_null() ? nullptr : &*found;
+}
+
+int64_t to_int(const Document& document, const char* key, const json& value, int64_t least) {
+  const bool fits = value.is_number_integer() &&
+                    (!value.is_number_unsigned() ||
+                     value.get<uint64_t>() <= uint64_t{std::numeric_limits<int64_t>::max()});
+  if (!fits || value.get<int64_t>() < least) {
+    fail("{}: \"{}\" should be an integer of at least {}, but it is {}.", document.path.string(),
+         key, least, value.dump(-1, ' ', true, json::error_handler_t::replace));
+  }
+  return value.get<int64_t>();
+}
+
+void read_context_length(const Document& config, graph::Graph& graph) {
+  for (const char* key : kContextKeys) {
+    if (const json* value = find(config, key)) {
+      graph.context_length = to_int(config, key, *value, 1);
+      return;
+    }
+  }
+}
+
+// False when the document says nothing of eos. -1 stands for "none" in some configurations.
+bool read_eos(const Document& document, graph::Graph& graph) {
+  const json* value = find(document, "eos_token_id");
+  if (value == nullptr) return false;
+  const json list = value->is_array() ? *value : json::array({*value});
+  for (const json& id : list) {
+    const int64_t eos = to_int(document, "eos_token_id", id, -1);
+    if (eos >= 0) graph.eos_ids.push_back(eos);
+  }
+  return true;
+}
+
+bool read_bos(const Document& document, graph::Graph& graph) {
+  const json* value = find(document, "bos_token_id");
+  if (value == nullptr) return false;
+  graph.bos_id = to_int(document, "bos_token_id", *value, -1);
+  return true;
+}
+
+}  // namespace
+
+void read_documents(std::span<const fs::path> folders, graph::Graph& graph) {
+  std::map<std::string, Document> configurations;
+  for (const char* name : kDocuments) {
+    for (const fs::path& folder : folders) {
+      const fs::path path = folder / name;
+      std::error_code error;
+      if (!fs::is_regular_file(path, error)) continue;
+      const std::string& text = graph.documents[name] = read_whole(path);
+      if (std::string_view(name).find("tokenizer") == std::string_view::npos) {
+        configurations[name] = {path, parse(path, text)};
+      }
+      break;
+    }
+  }
+  bool has_eos = false, has_bos = false;
+  for (const char* name : {"generation_config.json", "config.json"}) {
+    const auto found = configurations.find(name);
+    if (found == configurations.end()) continue;
+    has_eos = has_eos || read_eos(found->second, graph);
+    has_bos = has_bos || read_bos(found->second, graph);
+  }
+  const auto config = configurations.find("config.json");
+  if (config != configurations.end()) read_context_length(config->second, graph);
+}
+
+}  // namespace nibble::frontends::onnx

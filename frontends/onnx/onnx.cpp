@@ -1,0 +1,73 @@
+#include "frontends/onnx/onnx.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <vector>
+
+#include "frontends/onnx/documents.h"
+#include "frontends/onnx/graph_builder.h"
+#include "frontends/onnx/model_proto.h"
+#include "frontends/onnx/tensor_loader.h"
+#include "jit/error.h"
+#include "runtime/mapped_file.h"
+
+namespace nibble::frontends {
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::path find_in_folder(const fs::path& folder) {
+  std::error_code error;
+  if (fs::exists(folder / "model.onnx", error)) return folder / "model.onnx";
+  std::vector<fs::path> candidates;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    if (it->path().extension() == ".onnx") candidates.push_back(it->path());
+  }
+  if (error) fail("{}: the folder cannot be read: {}.", folder.string(), error.message());
+  if (candidates.size() == 1) return candidates.front();
+  if (candidates.empty()) {
+    fail("{}: the folder has no .onnx file, but model.onnx is expected.", folder.string());
+  }
+  std::sort(candidates.begin(), candidates.end());
+  std::string names;
+  for (const fs::path& path : candidates) {
+    names += (names.empty() ? "" : ", ") + path.filename().string();
+  }
+  fail("{}: the folder has no model.onnx but several .onnx files: name one of {}.", folder.string(),
+       names);
+}
+
+fs::path find_model(const fs::path& path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (!fs::exists(status)) {
+    fail("{}: no model can be opened here: {}.", path.string(),
+         error ? error.message() : "there is no such file or folder");
+  }
+  const fs::path file = fs::is_directory(status) ? find_in_folder(path) : path;
+  if (!fs::is_regular_file(file, error)) {
+    fail("{}: this is no regular file, but an .onnx file is expected.", file.string());
+  }
+  return file;
+}
+
+}  // namespace
+
+graph::Graph load_onnx(const std::string& path) {
+  const fs::path file = find_model(path);
+  const auto map = runtime::MappedFile::open(file.string());
+  const onnx::WireFile wire{file.string(), map->bytes()};
+  const onnx::ModelProto model = onnx::parse_model(wire);
+  onnx::TensorLoader loader(file.string(), map);
+  graph::Graph graph = onnx::build_graph(model, wire.path, loader);
+  graph.io = onnx::find_decoder_io(graph);
+
+  std::error_code error;
+  const fs::path real = fs::canonical(file, error);
+  const std::vector<fs::path> folders = {file.parent_path(), real.parent_path()};
+  onnx::read_documents(folders, graph);
+  return graph;
+}
+
+}  // namespace nibble::frontends
