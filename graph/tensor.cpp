@@ -205,14 +205,18 @@ int64_t dtype_bits(DType dtype) {
 std::string to_string(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ",")); }
 
 int64_t element_count(const Shape& shape) {
+  // A dimension of 0 hides no overflow of the others: strides are products of some of them.
   int64_t count = 1;
+  bool empty = false;
   for (const int64_t dim : shape) {
     if (dim < 0) fail("The shape {} has a negative or unknown dimension.", to_string(shape));
-    if (__builtin_mul_overflow(count, dim, &count)) {
+    if (dim == 0) {
+      empty = true;
+    } else if (__builtin_mul_overflow(count, dim, &count)) {
       fail("The shape {} has more elements than 64 bits can count.", to_string(shape));
     }
   }
-  return count;
+  return empty ? 0 : count;
 }
 
 TensorData make_f32(Shape shape, std::vector<float> values) {
