@@ -1,12 +1,12 @@
 #include "jit/kernel_spec.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <functional>
 #include <limits>
 #include <utility>
 
-#include "jit/attention.h"
 #include "jit/error.h"
 
 namespace nibble::jit {
@@ -228,57 +228,6 @@ bool read_tiling(Reader& in, Tiling& tiling) {
   return true;
 }
 
-// --- validity ---
-
-void validate_gemm(const GemmSpec& spec) {
-  const std::string what = gemm_name(spec);
-  try {
-    const PackedShape shape = packed_shape(spec.weight, spec.n, spec.k);
-    if (spec.gate && spec.n % (2 * kColumnBlock) != 0) {
-      fail("a gate needs pairs of column blocks, so n must be a multiple of 32.");
-    }
-    if (spec.act != ActType::s8) return;
-    if (spec.weight.type == WeightType::f32) fail("f32 weights take f32 activations, not s8.");
-    const bool nibbles = spec.weight.type == WeightType::u4;
-    const int64_t largest = spec.weight.asym ? (nibbles ? 15 : 255) : (nibbles ? 8 : 128);
-    const int64_t longest = std::numeric_limits<int32_t>::max() / (largest * 128);
-    const int64_t group = shape.group < shape.kpad ? shape.group : shape.kpad;
-    if (group > longest) {
-      fail("a group of {} products overflows int32; expected at most {}.", group, longest);
-    }
-  } catch (const Error& error) {
-    fail("No kernel {} exists: {}", what, error.what());
-  }
-}
-
-void validate_row(const RowSpec& spec) {
-  const std::string what = row_name(spec);
-  if (spec.n < (spec.op == RowOp::softmax ? 0 : 1) || spec.n > (int64_t{1} << 30)) {
-    fail("No kernel {} exists: a row length of {} is out of range.", what, spec.n);
-  }
-  if (spec.group < 0 || spec.group % 8 != 0) {
-    fail("No kernel {} exists: a quantization group is a multiple of 8 or 0, not {}.", what,
-         spec.group);
-  }
-  if (spec.op != RowOp::rope) return;
-  if (spec.rotary < 2 || spec.rotary % 2 != 0 || spec.rotary > spec.n) {
-    fail("No kernel {} exists: rope rotates an even number of dimensions from 2 to {}, not {}.",
-         what, spec.n, spec.rotary);
-  }
-}
-
-void validate_attention(const AttentionSpec& spec) {
-  const std::string what = attention_name(spec);
-  if (spec.head_dim < 1 || spec.head_dim > 4096) {
-    fail("No kernel {} exists: expected a head size from 1 to 4096, found {}.", what,
-         spec.head_dim);
-  }
-  if (spec.rows < 1 || spec.rows > kMaxAttentionRows) {
-    fail("No kernel {} exists: expected 1 to {} query rows, found {}.", what, kMaxAttentionRows,
-         spec.rows);
-  }
-}
-
 }  // namespace
 
 std::string name(const KernelSpec& spec) {
@@ -294,10 +243,25 @@ std::string name(const KernelKey& key) {
   return out;
 }
 
-void validate(const KernelSpec& spec) {
-  if (const auto* gemm = std::get_if<GemmSpec>(&spec)) return validate_gemm(*gemm);
-  if (const auto* row = std::get_if<RowSpec>(&spec)) return validate_row(*row);
-  validate_attention(std::get<AttentionSpec>(spec));
+void check_gemm_spec(const GemmSpec& spec) {
+  const std::string what = gemm_name(spec);
+  const PackedShape shape = packed_shape(spec.weight, spec.n, spec.k);
+  if (spec.gate && spec.n % (2 * kColumnBlock) != 0) {
+    fail("No kernel {} exists: a gate needs pairs of column blocks, so n must be a multiple of 32.",
+         what);
+  }
+  if (spec.act != ActType::s8) return;
+  if (spec.weight.type == WeightType::f32) {
+    fail("No kernel {} exists: f32 weights take f32 activations, not s8.", what);
+  }
+  const bool nibbles = spec.weight.type == WeightType::u4;
+  const int64_t largest = spec.weight.asym ? (nibbles ? 15 : 255) : (nibbles ? 8 : 128);
+  const int64_t longest = std::numeric_limits<int32_t>::max() / (largest * 128);
+  const int64_t group = std::min(shape.group, shape.kpad);
+  if (group > longest) {
+    fail("No kernel {} exists: a group of {} products overflows int32; expected at most {}.", what,
+         group, longest);
+  }
 }
 
 std::optional<KernelKey> parse_kernel_name(std::string_view text) {

@@ -96,8 +96,9 @@ struct KernelKey {
 
 std::string name(const KernelSpec& spec);
 std::string name(const KernelKey& key);
-// Throws Error, a whole sentence, when no kernel can compute this spec (or in int32 not exactly).
-void validate(const KernelSpec& spec);
+// Throws Error when no kernel can compute this spec, or not exactly in int32. (Row and attention
+// specs: check_row_spec, check_attention_spec.)
+void check_gemm_spec(const GemmSpec& spec);
 // Inverse of name(); nullopt when the text is no kernel's name.
 std::optional<KernelKey> parse_kernel_name(std::string_view text);
 
