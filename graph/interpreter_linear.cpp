@@ -128,8 +128,6 @@ std::vector<float> compute_int8(const LinearCall& linear) {
   jit::RowSpec quantize;
   quantize.op = jit::RowOp::quantize;
   quantize.n = w.k;
-  quantize.quantize = true;
-  quantize.f32_out = false;
   quantize.group = w.format.group;
   quantize.zero = w.format.asym ? 1 : w.format.type == jit::WeightType::u4 ? 8 : 128;
   jit::RowArgs row;

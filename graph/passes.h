@@ -27,19 +27,20 @@ struct FusionReport {
   double coverage() const;  // share of the remaining nodes that are fused operators, 0..1
 };
 
-int fold_constants(Graph& graph);  // evaluates nodes whose inputs are all constant; drops casts
-                                   // between float types
-int eliminate_dead(Graph& graph);  // nodes and constants that no output needs
-int form_linears(Graph& graph);    // MatMul/Gemm by a constant (+ bias Add) -> Linear
-int form_norms(Graph& graph);      // RMSNorm and LayerNorm in all their spellings
+int fold_constants(Graph& graph);   // evaluates nodes whose inputs are all constant; drops casts
+                                    // between float types
+int eliminate_dead(Graph& graph);   // nodes and constants that no output needs
+int form_linears(Graph& graph);     // MatMul/Gemm by a constant (+ bias Add) -> Linear
+int form_norms(Graph& graph);       // RMSNorm and LayerNorm in all their spellings
+int form_embeddings(Graph& graph);  // token (and position) embeddings
+int simplify_shapes(Graph& graph);  // Shape of a hidden state -> from the shape of input_ids
 int fuse_activations(Graph& graph,
                      FusionReport& report);  // elementwise regions between Linears, by probing
 int fuse_attention(Graph& graph,
                    FusionReport& report);  // from Q, K, V projections to the output projection
-int form_embeddings(Graph& graph, FusionReport& report);  // token (and position) embeddings
+int form_embeddings(Graph& graph);         // token (and position) embeddings
 int fuse_residuals(Graph& graph,
-                   FusionReport& report);               // adds into norms and into Linear epilogues
-int merge_linears(Graph& graph, FusionReport& report);  // Q, K, V; gate and up
+                   FusionReport& report);  // adds into norms and into Linear epilogues
 
 // Called after each pass with its name, the graph and the number of changes.
 using PassObserver = std::function<void(const std::string&, const Graph&, int)>;

@@ -1,0 +1,133 @@
+#include "graph/attention_meaning.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "graph/probe.h"
+#include "jit/error.h"
+
+namespace nibble::graph {
+namespace {
+
+constexpr double kTolerance = 2e-4;  // of the largest element, fp32 against double
+
+// Attention as `meaning` says, in double, over rows of concatenated projections of all tokens.
+class Expected {
+ public:
+  Expected(const AttentionMeaning& meaning, std::span<const float> rows, int64_t total)
+      : m_(meaning), rows_(rows), total_(total) {}
+
+  std::vector<float> tokens(int64_t first, int64_t count) const {
+    std::vector<float> out;
+    for (int64_t s = first; s < first + count; ++s) {
+      for (int64_t h = 0; h < m_.heads; ++h) append_head(s, h, out);
+    }
+    return out;
+  }
+
+ private:
+  std::vector<double> head(const std::vector<int64_t>& columns, int64_t h, int64_t s,
+                           bool rotate) const {
+    std::vector<double> x(static_cast<size_t>(m_.head_dim));
+    for (size_t d = 0; d < x.size(); ++d) {
+      const int64_t column = columns[static_cast<size_t>(h * m_.head_dim) + d];
+      x[d] = rows_[static_cast<size_t>(s * total_ + column)];
+    }
+    if (!rotate) return x;
+    const auto half = static_cast<size_t>(m_.rotary) / 2;
+    for (size_t i = 0; i < half; ++i) {
+      const size_t a = m_.interleaved ? 2 * i : i, b = m_.interleaved ? 2 * i + 1 : i + half;
+      const double angle = static_cast<double>(static_cast<float>(s) * m_.inv_freq[i]);
+      const double xa = x[a], xb = x[b];
+      x[a] = xa * std::cos(angle) - xb * std::sin(angle);
+      x[b] = xb * std::cos(angle) + xa * std::sin(angle);
+    }
+    return x;
+  }
+
+  double score(const std::vector<double>& q, int64_t s, int64_t h, int64_t t) const {
+    const auto k = head(m_.k_columns, h * m_.kv_heads / m_.heads, t, true);
+    double dot = 0;
+    for (size_t d = 0; d < q.size(); ++d) dot += q[d] * k[d];
+    dot *= m_.scale;
+    if (m_.softcap != 0) dot = m_.softcap * std::tanh(dot / m_.softcap);
+    if (!m_.slopes.empty()) dot += m_.slopes[static_cast<size_t>(h)] * static_cast<double>(t - s);
+    return dot;
+  }
+
+  void append_head(int64_t s, int64_t h, std::vector<float>& out) const {
+    const auto q = head(m_.q_columns, h, s, true);
+    const int64_t first = m_.window > 0 ? std::max<int64_t>(0, s + 1 - m_.window) : 0;
+    std::vector<double> weights;
+    double largest = -1e300, sum = 0;
+    for (int64_t t = first; t <= s; ++t) {
+      weights.push_back(score(q, s, h, t));
+      largest = std::max(largest, weights.back());
+    }
+    for (double& w : weights) sum += (w = std::exp(w - largest));
+    std::vector<double> result(q.size(), 0.0);
+    for (size_t i = 0; i < weights.size(); ++i) {
+      const auto v =
+          head(m_.v_columns, h * m_.kv_heads / m_.heads, first + static_cast<int64_t>(i), false);
+      for (size_t d = 0; d < v.size(); ++d) result[d] += weights[i] / sum * v[d];
+    }
+    for (double value : result) out.push_back(static_cast<float>(value));
+  }
+
+  const AttentionMeaning& m_;
+  std::span<const float> rows_;
+  int64_t total_;
+};
+
+void compare(const Array& found, const std::vector<float>& expected, const char* when) {
+  const double difference = relative_difference(found.floats(), expected);
+  if (!(difference < kTolerance)) {
+    throw NotAttention(fmt::format(
+        "what was found out does not reproduce the subgraph {} (relative difference {:.2g})", when,
+        difference));
+  }
+}
+
+}  // namespace
+
+void verify_meaning(const Graph& graph, const Interpreter& interpreter,
+                    const AttentionRegion& region, const AttentionMeaning& meaning) {
+  constexpr int64_t kFirst = 5, kSecond = 3;
+  const int64_t total = total_width(region);
+  const auto rows = probe_values(static_cast<size_t>((kFirst + kSecond) * total), 77);
+  const Expected expected(meaning, rows, total);
+  const LayerCache& cache = graph.io.layers[static_cast<size_t>(region.layer)];
+
+  Feeds feeds = decoder_feeds(graph, {.tokens = kFirst, .past = 0, .thin_cache = false});
+  feed_projections(region, kFirst, rows, feeds);
+  const ValueId wanted[] = {region.out, cache.present_key, cache.present_value};
+  const auto first = interpreter.run(feeds, wanted);
+  compare(first[0], expected.tokens(0, kFirst), "without cached positions");
+
+  feeds = decoder_feeds(graph, {.tokens = kSecond, .past = kFirst, .thin_cache = false});
+  feed_projections(region, kSecond, std::span(rows).subspan(static_cast<size_t>(kFirst * total)),
+                   feeds);
+  feeds[cache.past_key] = first[1];
+  feeds[cache.past_value] = first[2];
+  compare(interpreter.run_one(feeds, region.out), expected.tokens(kFirst, kSecond),
+          "with cached positions");
+}
+
+AttentionMeaning find_attention_meaning(const Graph& graph, const Interpreter& interpreter,
+                                        const AttentionRegion& region) {
+  AttentionMeaning meaning;
+  try {
+    find_columns(graph, interpreter, region, meaning);
+    find_rotation(graph, interpreter, region, meaning);
+    find_scores(graph, interpreter, region, meaning);
+    find_mask(graph, interpreter, region, meaning);
+    verify_meaning(graph, interpreter, region, meaning);
+  } catch (const Error& error) {
+    throw NotAttention(fmt::format("probing failed: {}", error.what()));
+  }
+  return meaning;
+}
+
+}  // namespace nibble::graph

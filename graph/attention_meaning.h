@@ -1,0 +1,70 @@
+// What an attention subgraph computes, found by probing (probe.h) rather than by its operators: the
+// columns of Q, K and V in the projections' outputs, rotation, scale, softcap, mask and ALiBi. The
+// result is verified against the subgraph itself on random inputs, with and without cached
+// positions.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "graph/graph.h"
+#include "graph/interpreter.h"
+
+namespace nibble::graph {
+
+// A subgraph from projections to the attention output.
+struct AttentionRegion {
+  int32_t softmax = -1;                              // node index
+  ValueId scores = kNoValue;                         // softmax input
+  ValueId products = kNoValue;                       // Q K^T
+  ValueId q = kNoValue, k = kNoValue, v = kNoValue;  // operands of the two matmuls
+  ValueId out = kNoValue;                            // what the output projection multiplies
+  std::vector<ValueId> projections;                  // outputs of Linears, ascending
+  std::vector<int64_t> widths;                       // their columns
+  std::vector<int32_t> nodes;                        // the region's nodes
+  int64_t layer = -1;                                // index into io.layers
+};
+
+struct AttentionMeaning {
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  // Global column (over the projections one after another) of each element of the Q, K, V heads.
+  std::vector<int64_t> q_columns, k_columns, v_columns;
+  float scale = 1, softcap = 0;
+  int64_t window = 0;  // 0 = none
+  int64_t rotary = 0;
+  bool interleaved = false;
+  std::vector<float> inv_freq;  // rotary / 2
+  std::vector<float> slopes;    // ALiBi, one a head, or empty
+};
+
+// Why a region has no meaning that the fused operator can express. Caught by the pass and reported.
+class NotAttention : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// Throws NotAttention with the reason.
+AttentionMeaning find_attention_meaning(const Graph& graph, const Interpreter& interpreter,
+                                        const AttentionRegion& region);
+
+// The steps of it, in their order.
+void find_columns(const Graph& graph, const Interpreter& interpreter, const AttentionRegion& region,
+                  AttentionMeaning& meaning);
+void find_rotation(const Graph& graph, const Interpreter& interpreter,
+                   const AttentionRegion& region, AttentionMeaning& meaning);
+void find_scores(const Graph& graph, const Interpreter& interpreter, const AttentionRegion& region,
+                 AttentionMeaning& meaning);
+void find_mask(const Graph& graph, const Interpreter& interpreter, const AttentionRegion& region,
+               AttentionMeaning& meaning);
+void verify_meaning(const Graph& graph, const Interpreter& interpreter,
+                    const AttentionRegion& region, const AttentionMeaning& meaning);
+
+// Feeds the region's projections: row s, column c of the concatenated projections = values[s *
+// total + c].
+void feed_projections(const AttentionRegion& region, int64_t tokens, std::span<const float> values,
+                      Feeds& feeds);
+int64_t total_width(const AttentionRegion& region);
+
+}  // namespace nibble::graph

@@ -1,0 +1,136 @@
+// Gather of a table's rows by input_ids becomes Embedding; a constant factor and learned positions
+// that are added become part of it. What index a position Gather uses is found by evaluating it.
+#include <algorithm>
+
+#include "graph/interpreter.h"
+#include "graph/ops.h"
+#include "graph/passes.h"
+#include "graph/probe.h"
+#include "graph/rewrite.h"
+
+namespace nibble::graph {
+namespace {
+
+bool is_table(const TensorData* tensor) {
+  return tensor != nullptr && tensor->shape.size() == 2 && tensor->dtype != DType::i64;
+}
+
+// The MatrixSource constant over the same tensor, when a tied head already made one.
+ValueId table_value(Graph& graph, ValueId tensor_id) {
+  const TensorData table = *graph.tensor(tensor_id);
+  for (size_t id = 0; id < graph.values.size(); ++id) {
+    const auto& constant = graph.values[id].constant;
+    const auto* source = constant ? std::get_if<MatrixSource>(&*constant) : nullptr;
+    if (source != nullptr && source->parts.size() == 1 && !source->parts[0].k_major &&
+        source->parts[0].tensor.data == table.data && source->segments.size() == 1) {
+      return static_cast<ValueId>(id);
+    }
+  }
+  return graph.add_constant(graph.value_name(tensor_id),
+                            Constant(MatrixSource::whole(table, false)));
+}
+
+int replace_gathers(Graph& graph) {
+  int changed = 0;
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    const Node& node = graph.nodes[i];
+    if (!node.is("Gather") || node.get_int("axis", 0) != 0) continue;
+    if (node.inputs[1] != graph.io.input_ids || !is_table(graph.tensor(node.inputs[0]))) continue;
+    const ValueId table = table_value(graph, node.inputs[0]);
+    Node& target = graph.nodes[i];
+    target.op = "Embedding";
+    target.domain = kNibbleDomain;
+    target.inputs = {graph.io.input_ids, table};
+    target.attributes.clear();
+    ++changed;
+  }
+  return changed;
+}
+
+int absorb_scales(Graph& graph) {
+  const Links links(graph);
+  std::vector<bool> dead(graph.nodes.size(), false);
+  int changed = 0;
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    Node& embedding = graph.nodes[i];
+    if (!embedding.is("Embedding", kNibbleDomain) || embedding.has("scale")) continue;
+    if (!links.single_use(embedding.outputs[0])) continue;
+    const auto user = static_cast<size_t>(links.consumers(embedding.outputs[0])[0]);
+    const Node& mul = graph.nodes[user];
+    if (!mul.is("Mul")) continue;
+    const ValueId other = mul.inputs[0] == embedding.outputs[0] ? mul.inputs[1] : mul.inputs[0];
+    const auto scale = scalar_constant(graph, other);
+    if (!scale) continue;
+    embedding.attributes["scale"] = *scale;
+    embedding.outputs = mul.outputs;
+    dead[user] = true;
+    ++changed;
+  }
+  erase_nodes(graph, dead);
+  return changed;
+}
+
+// The constant c such that `index` is position + c in every probe; nullopt when it is something
+// else.
+std::optional<int64_t> position_offset(const Graph& graph, const Interpreter& interpreter,
+                                       ValueId index) {
+  std::optional<int64_t> offset;
+  for (const auto& [tokens, past] : {std::pair<int64_t, int64_t>{3, 0}, {2, 5}, {1, 9}}) {
+    const Array array = interpreter.run_one(decoder_feeds(graph, {tokens, past}), index);
+    if (array.size() != tokens) return std::nullopt;
+    for (int64_t s = 0; s < tokens; ++s) {
+      const int64_t found = array.ints()[static_cast<size_t>(s)] - (past + s);
+      if (offset && *offset != found) return std::nullopt;
+      offset = found;
+    }
+  }
+  return offset;
+}
+
+// The embedding that `add` completes with positions, fused; nullopt when it does not.
+std::optional<Node> with_positions(const Graph& graph, const Links& links,
+                                   const Interpreter& interpreter, const Node& add) {
+  for (size_t side = 0; side < 2; ++side) {
+    const Node* embedding = links.producer(add.inputs[side]);
+    const Node* gather = links.producer(add.inputs[1 - side]);
+    if (embedding == nullptr || gather == nullptr || !gather->is("Gather")) continue;
+    if (!embedding->is("Embedding", kNibbleDomain) || embedding->input(2) != kNoValue) continue;
+    if (gather->get_int("axis", 0) != 0 || !is_table(graph.tensor(gather->inputs[0]))) continue;
+    if (!links.single_use(embedding->outputs[0])) continue;
+    const auto offset = position_offset(graph, interpreter, gather->inputs[1]);
+    if (!offset) continue;
+    Node fused = *embedding;
+    fused.inputs.push_back(gather->inputs[0]);
+    fused.attributes["position_offset"] = *offset;
+    fused.outputs = add.outputs;
+    return fused;
+  }
+  return std::nullopt;
+}
+
+int absorb_positions(Graph& graph) {
+  std::vector<std::pair<size_t, Node>> fused;
+  {
+    const Links links(graph);
+    const Interpreter interpreter(graph);
+    for (size_t i = 0; i < graph.nodes.size(); ++i) {
+      if (!graph.nodes[i].is("Add")) continue;
+      auto node = with_positions(graph, links, interpreter, graph.nodes[i]);
+      if (node) fused.emplace_back(i, std::move(*node));
+    }
+  }
+  for (auto& [index, node] : fused) graph.nodes[index] = std::move(node);
+  if (!fused.empty()) eliminate_dead(graph);
+  return static_cast<int>(fused.size());
+}
+
+}  // namespace
+
+int form_embeddings(Graph& graph) {
+  int changed = replace_gathers(graph);
+  changed += absorb_scales(graph);
+  changed += absorb_positions(graph);
+  return changed;
+}
+
+}  // namespace nibble::graph

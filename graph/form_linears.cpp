@@ -1,0 +1,153 @@
+// MatMul or Gemm by a constant matrix, with the bias that follows, becomes Linear. Reshapes to two
+// dimensions around a Gemm (GPT-2's Conv1D) go away: Linear works on the last dimension.
+#include <algorithm>
+
+#include "graph/ops.h"
+#include "graph/passes.h"
+#include "graph/rewrite.h"
+
+namespace nibble::graph {
+namespace {
+
+bool is_float_matrix(const TensorData* tensor) {
+  return tensor != nullptr && tensor->shape.size() == 2 &&
+         (tensor->dtype == DType::f32 || tensor->dtype == DType::f16 ||
+          tensor->dtype == DType::bf16);
+}
+
+// The weight matrix behind `id`: a constant, or a Transpose of one.
+std::optional<MatrixSource> weight_of(const Graph& graph, const Links& links, ValueId id,
+                                      bool k_major) {
+  const Node* maker = links.producer(id);
+  if (maker != nullptr && maker->is("Transpose") &&
+      maker->get_ints("perm", {1, 0}) == std::vector<int64_t>{1, 0}) {
+    id = maker->inputs[0];
+    k_major = !k_major;
+  }
+  const TensorData* tensor = id == kNoValue ? nullptr : graph.tensor(id);
+  if (!is_float_matrix(tensor)) return std::nullopt;
+  return MatrixSource::whole(*tensor, k_major);
+}
+
+// A constant vector of n floats (leading dimensions of 1 allowed).
+bool is_bias(const Graph& graph, ValueId id, int64_t n) {
+  const TensorData* tensor = id == kNoValue ? nullptr : graph.tensor(id);
+  return tensor != nullptr && !tensor->shape.empty() && tensor->shape.back() == n &&
+         element_count(tensor->shape) == n && tensor->dtype != DType::i64;
+}
+
+struct Candidate {
+  MatrixSource source;
+  ValueId bias = kNoValue;
+};
+
+std::optional<Candidate> candidate_of(const Graph& graph, const Links& links, const Node& node) {
+  if (node.is("MatMul")) {
+    auto source = weight_of(graph, links, node.inputs[1], true);
+    if (!source) return std::nullopt;
+    return Candidate{std::move(*source), kNoValue};
+  }
+  if (!node.is("Gemm") || node.get_int("transA", 0) != 0 || node.get_float("alpha", 1) != 1 ||
+      (node.input(2) != kNoValue && node.get_float("beta", 1) != 1)) {
+    return std::nullopt;
+  }
+  auto source = weight_of(graph, links, node.inputs[1], node.get_int("transB", 0) == 0);
+  if (!source) return std::nullopt;
+  const ValueId bias = node.input(2);
+  if (bias != kNoValue && !is_bias(graph, bias, source->n)) return std::nullopt;
+  return Candidate{std::move(*source), bias};
+}
+
+int replace_matmuls(Graph& graph) {
+  const Links links(graph);
+  std::map<std::pair<const std::byte*, bool>, ValueId> weights;  // tied matrices stay one constant
+  int changed = 0;
+  for (Node& node : graph.nodes) {
+    auto candidate = candidate_of(graph, links, node);
+    if (!candidate) continue;
+    const MatrixPart& part = candidate->source.parts[0];
+    const auto key = std::make_pair(part.tensor.data, part.k_major);
+    auto known = weights.find(key);
+    if (known == weights.end()) {
+      const ValueId origin = node.inputs[1];
+      const std::string name = graph.value_name(origin);
+      const ValueId id = graph.add_constant(name, Constant(std::move(candidate->source)));
+      known = weights.emplace(key, id).first;
+    }
+    node.op = "Linear";
+    node.domain = kNibbleDomain;
+    node.inputs = {node.inputs[0], known->second, candidate->bias};
+    node.attributes.clear();
+    ++changed;
+  }
+  return changed;
+}
+
+const MatrixSource& source_of(const Graph& graph, const Node& linear) {
+  return std::get<MatrixSource>(*graph.values[static_cast<size_t>(linear.inputs[1])].constant);
+}
+
+int absorb_biases(Graph& graph) {
+  const Links links(graph);
+  std::vector<bool> dead(graph.nodes.size(), false);
+  int changed = 0;
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    Node& linear = graph.nodes[i];
+    if (!linear.is("Linear", kNibbleDomain) || linear.input(2) != kNoValue) continue;
+    if (!links.single_use(linear.outputs[0])) continue;
+    const auto user = static_cast<size_t>(links.consumers(linear.outputs[0])[0]);
+    const Node& add = graph.nodes[user];
+    if (!add.is("Add")) continue;
+    const ValueId other = add.inputs[0] == linear.outputs[0] ? add.inputs[1] : add.inputs[0];
+    if (!is_bias(graph, other, source_of(graph, linear).n)) continue;
+    linear.inputs[2] = other;
+    linear.outputs = add.outputs;
+    dead[user] = true;
+    ++changed;
+  }
+  erase_nodes(graph, dead);
+  return changed;
+}
+
+// Reshape(x, [-1, k]) -> Linear -> Reshape(.., [.., .., n]): the Linear takes x itself.
+int drop_flattening(Graph& graph) {
+  const Links links(graph);
+  std::vector<bool> dead(graph.nodes.size(), false);
+  int changed = 0;
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    Node& linear = graph.nodes[i];
+    if (!linear.is("Linear", kNibbleDomain)) continue;
+    const Node* before = links.producer(linear.inputs[0]);
+    if (before == nullptr || !before->is("Reshape") || !links.single_use(linear.outputs[0]))
+      continue;
+    const TensorData* flat = graph.tensor(before->inputs[1]);
+    if (flat == nullptr || flat->shape != Shape{2}) continue;
+    const std::vector<int64_t> target = to_i64(*flat);
+    if (target[1] != source_of(graph, linear).k) continue;
+    const auto user = static_cast<size_t>(links.consumers(linear.outputs[0])[0]);
+    const Node& after = graph.nodes[user];
+    const Node* shape = after.is("Reshape") ? links.producer(after.inputs[1]) : nullptr;
+    if (shape == nullptr || !shape->is("Concat") || shape->inputs.size() != 3) continue;
+    if (scalar_constant(graph, shape->inputs[2]) !=
+        static_cast<float>(source_of(graph, linear).n)) {
+      continue;
+    }
+    linear.inputs[0] = before->inputs[0];
+    linear.outputs = after.outputs;
+    dead[user] = true;
+    ++changed;
+  }
+  erase_nodes(graph, dead);
+  return changed;
+}
+
+}  // namespace
+
+int form_linears(Graph& graph) {
+  int changed = replace_matmuls(graph);
+  changed += absorb_biases(graph);
+  changed += drop_flattening(graph);
+  return changed;
+}
+
+}  // namespace nibble::graph

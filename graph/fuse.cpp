@@ -1,0 +1,72 @@
+// The pipeline: passes in order, the graph verified after each.
+#include <algorithm>
+
+#include "graph/ops.h"
+#include "graph/passes.h"
+#include "graph/rewrite.h"
+
+namespace nibble::graph {
+namespace {
+
+struct Pass {
+  const char* name;
+  int (*run)(Graph&, FusionReport&);
+};
+
+template <int (*Function)(Graph&)>
+int plain(Graph& graph, FusionReport&) {
+  return Function(graph);
+}
+
+constexpr Pass kPasses[] = {
+    {"fold-constants", plain<fold_constants>},   {"form-linears", plain<form_linears>},
+    {"form-norms", plain<form_norms>},           {"form-embeddings", plain<form_embeddings>},
+    {"simplify-shapes", plain<simplify_shapes>}, {"eliminate-dead", plain<eliminate_dead>},
+    {"fuse-activations", fuse_activations},      {"fuse-attention", fuse_attention},
+    {"fuse-residuals", fuse_residuals},          {"eliminate-dead-end", plain<eliminate_dead>},
+};
+
+void report_leftovers(const Graph& graph, FusionReport& report) {
+  report.nodes_after = static_cast<int64_t>(graph.nodes.size());
+  for (const Node& node : graph.nodes) {
+    if (node.domain == kNibbleDomain) {
+      if (node.op == "RMSNorm" || node.op == "LayerNorm") {
+        report.entries.push_back({layer_of_name(node.name), "norm", true, node.op, node.name});
+      }
+      if (node.op == "Embedding") report.entries.push_back({-1, "embedding", true, "", node.name});
+      continue;
+    }
+    ++report.nodes_unfused;
+    report.entries.push_back({layer_of_name(node.name), node.op, false,
+                              "no fused operator covers this node", node.name});
+  }
+  std::stable_sort(report.entries.begin(), report.entries.end(),
+                   [](const FusionEntry& a, const FusionEntry& b) { return a.layer < b.layer; });
+}
+
+}  // namespace
+
+double FusionReport::coverage() const {
+  if (nodes_after == 0) return 0;
+  return static_cast<double>(nodes_after - nodes_unfused) / static_cast<double>(nodes_after);
+}
+
+std::vector<std::string> pass_names() {
+  std::vector<std::string> names;
+  for (const Pass& pass : kPasses) names.emplace_back(pass.name);
+  return names;
+}
+
+FusionReport fuse(Graph& graph, const PassObserver& observer) {
+  FusionReport report;
+  report.nodes_before = static_cast<int64_t>(graph.nodes.size());
+  for (const Pass& pass : kPasses) {
+    const int changes = pass.run(graph, report);
+    verify(graph);
+    if (observer) observer(pass.name, graph, changes);
+  }
+  report_leftovers(graph, report);
+  return report;
+}
+
+}  // namespace nibble::graph

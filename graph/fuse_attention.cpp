@@ -1,0 +1,330 @@
+// From the Q, K and V projections to the output projection: finds the region around every Softmax,
+// asks what it means (attention_meaning.h), and replaces it by one merged Linear and one Attention.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "graph/attention_meaning.h"
+#include "graph/ops.h"
+#include "graph/passes.h"
+#include "graph/probe.h"
+#include "graph/rewrite.h"
+
+namespace nibble::graph {
+namespace {
+
+bool moves_data(const Node& node) {
+  return node.domain.empty() &&
+         (node.op == "Transpose" || node.op == "Reshape" || node.op == "Squeeze" ||
+          node.op == "Unsqueeze" || node.op == "Cast");
+}
+
+// Values that depend on activations or cached data (not on shapes, masks and positions alone).
+std::vector<bool> data_values(const Graph& graph) {
+  std::vector<bool> data(graph.values.size(), false);
+  for (const LayerCache& layer : graph.io.layers) {
+    for (ValueId id : {layer.past_key, layer.past_value}) {
+      if (id != kNoValue) data[static_cast<size_t>(id)] = true;
+    }
+  }
+  for (const Node& node : graph.nodes) {
+    bool any = node.domain == kNibbleDomain;
+    for (ValueId input : node.inputs)
+      any = any || (input != kNoValue && data[static_cast<size_t>(input)]);
+    if (node.op == "Shape") any = false;
+    for (ValueId output : node.outputs) {
+      if (output != kNoValue) data[static_cast<size_t>(output)] = any;
+    }
+  }
+  return data;
+}
+
+class RegionFinder {
+ public:
+  explicit RegionFinder(const Graph& graph)
+      : graph_(graph), links_(graph), data_(data_values(graph)), widths_(hidden_widths(graph)) {}
+
+  AttentionRegion around(int32_t softmax) const {
+    AttentionRegion region;
+    region.softmax = softmax;
+    const Node& node = graph_.nodes[static_cast<size_t>(softmax)];
+    region.scores = node.inputs[0];
+    const Node& products = products_above(region.scores);
+    region.products = products.outputs[0];
+    region.q = products.inputs[0];
+    region.k = products.inputs[1];
+    const Node& mix = mix_below(node.outputs[0]);
+    region.v = mix.inputs[1];
+    region.out = output_below(mix.outputs[0]);
+    add_slice(region);
+    return region;
+  }
+
+ private:
+  // The matmul of Q and K that leads to the scores.
+  const Node& products_above(ValueId scores) const {
+    ValueId at = scores;
+    for (;;) {
+      const Node* node = links_.producer(at);
+      if (node == nullptr) throw NotAttention("no product of Q and K leads to the softmax");
+      if (node->is("MatMul")) return *node;
+      ValueId next = kNoValue;
+      for (ValueId input : node->inputs) {
+        if (input == kNoValue || !data_[static_cast<size_t>(input)]) continue;
+        if (next != kNoValue && next != input) {
+          throw NotAttention("node '" + node->name + "' (" + node->op +
+                             ") mixes two activations on the way to the softmax");
+        }
+        next = input;
+      }
+      if (next == kNoValue) throw NotAttention("the softmax does not depend on activations");
+      at = next;
+    }
+  }
+
+  // The matmul of the probabilities and V.
+  const Node& mix_below(ValueId probabilities) const {
+    ValueId at = probabilities;
+    for (;;) {
+      const Node* next = nullptr;
+      for (int32_t user : links_.consumers(at)) {
+        const Node& node = graph_.nodes[static_cast<size_t>(user)];
+        if (node.is("MatMul") && node.inputs[0] == at) return node;
+        if (node.is("IsNaN")) continue;
+        if (next != nullptr) throw NotAttention("the probabilities have several users");
+        next = &node;
+      }
+      if (next == nullptr || !(next->is("Where") || moves_data(*next))) {
+        throw NotAttention("the probabilities do not multiply V");
+      }
+      at = next->outputs[0];
+    }
+  }
+
+  // The value that the output projection multiplies.
+  ValueId output_below(ValueId mixed) const {
+    ValueId at = mixed;
+    for (;;) {
+      if (links_.consumers(at).size() != 1)
+        throw NotAttention("attention's output has several users");
+      const Node& node = graph_.nodes[static_cast<size_t>(links_.consumers(at)[0])];
+      if (node.is("Linear", kNibbleDomain)) return at;
+      if (!moves_data(node)) {
+        throw NotAttention("node '" + node.name + "' (" + node.op +
+                           ") stands before the output projection");
+      }
+      at = node.outputs[0];
+    }
+  }
+
+  void add_slice(AttentionRegion& region) const {
+    std::vector<bool> stop(graph_.values.size(), false);
+    for (const Node& node : graph_.nodes) {
+      if (node.domain != kNibbleDomain) continue;
+      for (ValueId output : node.outputs) {
+        if (output != kNoValue) stop[static_cast<size_t>(output)] = true;
+      }
+    }
+    const ValueId wanted[] = {region.out};
+    const Slice slice = backward_slice(graph_, wanted, stop);
+    region.nodes = slice.nodes;
+    for (ValueId id : slice.frontier) {
+      const Node* maker = links_.producer(id);
+      if (!maker->is("Linear", kNibbleDomain)) {
+        throw NotAttention("the region reaches node '" + maker->name + "' (" + maker->op +
+                           "), which is no projection");
+      }
+      region.projections.push_back(id);
+      region.widths.push_back(widths_[static_cast<size_t>(id)]);
+    }
+    if (region.projections.empty() || region.projections.size() > 3) {
+      throw NotAttention("Q, K and V come from " + std::to_string(region.projections.size()) +
+                         " projections, expected 1 to 3");
+    }
+    for (size_t l = 0; l < graph_.io.layers.size(); ++l) {
+      const LayerCache& cache = graph_.io.layers[l];
+      const auto& inputs = slice.graph_inputs;
+      const bool key = std::binary_search(inputs.begin(), inputs.end(), cache.past_key);
+      const bool value = std::binary_search(inputs.begin(), inputs.end(), cache.past_value);
+      // Masks may take the number of cached positions from another layer's cache; V decides.
+      if (value && reaches(region.v, cache.past_value)) region.layer = static_cast<int64_t>(l);
+      if (key && !value && region.layer < 0) continue;
+    }
+    if (region.layer < 0) throw NotAttention("no cached values are part of it");
+  }
+
+  bool reaches(ValueId from, ValueId input) const {
+    const std::vector<bool> none(graph_.values.size(), false);
+    const ValueId wanted[] = {from};
+    const Slice slice = backward_slice(graph_, wanted, none);
+    return std::binary_search(slice.graph_inputs.begin(), slice.graph_inputs.end(), input);
+  }
+
+  const Graph& graph_;
+  Links links_;
+  std::vector<bool> data_;
+  std::vector<int64_t> widths_;
+};
+
+// One Linear that makes [Q heads | K heads | V heads] from the region's projections.
+class ProjectionMerger {
+ public:
+  ProjectionMerger(Graph& graph, const AttentionRegion& region, const AttentionMeaning& meaning)
+      : graph_(graph) {
+    for (const auto* columns : {&meaning.q_columns, &meaning.k_columns, &meaning.v_columns}) {
+      columns_.insert(columns_.end(), columns->begin(), columns->end());
+    }
+    const std::vector<int32_t> made_by = producers(graph);
+    for (ValueId id : region.projections) {
+      linears_.push_back(&graph.nodes[static_cast<size_t>(made_by[static_cast<size_t>(id)])]);
+    }
+  }
+
+  Node merged(const std::string& name) {
+    std::vector<MatrixSource> sources;
+    std::vector<float> biases;
+    bool any_bias = false;
+    for (const Node* linear : linears_) {
+      if (linear->inputs[0] != linears_[0]->inputs[0]) {
+        throw NotAttention("Q, K and V are projections of different values");
+      }
+      if (linear->get_string("activation", "none") != "none" || linear->input(3) != kNoValue) {
+        throw NotAttention("projection '" + linear->name + "' already has an epilogue");
+      }
+      const auto& constant = graph_.values[static_cast<size_t>(linear->inputs[1])].constant;
+      sources.push_back(std::get<MatrixSource>(*constant));
+      std::vector<float> bias(static_cast<size_t>(sources.back().n), 0.0F);
+      if (linear->input(2) != kNoValue) {
+        bias = to_f32(*graph_.tensor(linear->inputs[2]));
+        any_bias = true;
+      }
+      biases.insert(biases.end(), bias.begin(), bias.end());
+    }
+    Node node;
+    node.op = "Linear";
+    node.domain = kNibbleDomain;
+    node.name = name;
+    MatrixSource weight = select(concatenate(sources));
+    node.inputs = {linears_[0]->inputs[0], kNoValue, kNoValue};
+    node.inputs[1] = graph_.add_constant(name + "/weight", Constant(std::move(weight)));
+    if (any_bias) {
+      std::vector<float> ordered;
+      for (int64_t column : columns_) ordered.push_back(biases[static_cast<size_t>(column)]);
+      const auto n = static_cast<int64_t>(ordered.size());
+      node.inputs[2] = graph_.add_constant(name + "/bias", make_f32({n}, std::move(ordered)));
+    }
+    node.outputs = {graph_.add_value(name)};
+    return node;
+  }
+
+ private:
+  // Runs of neighbouring columns become segments; select_columns counts a part as a whole
+  // concatenation.
+  MatrixSource select(const MatrixSource& all) const {
+    std::vector<ColumnSegment> segments;
+    for (int64_t column : columns_) {
+      if (!segments.empty() && segments.back().begin + segments.back().count == column) {
+        ++segments.back().count;
+      } else {
+        segments.push_back({0, column, 1});
+      }
+    }
+    return select_columns(all, segments);
+  }
+
+  Graph& graph_;
+  std::vector<const Node*> linears_;
+  std::vector<int64_t> columns_;
+};
+
+Node attention_node(Graph& graph, const AttentionRegion& region, const AttentionMeaning& m,
+                    ValueId qkv, const std::string& name) {
+  Node node;
+  node.op = "Attention";
+  node.domain = kNibbleDomain;
+  node.name = name;
+  node.inputs = {qkv, kNoValue, kNoValue};
+  if (m.rotary > 0) {
+    const auto half = static_cast<int64_t>(m.inv_freq.size());
+    node.inputs[1] = graph.add_constant(name + "/inv_freq", make_f32({half}, m.inv_freq));
+  }
+  if (!m.slopes.empty()) {
+    node.inputs[2] = graph.add_constant(name + "/slopes", make_f32({m.heads}, m.slopes));
+  }
+  node.outputs = {region.out};
+  node.attributes = {
+      {"layer", region.layer},  {"heads", m.heads},   {"kv_heads", m.kv_heads},
+      {"head_dim", m.head_dim}, {"scale", m.scale},   {"window", m.window},
+      {"softcap", m.softcap},   {"rotary", m.rotary}, {"interleaved", int64_t{m.interleaved}}};
+  return node;
+}
+
+std::string describe(const AttentionMeaning& m) {
+  std::string text = fmt::format("{} heads of {}, {} KV heads", m.heads, m.head_dim, m.kv_heads);
+  if (m.rotary > 0) {
+    text += fmt::format(", rope {} of {} dims", m.interleaved ? "interleaved" : "half", m.rotary);
+  }
+  if (m.window > 0) text += fmt::format(", window {}", m.window);
+  if (m.softcap > 0) text += fmt::format(", softcap {}", m.softcap);
+  if (!m.slopes.empty()) text += ", ALiBi";
+  return text;
+}
+
+struct Found {
+  AttentionRegion region;
+  AttentionMeaning meaning;
+  std::string name;
+};
+
+}  // namespace
+
+int fuse_attention(Graph& graph, FusionReport& report) {
+  std::vector<Found> all;
+  {
+    const RegionFinder finder(graph);
+    const Interpreter interpreter(graph);
+    for (size_t i = 0; i < graph.nodes.size(); ++i) {
+      const Node& softmax = graph.nodes[i];
+      if (!softmax.is("Softmax")) continue;
+      FusionEntry entry{layer_of_name(softmax.name), "attention", false, "", softmax.name};
+      try {
+        Found found;
+        found.region = finder.around(static_cast<int32_t>(i));
+        entry.layer = found.region.layer;
+        found.meaning = find_attention_meaning(graph, interpreter, found.region);
+        found.name = fmt::format("layers.{}.attention", found.region.layer);
+        entry.fused = true;
+        entry.detail = describe(found.meaning);
+        all.push_back(std::move(found));
+      } catch (const NotAttention& reason) {
+        entry.detail = reason.what();
+      }
+      report.entries.push_back(std::move(entry));
+    }
+  }
+  for (const Found& found : all) {
+    Node qkv = ProjectionMerger(graph, found.region, found.meaning)
+                   .merged(fmt::format("layers.{}.qkv", found.region.layer));
+    Node attention = attention_node(graph, found.region, found.meaning, qkv.outputs[0], found.name);
+    report.entries.push_back(
+        {found.region.layer, "qkv", true,
+         fmt::format("{} projections in one matmul", found.region.projections.size()), qkv.name});
+    // The old maker of the region's output goes; dead code takes the rest.
+    const auto maker = static_cast<size_t>(producers(graph)[static_cast<size_t>(found.region.out)]);
+    graph.nodes[maker] = std::move(attention);
+    graph.nodes.push_back(std::move(qkv));
+  }
+  // A cache that only fused attention uses is the session's business now.
+  if (!all.empty() && all.size() == graph.io.layers.size()) {
+    graph.outputs = {graph.io.logits};
+    graph.inputs = {graph.io.input_ids};
+    graph.io.attention_mask = graph.io.position_ids = kNoValue;
+    for (LayerCache& layer : graph.io.layers) layer = LayerCache{};
+  }
+  sort_nodes(graph);
+  eliminate_dead(graph);
+  return static_cast<int>(all.size());
+}
+
+}  // namespace nibble::graph

@@ -1,0 +1,115 @@
+// Sums of hidden states: each Linear among the terms adds the rest in its epilogue, one after
+// another, so that serial and parallel residuals alike need no pass over memory of their own. What
+// is left becomes Add.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "graph/ops.h"
+#include "graph/passes.h"
+#include "graph/rewrite.h"
+
+namespace nibble::graph {
+namespace {
+
+class ResidualFuser {
+ public:
+  ResidualFuser(Graph& graph, FusionReport& report)
+      : graph_(graph), report_(report), links_(graph), widths_(hidden_widths(graph)) {}
+
+  int run() {
+    const size_t count = graph_.nodes.size();
+    absorbed_.assign(count, false);
+    int changed = 0;
+    // Roots last to first: a sum takes the sums below it that nobody else uses.
+    for (size_t i = count; i-- > 0;) {
+      if (absorbed_[i] || !is_sum(graph_.nodes[i])) continue;
+      std::vector<ValueId> terms;
+      collect(i, terms, true);
+      rewrite(i, terms);
+      ++changed;
+    }
+    sort_nodes(graph_);
+    eliminate_dead(graph_);
+    return changed;
+  }
+
+ private:
+  bool is_sum(const Node& node) const {
+    return node.is("Add") && widths_[static_cast<size_t>(node.inputs[0])] > 0 &&
+           widths_[static_cast<size_t>(node.inputs[0])] ==
+               widths_[static_cast<size_t>(node.inputs[1])];
+  }
+
+  void collect(size_t index, std::vector<ValueId>& terms, bool root) {
+    if (!root) absorbed_[index] = true;
+    for (ValueId input : graph_.nodes[index].inputs) {
+      const int32_t maker = links_.producer_index(input);
+      if (maker >= 0 && is_sum(graph_.nodes[static_cast<size_t>(maker)]) &&
+          links_.single_use(input)) {
+        collect(static_cast<size_t>(maker), terms, false);
+      } else {
+        terms.push_back(input);
+      }
+    }
+  }
+
+  // Whether this term is a Linear that can take a residual.
+  bool can_add(ValueId term) const {
+    const Node* node = links_.producer(term);
+    return node != nullptr && node->is("Linear", kNibbleDomain) && node->input(3) == kNoValue &&
+           links_.single_use(term);
+  }
+
+  void rewrite(size_t root, const std::vector<ValueId>& terms) {
+    std::vector<ValueId> linears, others;
+    for (ValueId term : terms) (can_add(term) ? linears : others).push_back(term);
+    const ValueId out = graph_.nodes[root].outputs[0];
+    const std::string name = graph_.nodes[root].name;
+    absorbed_[root] = true;
+    if (others.empty()) {
+      others.push_back(linears.back());
+      linears.pop_back();
+    }
+    std::vector<Node> made;
+    ValueId sum = others[0];
+    for (size_t i = 1; i < others.size(); ++i) {
+      const ValueId next = graph_.add_value(fmt::format("{}/sum{}", name, i));
+      made.push_back({"Add", "nibble", name, {sum, others[i]}, {next}, {}});
+      sum = next;
+    }
+    // Linears in their order in the graph: each waits only for what came before it.
+    std::sort(linears.begin(), linears.end(), [&](ValueId a, ValueId b) {
+      return links_.producer_index(a) < links_.producer_index(b);
+    });
+    for (ValueId term : linears) {
+      Node& linear = graph_.nodes[static_cast<size_t>(links_.producer_index(term))];
+      linear.inputs.resize(4, kNoValue);
+      linear.inputs[3] = sum;
+      report_.entries.push_back({layer_of_name(linear.name), "residual", true,
+                                 "added by the matmul before it", linear.name});
+      sum = term;
+    }
+    // The root's node now holds nothing; its users read the last term.
+    graph_.nodes[root] = Node{"Identity", "", name, {sum}, {}, {}};
+    replace_uses(graph_, out, sum);
+    for (Node& node : made) {
+      if (node.outputs[0] == out) node.outputs[0] = sum;
+      graph_.nodes.push_back(std::move(node));
+    }
+  }
+
+  Graph& graph_;
+  FusionReport& report_;
+  Links links_;
+  std::vector<int64_t> widths_;
+  std::vector<bool> absorbed_;
+};
+
+}  // namespace
+
+int fuse_residuals(Graph& graph, FusionReport& report) {
+  return ResidualFuser(graph, report).run();
+}
+
+}  // namespace nibble::graph

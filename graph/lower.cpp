@@ -1,0 +1,379 @@
+#include "graph/lower.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "graph/ops.h"
+#include "graph/plan_buffers.h"
+#include "graph/rewrite.h"
+#include "jit/attention.h"
+#include "jit/error.h"
+#include "jit/gemm.h"
+
+namespace nibble::graph {
+namespace {
+
+using runtime::Operand;
+using runtime::QuantizedOperand;
+using runtime::Step;
+
+constexpr int64_t kFewRows = 16;    // bucket of small batches
+constexpr int64_t kManyRows = 512;  // bucket of prefill
+constexpr int64_t kUnknownContext = 2048;
+constexpr int kAttentionRows = 4;
+
+// How a value must be quantized for a matmul.
+struct QuantizeKey {
+  ValueId value = kNoValue;
+  int64_t group = 0;
+  int32_t zero = 0;
+  auto operator<=>(const QuantizeKey&) const = default;
+};
+
+std::shared_ptr<const std::vector<float>> floats_of(const Graph& graph, ValueId id) {
+  if (id == kNoValue) return nullptr;
+  return std::make_shared<const std::vector<float>>(to_f32(*graph.tensor(id)));
+}
+
+jit::Activation activation_of(const Node& node) {
+  const std::string name = node.get_string("activation", "none");
+  const auto activation = jit::parse_activation(name);
+  if (!activation) fail("Node '{}' has activation '{}', which is not known.", node.name, name);
+  return *activation;
+}
+
+class Lowering {
+ public:
+  Lowering(const Graph& graph, const LowerOptions& options)
+      : graph_(graph),
+        options_(options),
+        plan_(std::make_shared<runtime::Plan>()),
+        links_(graph),
+        widths_(hidden_widths(graph)) {}
+
+  std::shared_ptr<const runtime::Plan> run() {
+    plan_->isa = options_.isa;
+    plan_->context_length = graph_.context_length > 0 ? graph_.context_length : kUnknownContext;
+    for (const Node& node : graph_.nodes) lower_node(node);
+    if (plan_->vocab_size == 0) fail("{}: no Linear makes the logits.", graph_.origin);
+    finish();
+    return plan_;
+  }
+
+ private:
+  void lower_node(const Node& node) {
+    if (node.domain == kNibbleDomain) {
+      if (node.op == "Embedding") return lower_embedding(node);
+      if (node.op == "RMSNorm" || node.op == "LayerNorm") return lower_norm(node);
+      if (node.op == "Linear") return lower_linear(node);
+      if (node.op == "Attention") return lower_attention(node);
+      if (node.op == "Activation" || node.op == "Gate" || node.op == "Add") return lower_row(node);
+    }
+    fail("{}: node '{}' ({}) is no fused operator and cannot be compiled.", graph_.origin,
+         node.name, node.op);
+  }
+
+  const runtime::PackedMatrix& packed(const Node& node, ValueId id) const {
+    const auto& constant = graph_.values[static_cast<size_t>(id)].constant;
+    const auto* matrix = constant ? std::get_if<runtime::PackedMatrix>(&*constant) : nullptr;
+    if (matrix == nullptr) {
+      fail("{}: the weight '{}' of node '{}' is not packed.", graph_.origin, graph_.value_name(id),
+           node.name);
+    }
+    return *matrix;
+  }
+
+  int64_t width_of(ValueId id) const { return widths_[static_cast<size_t>(id)]; }
+
+  Operand operand(ValueId id) {
+    const auto known = operands_.find(id);
+    if (known == operands_.end()) {
+      fail("{}: value '{}' is used before it is computed.", graph_.origin, graph_.value_name(id));
+    }
+    return known->second;
+  }
+
+  Operand make_operand(ValueId id) {
+    if (id == graph_.io.logits) return operands_[id] = Operand{Operand::kLogits, width_of(id)};
+    return operands_[id] = buffers_.floats(width_of(id));
+  }
+
+  const jit::Kernel* kernel(const jit::KernelSpec& spec, const jit::Tiling& tiling = {}) {
+    return &jit::CodeCache::instance().get({spec, options_.isa, tiling});
+  }
+
+  void add(Step step, const Node& node, std::string label) {
+    step.label = std::move(label);
+    step.layer = layer_of_name(node.name);
+    plan_->steps.push_back(std::move(step));
+  }
+
+  void lower_embedding(const Node& node) {
+    runtime::EmbedStep step;
+    step.table = packed(node, node.inputs[1]);
+    step.scale = node.get_float("scale", 1);
+    if (node.input(2) != kNoValue) {
+      step.positions = floats_of(graph_, node.inputs[2]);
+      step.position_offset = node.get_int("position_offset", 0);
+      const auto rows = static_cast<int64_t>(step.positions->size()) / step.table.view.k;
+      plan_->context_length = std::min(plan_->context_length, rows - step.position_offset);
+    }
+    step.out = make_operand(node.outputs[0]);
+    vocabulary_ = step.table.view.n;
+    count_weight(node.inputs[1]);
+    add(Step::of(std::move(step)), node, "embedding");
+  }
+
+  // The one quantization that every user of `id` wants, when all users are int8 matmuls.
+  std::optional<QuantizeKey> common_quantization(ValueId id) const {
+    std::optional<QuantizeKey> common;
+    for (int32_t user : links_.consumers(id)) {
+      const Node& node = graph_.nodes[static_cast<size_t>(user)];
+      if (!node.is("Linear", kNibbleDomain) || node.input(3) == id) return std::nullopt;
+      const auto key = quantize_key(node);
+      if (!key || (common && *common != *key)) return std::nullopt;
+      common = key;
+    }
+    return common;
+  }
+
+  std::optional<QuantizeKey> quantize_key(const Node& linear) const {
+    const jit::WeightFormat& format = packed(linear, linear.inputs[1]).view.format;
+    if (options_.compute == Compute::f32 || format.type == jit::WeightType::f32)
+      return std::nullopt;
+    const int32_t zero = format.type == jit::WeightType::u4 ? 8 : 128;
+    return QuantizeKey{linear.inputs[0], format.group, format.asym ? 1 : zero};
+  }
+
+  QuantizedOperand make_quantized(const QuantizeKey& key) {
+    const int64_t k = width_of(key.value);
+    const int64_t groups = jit::packed_shape({jit::WeightType::u4, key.group}, 1, k).groups;
+    QuantizedOperand operand{buffers_.bytes((k + 7) / 8 * 8), buffers_.words(groups),
+                             buffers_.words(groups)};
+    quantized_[key] = operand;
+    return operand;
+  }
+
+  // Emits a quantization step unless the row was already quantized so.
+  QuantizedOperand quantized(const Node& node, const QuantizeKey& key) {
+    const auto known = quantized_.find(key);
+    if (known != quantized_.end()) return known->second;
+    jit::RowSpec spec;
+    spec.op = jit::RowOp::quantize;
+    spec.n = width_of(key.value);
+    spec.quantize = true;
+    spec.f32_out = false;
+    spec.group = key.group;
+    spec.zero = key.zero;
+    runtime::RowStep step;
+    step.kernel = kernel(spec);
+    step.x = operand(key.value);
+    step.quantized = make_quantized(key);
+    step.groups = step.quantized.scale.width;
+    const QuantizedOperand result = step.quantized;
+    add(Step::of(std::move(step)), node, jit::name(spec));
+    return result;
+  }
+
+  void lower_norm(const Node& node) {
+    const bool layer_norm = node.op == "LayerNorm";
+    if (node.input(layer_norm ? 3 : 2) != kNoValue) {
+      fail("{}: node '{}' adds a residual, which belongs to the Linear before it.", graph_.origin,
+           node.name);
+    }
+    jit::RowSpec spec;
+    spec.op = layer_norm ? jit::RowOp::layer_norm : jit::RowOp::rms_norm;
+    spec.n = width_of(node.inputs[0]);
+    runtime::RowStep step;
+    step.x = operand(node.inputs[0]);
+    step.weight = floats_of(graph_, node.inputs[1]);
+    step.bias = layer_norm ? floats_of(graph_, node.input(2)) : nullptr;
+    step.eps = node.get_float("epsilon");
+    spec.bias = step.bias != nullptr;
+    if (const auto key = common_quantization(node.outputs[0])) {
+      spec.quantize = true;
+      spec.f32_out = false;
+      spec.group = key->group;
+      spec.zero = key->zero;
+      step.quantized = make_quantized(*key);
+      step.groups = step.quantized.scale.width;
+    } else {
+      step.y = make_operand(node.outputs[0]);
+    }
+    step.kernel = kernel(spec);
+    add(Step::of(std::move(step)), node, jit::name(spec));
+  }
+
+  void lower_row(const Node& node) {
+    jit::RowSpec spec;
+    spec.op = node.op == "Activation" ? jit::RowOp::activation
+              : node.op == "Gate"     ? jit::RowOp::gate
+                                      : jit::RowOp::add;
+    spec.n = width_of(node.inputs[0]);
+    if (node.op != "Add") spec.activation = activation_of(node);
+    runtime::RowStep step;
+    step.kernel = kernel(spec);
+    step.x = operand(node.inputs[0]);
+    if (node.input(1) != kNoValue) step.x2 = operand(node.inputs[1]);
+    step.y = make_operand(node.outputs[0]);
+    add(Step::of(std::move(step)), node, jit::name(spec));
+  }
+
+  void lower_linear(const Node& node) {
+    runtime::GemmStep step;
+    step.weight = packed(node, node.inputs[1]);
+    const jit::PackedView& w = step.weight.view;
+    if (w.k != width_of(node.inputs[0])) {
+      fail("{}: node '{}' multiplies rows of {} by a weight with k = {}.", graph_.origin, node.name,
+           width_of(node.inputs[0]), w.k);
+    }
+    jit::GemmSpec spec;
+    spec.weight = w.format;
+    spec.n = w.n;
+    spec.k = w.k;
+    spec.activation = activation_of(node);
+    spec.gate = step.gate = node.get_int("gate", 0) != 0;
+    step.bias = floats_of(graph_, node.input(2));
+    spec.bias = step.bias != nullptr;
+    const auto key = quantize_key(node);
+    spec.act = key ? jit::ActType::s8 : jit::ActType::f32;
+    if (key) {
+      step.quantized = quantized(node, *key);
+    } else {
+      step.a = operand(node.inputs[0]);
+    }
+    if (node.input(3) != kNoValue) step.residual = operand(node.inputs[3]);
+    spec.residual = step.residual.present();
+    step.out = make_operand(node.outputs[0]);
+    step.out_columns = width_of(node.outputs[0]);
+    if (step.out.place == Operand::kLogits) plan_->vocab_size = step.out_columns;
+    step.decode = gemm_kernel(spec, 1);
+    step.few = gemm_kernel(spec, kFewRows);
+    step.many = gemm_kernel(spec, kManyRows);
+    const std::string label = jit::name(step.decode->key);
+    const int64_t bytes = runtime::stored_bytes(w), macs = w.n * w.k;
+    Step wrapped = Step::of(std::move(step));
+    wrapped.weight_bytes = bytes;
+    wrapped.macs = macs;
+    plan_->weight_bytes_per_token += bytes;
+    plan_->macs_per_token += macs;
+    count_weight(node.inputs[1]);
+    add(std::move(wrapped), node, label);
+  }
+
+  const jit::Kernel* gemm_kernel(const jit::GemmSpec& spec, int64_t rows) {
+    const jit::Tiling tiling = jit::default_tiling(spec, options_.isa, rows);
+    need_scratch(jit::gemm_scratch_bytes(spec, tiling));
+    return kernel(spec, tiling);
+  }
+
+  void need_scratch(int64_t bytes) { plan_->scratch_bytes = std::max(plan_->scratch_bytes, bytes); }
+
+  // Resident bytes; a matrix that two nodes share counts once.
+  void count_weight(ValueId id) {
+    if (std::find(counted_.begin(), counted_.end(), id) != counted_.end()) return;
+    counted_.push_back(id);
+    const auto& constant = *graph_.values[static_cast<size_t>(id)].constant;
+    plan_->weight_bytes += runtime::stored_bytes(std::get<runtime::PackedMatrix>(constant).view);
+  }
+
+  int rope_table(const Node& node) {
+    runtime::RopeTable table{*floats_of(graph_, node.inputs[1]), node.get_float("rope_scale", 1)};
+    auto& tables = plan_->rope_tables;
+    const auto known = std::find(tables.begin(), tables.end(), table);
+    if (known != tables.end()) return static_cast<int>(known - tables.begin());
+    tables.push_back(std::move(table));
+    return static_cast<int>(tables.size()) - 1;
+  }
+
+  void lower_attention(const Node& node) {
+    const runtime::HeadLayout head{static_cast<int64_t>(plan_->layers.size()),
+                                   node.get_int("heads"), node.get_int("kv_heads"),
+                                   node.get_int("head_dim")};
+    if (head.width() != width_of(node.inputs[0])) {
+      fail("{}: attention '{}' expects rows of {}, found {}.", graph_.origin, node.name,
+           head.width(), width_of(node.inputs[0]));
+    }
+    plan_->layers.push_back(head);
+    add(Step::of(cache_step(node, head)), node, "kv-append");
+
+    runtime::AttentionStep step;
+    step.head = head;
+    step.qkv = operand(node.inputs[0]);
+    step.out = make_operand(node.outputs[0]);
+    step.window = node.get_int("window", 0);
+    step.scale = node.get_float("scale");
+    step.softcap = node.get_float("softcap", 0);
+    step.slopes = floats_of(graph_, node.input(2));
+    jit::AttentionSpec spec;
+    spec.head_dim = head.head_dim;
+    spec.rows = kAttentionRows;
+    spec.alibi = step.slopes != nullptr;
+    spec.softcap = step.softcap != 0;
+    step.kernel_rows = spec.rows;
+    spec.kv = jit::KvType::f32;
+    step.kernel_f32 = kernel(spec);
+    spec.kv = jit::KvType::f16;
+    step.kernel_f16 = kernel(spec);
+    need_scratch(jit::attention_scratch_bytes(spec));
+    last_attention_ = plan_->steps.size();
+    add(Step::of(std::move(step)), node, jit::name(spec));
+  }
+
+  runtime::CacheStep cache_step(const Node& node, const runtime::HeadLayout& head) {
+    runtime::CacheStep step;
+    step.head = head;
+    step.qkv = operand(node.inputs[0]);
+    if (node.get_int("rotary", 0) > 0) {
+      jit::RowSpec rope;
+      rope.op = jit::RowOp::rope;
+      rope.n = head.head_dim;
+      rope.rotary = node.get_int("rotary");
+      rope.interleaved = node.get_int("interleaved", 0) != 0;
+      step.rope = kernel(rope);
+      step.rope_table = rope_table(node);
+    }
+    if (node.input(3) != kNoValue) {
+      jit::RowSpec norm;
+      norm.op = jit::RowOp::rms_norm;
+      norm.n = head.head_dim;
+      step.head_norm = kernel(norm);
+      step.q_norm = floats_of(graph_, node.inputs[3]);
+      step.k_norm = floats_of(graph_, node.inputs[4]);
+      step.norm_eps = node.get_float("norm_epsilon");
+    }
+    return step;
+  }
+
+  void finish() {
+    for (size_t i = 0; i < plan_->steps.size(); ++i) plan_->steps[i].tail = i > last_attention_;
+    plan_->row_bytes = buffers_.place(plan_->steps);
+    if (vocabulary_ < plan_->vocab_size) {
+      fail("{}: the embedding has {} rows but the logits {} columns.", graph_.origin, vocabulary_,
+           plan_->vocab_size);
+    }
+    plan_->notes.push_back(options_.compute == Compute::int8 ? "int8 compute" : "f32 compute");
+  }
+
+  const Graph& graph_;
+  LowerOptions options_;
+  std::shared_ptr<runtime::Plan> plan_;
+  Links links_;
+  std::vector<int64_t> widths_;
+  PlanBuffers buffers_;
+  std::map<ValueId, Operand> operands_;
+  std::map<QuantizeKey, QuantizedOperand> quantized_;
+  std::vector<ValueId> counted_;
+  size_t last_attention_ = 0;
+  int64_t vocabulary_ = 0;
+};
+
+}  // namespace
+
+std::shared_ptr<const runtime::Plan> lower(const Graph& graph, const LowerOptions& options) {
+  return Lowering(graph, options).run();
+}
+
+}  // namespace nibble::graph

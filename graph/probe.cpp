@@ -1,0 +1,111 @@
+#include "graph/probe.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+namespace nibble::graph {
+
+Shape cache_shape(const Graph& graph, ValueId past_input, int64_t past) {
+  const Value& value = graph.values[static_cast<size_t>(past_input)];
+  Shape shape = value.shape.value_or(Shape{1, 1, -1, 1});
+  // The first symbolic dimension is the batch, the last one the positions.
+  int64_t last = -1;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    if (shape[i] < 0) last = static_cast<int64_t>(i);
+  }
+  for (size_t i = 0; i < shape.size(); ++i) {
+    if (shape[i] < 0) shape[i] = static_cast<int64_t>(i) == last ? past : 1;
+  }
+  return shape;
+}
+
+Feeds decoder_feeds(const Graph& graph, const ProbeCall& call) {
+  Feeds feeds;
+  const auto tokens = static_cast<size_t>(call.tokens);
+  const auto total = static_cast<size_t>(call.past + call.tokens);
+  feeds[graph.io.input_ids] = Array::of({1, call.tokens}, std::vector<int64_t>(tokens, 0));
+  if (graph.io.attention_mask != kNoValue) {
+    feeds[graph.io.attention_mask] =
+        Array::of({1, call.past + call.tokens}, std::vector<int64_t>(total, 1));
+  }
+  if (graph.io.position_ids != kNoValue) {
+    std::vector<int64_t> positions(tokens);
+    std::iota(positions.begin(), positions.end(), call.past);
+    feeds[graph.io.position_ids] = Array::of({1, call.tokens}, std::move(positions));
+  }
+  for (const LayerCache& layer : graph.io.layers) {
+    for (ValueId id : {layer.past_key, layer.past_value}) {
+      if (id == kNoValue) continue;
+      Shape shape = cache_shape(graph, id, call.past);
+      if (call.thin_cache) {
+        const Shape declared = graph.values[static_cast<size_t>(id)].shape.value_or(shape);
+        for (size_t i = 0; i < shape.size(); ++i) {
+          if (declared[i] >= 0) shape[i] = 1;
+        }
+      }
+      const auto count = static_cast<size_t>(element_count(shape));
+      feeds[id] = Array::of(std::move(shape), std::vector<float>(count, 0.0F));
+    }
+  }
+  return feeds;
+}
+
+Slice backward_slice(const Graph& graph, std::span<const ValueId> wanted,
+                     const std::vector<bool>& stop) {
+  const std::vector<int32_t> made_by = producers(graph);
+  std::vector<bool> seen(graph.values.size(), false);
+  std::vector<bool> taken(graph.nodes.size(), false);
+  std::vector<ValueId> queue(wanted.begin(), wanted.end());
+  Slice slice;
+  while (!queue.empty()) {
+    const ValueId id = queue.back();
+    queue.pop_back();
+    if (id == kNoValue || seen[static_cast<size_t>(id)]) continue;
+    seen[static_cast<size_t>(id)] = true;
+    if (stop[static_cast<size_t>(id)]) {
+      slice.frontier.push_back(id);
+      continue;
+    }
+    const int32_t maker = made_by[static_cast<size_t>(id)];
+    if (maker < 0) {
+      if (!graph.values[static_cast<size_t>(id)].constant) slice.graph_inputs.push_back(id);
+      continue;
+    }
+    if (taken[static_cast<size_t>(maker)]) continue;
+    taken[static_cast<size_t>(maker)] = true;
+    const Node& node = graph.nodes[static_cast<size_t>(maker)];
+    queue.insert(queue.end(), node.inputs.begin(), node.inputs.end());
+  }
+  for (size_t i = 0; i < taken.size(); ++i) {
+    if (taken[i]) slice.nodes.push_back(static_cast<int32_t>(i));
+  }
+  std::sort(slice.frontier.begin(), slice.frontier.end());
+  std::sort(slice.graph_inputs.begin(), slice.graph_inputs.end());
+  return slice;
+}
+
+double relative_difference(std::span<const float> a, std::span<const float> b) {
+  if (a.size() != b.size()) return std::numeric_limits<double>::infinity();
+  double worst = 0, largest = 1e-6;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double difference = std::fabs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
+    if (!std::isfinite(difference)) return std::numeric_limits<double>::infinity();
+    worst = std::max(worst, difference);
+    largest = std::max(largest, std::fabs(static_cast<double>(b[i])));
+  }
+  return worst / largest;
+}
+
+std::vector<float> probe_values(size_t count, uint32_t seed) {
+  std::vector<float> values(count);
+  uint32_t state = seed * 2654435761U + 12345U;
+  for (float& value : values) {
+    state = state * 1664525U + 1013904223U;
+    value = static_cast<float>(static_cast<int32_t>(state) >> 8) / static_cast<float>(1 << 23);
+  }
+  return values;
+}
+
+}  // namespace nibble::graph

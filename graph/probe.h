@@ -1,0 +1,43 @@
+// Finding out what a subgraph means by evaluating it on inputs that tell. Passes match meaning, not
+// spelling: a mask is what masks, a rotation is what rotates, whatever operators an exporter wrote.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "graph/graph.h"
+#include "graph/interpreter.h"
+
+namespace nibble::graph {
+
+// The inputs of one decoder call of batch 1: `tokens` new ids after `past` cached positions.
+struct ProbeCall {
+  int64_t tokens = 1, past = 0;
+  // Cache tensors as [1, 1, past, 1] instead of their declared shape: enough where only shapes
+  // matter.
+  bool thin_cache = true;
+};
+
+// Feeds for every graph input: ids 0, mask 1, positions past..past+tokens, cache zeros.
+Feeds decoder_feeds(const Graph& graph, const ProbeCall& call);
+
+// The declared shape of a cache input with batch 1 and `past` positions.
+Shape cache_shape(const Graph& graph, ValueId past_input, int64_t past);
+
+// The values that `wanted` depends on, stopping at values for which stop() is true (they are
+// included in `frontier`). Nodes in ascending order.
+struct Slice {
+  std::vector<int32_t> nodes;
+  std::vector<ValueId> frontier;      // stopped values that the slice uses
+  std::vector<ValueId> graph_inputs;  // graph inputs that it uses
+};
+Slice backward_slice(const Graph& graph, std::span<const ValueId> wanted,
+                     const std::vector<bool>& stop);
+
+// Largest |a - b| / max(1e-6, max |b|); infinity when sizes differ or a value is not finite.
+double relative_difference(std::span<const float> a, std::span<const float> b);
+
+// Deterministic values in [-1, 1).
+std::vector<float> probe_values(size_t count, uint32_t seed);
+
+}  // namespace nibble::graph
