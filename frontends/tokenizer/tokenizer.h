@@ -41,14 +41,16 @@ class Tokenizer {
 class StreamDecoder {
  public:
   StreamDecoder(const Tokenizer& tokenizer, bool skip_special);
+  StreamDecoder(StreamDecoder&&) noexcept;
+  StreamDecoder& operator=(StreamDecoder&&) noexcept;
+  ~StreamDecoder();
   std::string push(int32_t id);
-  std::string finish();  // what is left, invalid bytes as U+FFFD
+  // What is left, a cut off character as U+FFFD; then ready for another text.
+  std::string finish();
 
  private:
-  const Tokenizer* tokenizer_;
-  bool skip_special_;
-  std::string pending_;
-  bool started_ = false;
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace nibble::frontends

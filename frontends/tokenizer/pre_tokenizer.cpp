@@ -1,0 +1,181 @@
+#include "frontends/tokenizer/pre_tokenizer.h"
+
+#include <algorithm>
+
+#include "frontends/tokenizer/pattern.h"
+#include "frontends/tokenizer/unicode.h"
+
+namespace nibble::frontends {
+namespace {
+
+// GPT-2's words: contractions, letters, numbers and the rest, each with the space before it.
+constexpr const char* kByteLevelExpression =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+
+enum class Behavior : uint8_t { removed, isolated, with_previous, with_next, contiguous };
+
+Behavior parse_behavior(const JsonView& json) {
+  const std::string& name = json.string();
+  if (name == "Removed") return Behavior::removed;
+  if (name == "Isolated") return Behavior::isolated;
+  if (name == "MergedWithPrevious") return Behavior::with_previous;
+  if (name == "MergedWithNext") return Behavior::with_next;
+  if (name == "Contiguous") return Behavior::contiguous;
+  fail("{} is \"{}\", which is no behaviour of a split.", json.where(), name);
+}
+
+// Joins a match to the span before it (in the order given), unless that was a match as well.
+std::vector<Span> merge_matches(const std::vector<Span>& spans) {
+  std::vector<Span> out;
+  bool previous_match = false;
+  for (const Span& span : spans) {
+    if (span.match && !previous_match && !out.empty()) {
+      out.back().begin = std::min(out.back().begin, span.begin);
+      out.back().end = std::max(out.back().end, span.end);
+    } else {
+      out.push_back(span);
+    }
+    previous_match = span.match;
+  }
+  return out;
+}
+
+std::vector<Span> join(std::vector<Span> spans, Behavior behavior) {
+  switch (behavior) {
+    case Behavior::isolated:
+      return spans;
+    case Behavior::removed:
+      std::erase_if(spans, [](const Span& span) { return span.match; });
+      return spans;
+    case Behavior::with_previous:
+      return merge_matches(spans);
+    case Behavior::with_next: {
+      std::reverse(spans.begin(), spans.end());
+      spans = merge_matches(spans);
+      std::reverse(spans.begin(), spans.end());
+      return spans;
+    }
+    case Behavior::contiguous: {
+      std::vector<Span> out;
+      for (const Span& span : spans) {
+        if (!out.empty() && out.back().match == span.match) {
+          out.back().end = span.end;
+        } else {
+          out.push_back(span);
+        }
+      }
+      return out;
+    }
+  }
+  return spans;
+}
+
+void split(const Word& word, const Pattern& pattern, Behavior behavior, bool invert,
+           std::vector<Word>& out) {
+  std::vector<Span> spans = pattern.find(word.text);
+  if (invert) {
+    for (Span& span : spans) span.match = !span.match;
+  }
+  for (const Span& span : join(std::move(spans), behavior)) {
+    out.push_back(
+        {word.text.substr(span.begin, span.end - span.begin), word.at_start && span.begin == 0});
+  }
+}
+
+PreTokenizer::Step split_step(Pattern pattern, Behavior behavior, bool invert = false) {
+  return [pattern = std::move(pattern), behavior, invert](Word word, std::vector<Word>& out) {
+    split(word, pattern, behavior, invert, out);
+  };
+}
+
+PreTokenizer::Step byte_level(const JsonView& json) {
+  bool prefix = json.boolean_or("add_prefix_space", true);
+  bool use_regex = json.boolean_or("use_regex", true);
+  Pattern pattern = Pattern::regex(kByteLevelExpression, "The expression of ByteLevel");
+  return [prefix, use_regex, pattern](Word word, std::vector<Word>& out) {
+    if (prefix && !word.text.starts_with(' ')) word.text.insert(0, " ");
+    size_t first = out.size();
+    if (use_regex) {
+      split(word, pattern, Behavior::isolated, false, out);
+    } else {
+      out.push_back(std::move(word));
+    }
+    for (size_t i = first; i < out.size(); ++i) out[i].text = bytes_to_characters(out[i].text);
+  };
+}
+
+PreTokenizer::Step metaspace(const JsonView& json) {
+  std::string replacement = json.at("replacement").string();
+  if (replacement.empty() || utf8_length(replacement[0]) != replacement.size()) {
+    fail("{} should be one character, found \"{}\".", json.at("replacement").where(), replacement);
+  }
+  std::string scheme = json.string_or(
+      "prepend_scheme", json.boolean_or("add_prefix_space", true) ? "always" : "never");
+  if (scheme != "always" && scheme != "first" && scheme != "never") {
+    fail("{} is \"{}\", expected always, first or never.", json.at("prepend_scheme").where(),
+         scheme);
+  }
+  bool cut = json.boolean_or("split", true);
+  return [=, spaces = Pattern::literal(" "), marks = Pattern::literal(replacement)](
+             Word word, std::vector<Word>& out) {
+    word.text = spaces.replace_all(word.text, replacement);
+    bool prepend = scheme == "always" || (scheme == "first" && word.at_start);
+    if (prepend && !word.text.starts_with(replacement)) word.text.insert(0, replacement);
+    if (cut) {
+      split(word, marks, Behavior::with_next, false, out);
+    } else {
+      out.push_back(std::move(word));
+    }
+  };
+}
+
+}  // namespace
+
+void PreTokenizer::add(const JsonView& json, int depth) {
+  if (depth > 8) fail("{} nests sequences more than 8 deep.", json.where());
+  const std::string& type = json.type();
+  if (type == "Sequence") {
+    for (const JsonView& item : json.at("pretokenizers").items()) add(item, depth + 1);
+  } else if (type == "ByteLevel") {
+    steps.push_back(byte_level(json));
+  } else if (type == "Metaspace") {
+    steps.push_back(metaspace(json));
+  } else if (type == "Split") {
+    steps.push_back(split_step(Pattern::from_json(json.at("pattern")),
+                               parse_behavior(json.at("behavior")),
+                               json.boolean_or("invert", false)));
+  } else if (type == "Digits") {
+    bool individual = json.boolean_or("individual_digits", false);
+    steps.push_back(split_step(Pattern::characters(is_numeric),
+                               individual ? Behavior::isolated : Behavior::contiguous));
+  } else if (type == "Punctuation") {
+    auto behavior = json.find("behavior");
+    steps.push_back(split_step(Pattern::characters(is_punctuation),
+                               behavior ? parse_behavior(*behavior) : Behavior::isolated));
+  } else if (type == "Whitespace") {
+    steps.push_back(split_step(Pattern::regex(R"(\w+|[^\w\s]+)", "The expression of Whitespace"),
+                               Behavior::removed, true));
+  } else if (type == "WhitespaceSplit") {
+    steps.push_back(split_step(Pattern::characters(is_white_space), Behavior::removed));
+  } else if (type == "CharDelimiterSplit") {
+    const JsonView delimiter = json.at("delimiter");
+    if (delimiter.string().empty()) fail("{} is empty.", delimiter.where());
+    steps.push_back(split_step(Pattern::literal(delimiter.string()), Behavior::removed));
+  } else {
+    fail("{} is a pre-tokenizer of type \"{}\", which is not supported.", json.where(), type);
+  }
+}
+
+std::vector<Word> PreTokenizer::apply(Word word) const {
+  std::vector<Word> words{std::move(word)};
+  for (const Step& step : steps) {
+    std::vector<Word> next;
+    next.reserve(words.size());
+    for (Word& w : words) step(std::move(w), next);
+    std::erase_if(next, [](const Word& w) { return w.text.empty(); });
+    words = std::move(next);
+  }
+  return words;
+}
+
+}  // namespace nibble::frontends

@@ -1,0 +1,27 @@
+// The "pre_tokenizer" of tokenizer.json: cuts text into the words that the model then tokenizes one
+// by one. Private to the tokenizer.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "frontends/tokenizer/json_view.h"
+
+namespace nibble::frontends {
+
+struct Word {
+  std::string text;
+  bool at_start = false;  // begins where the whole input begins
+};
+
+// Steps in order, each from one word to several; no steps: one word. Empty words are dropped.
+struct PreTokenizer {
+  using Step = std::function<void(Word, std::vector<Word>& out)>;
+  std::vector<Step> steps;
+
+  void add(const JsonView& json, int depth = 0);
+  std::vector<Word> apply(Word word) const;
+};
+
+}  // namespace nibble::frontends

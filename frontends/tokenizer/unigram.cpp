@@ -1,0 +1,127 @@
+// Unigram: the segmentation of a word with the highest sum of token scores (Viterbi). A character
+// without a token of its own is unknown, ten below the worst score; unknowns in a row are one.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "frontends/tokenizer/model.h"
+#include "frontends/tokenizer/unicode.h"
+
+namespace nibble::frontends {
+namespace {
+
+constexpr double kUnknownPenalty = 10;
+
+class Unigram : public Model {
+ public:
+  explicit Unigram(const JsonView& json);
+  void tokenize(std::string_view word, std::vector<int32_t>& ids) const override;
+
+ private:
+  // The best way to reach a byte of the word: the token that ends there.
+  struct Node {
+    double score = 0;
+    int32_t id = 0;
+    size_t begin = std::string::npos;  // npos: not reached
+  };
+  std::vector<Node> best_paths(std::string_view word) const;
+  void append_unknown(std::string_view text, std::vector<int32_t>& ids) const;
+
+  std::string origin_;
+  std::vector<double> scores_;
+  size_t longest_ = 0;  // token, in bytes
+  double unknown_score_ = 0;
+  int32_t unknown_ = -1;
+  bool byte_fallback_ = false;
+};
+
+Unigram::Unigram(const JsonView& json) : origin_(json.origin()) {
+  double lowest = std::numeric_limits<double>::infinity();
+  for (const JsonView& entry : json.at("vocab").items()) {
+    if (!entry.json().is_array() || entry.json().size() != 2) entry.mismatch("a pair");
+    std::vector<JsonView> pair = entry.items();
+    const std::string& token = pair[0].string();
+    if (token.empty()) fail("{} is an empty token.", entry.where());
+    if (!vocabulary_.emplace(token, static_cast<int32_t>(scores_.size())).second) {
+      fail("{} repeats the token \"{}\".", entry.where(), token);
+    }
+    scores_.push_back(pair[1].number());
+    lowest = std::min(lowest, scores_.back());
+    longest_ = std::max(longest_, token.size());
+  }
+  unknown_score_ = lowest - kUnknownPenalty;
+  if (auto unknown = json.find("unk_id")) {
+    unknown_ = read_id(*unknown);
+    if (static_cast<size_t>(unknown_) >= scores_.size()) {
+      fail("{} is {}, but the vocabulary has {} tokens.", unknown->where(), unknown_,
+           scores_.size());
+    }
+  }
+  byte_fallback_ = json.boolean_or("byte_fallback", false);
+}
+
+std::vector<Unigram::Node> Unigram::best_paths(std::string_view word) const {
+  std::vector<Node> nodes(word.size() + 1);
+  auto offer = [&](size_t begin, size_t end, int32_t id, double score) {
+    score += nodes[begin].score;
+    if (nodes[end].begin == std::string::npos || score > nodes[end].score) {
+      nodes[end] = {score, id, begin};
+    }
+  };
+  for (size_t at = 0; at < word.size();) {
+    size_t character = utf8_length(word[at]);
+    bool single = false;
+    size_t limit = std::min(word.size() - at, longest_);
+    for (size_t length = character; length <= limit;) {
+      if (int32_t id = id_of(std::string(word.substr(at, length))); id >= 0) {
+        offer(at, at + length, id, scores_[static_cast<size_t>(id)]);
+        single = single || length == character;
+      }
+      if (at + length >= word.size()) break;
+      length += utf8_length(word[at + length]);
+    }
+    if (!single) {
+      if (unknown_ < 0) {
+        fail("{}: the vocabulary has no token for \"{}\" and the model has no unk_id.", origin_,
+             word.substr(at, character));
+      }
+      offer(at, at + character, unknown_, unknown_score_);
+    }
+    at += character;
+  }
+  return nodes;
+}
+
+void Unigram::append_unknown(std::string_view text, std::vector<int32_t>& ids) const {
+  if (byte_fallback_ && append_byte_tokens(text, ids)) return;
+  ids.push_back(unknown_);
+}
+
+void Unigram::tokenize(std::string_view word, std::vector<int32_t>& ids) const {
+  std::vector<Node> nodes = best_paths(word);
+  struct Piece {
+    size_t begin, end;
+  };
+  std::vector<Piece> path;
+  for (size_t end = word.size(); end > 0; end = nodes[end].begin) {
+    path.push_back({nodes[end].begin, end});
+  }
+  std::reverse(path.begin(), path.end());
+  for (size_t i = 0; i < path.size(); ++i) {
+    if (nodes[path[i].end].id != unknown_) {
+      ids.push_back(nodes[path[i].end].id);
+      continue;
+    }
+    size_t begin = path[i].begin;
+    while (i + 1 < path.size() && nodes[path[i + 1].end].id == unknown_) ++i;
+    append_unknown(word.substr(begin, path[i].end - begin), ids);
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Model> make_unigram(const JsonView& json) {
+  return std::make_unique<Unigram>(json);
+}
+
+}  // namespace nibble::frontends

@@ -1,0 +1,340 @@
+// Each component of a tokenizer.json by itself, in small files written here.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "frontends/tokenizer/pattern.h"
+#include "frontends/tokenizer/tokenizer.h"
+#include "frontends/tokenizer/unicode.h"
+#include "jit/error.h"
+
+namespace nibble::frontends {
+namespace {
+
+using Json = nlohmann::json;
+using Strings = std::vector<std::string>;
+
+// A BPE over single characters: the words show as the merges "ab" and "bc" do not cross them.
+Json base() {
+  return Json::parse(R"({
+    "model": {"type": "BPE", "vocab": {"a":0,"b":1,"c":2,"ab":3,"bc":4,"<unk>":5," ":6,"1":7,"2":8,
+      "12":9,"▁":10,"▁a":11,"-":12,"A":13,"é":14,"abc":15},
+      "merges": ["a b", ["b", "c"], "1 2", "▁ a", "ab c"], "unk_token": "<unk>"},
+    "added_tokens": []})");
+}
+
+Strings tokens(const Json& json, const std::string& text, bool add_special = false) {
+  Tokenizer tokenizer = Tokenizer::from_json(json.dump(), "test.json");
+  Strings out;
+  for (int32_t id : tokenizer.encode(text, add_special)) out.push_back(tokenizer.token_of(id));
+  return out;
+}
+
+std::string message_of(const Json& json, const std::string& text = "") {
+  try {
+    Tokenizer::from_json(json.dump(), "test.json").encode(text, false);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+Json with(const char* part, const char* text) {
+  Json json = base();
+  json[part] = Json::parse(text);
+  return json;
+}
+
+TEST(TokenizerParts, BpeMergesLowestRankFirstThenLeftmost) {
+  EXPECT_EQ(tokens(base(), "abc"), (Strings{"abc"}));
+  EXPECT_EQ(tokens(base(), "aabbc"), (Strings{"a", "ab", "bc"}));
+  EXPECT_EQ(tokens(base(), ""), Strings{});
+}
+
+TEST(TokenizerParts, UnknownCharactersFuseOnlyWhenAsked) {
+  EXPECT_EQ(tokens(base(), "axyb"), (Strings{"a", "<unk>", "<unk>", "b"}));
+  Json json = base();
+  json["model"]["fuse_unk"] = true;
+  EXPECT_EQ(tokens(json, "axybz"), (Strings{"a", "<unk>", "b", "<unk>"}));
+  json["model"].erase("unk_token");
+  EXPECT_NE(message_of(json, "ax").find("no token for \"x\""), std::string::npos);
+}
+
+TEST(TokenizerParts, ByteFallbackNeedsEveryByte) {
+  Json json = base();
+  json["model"]["byte_fallback"] = true;
+  json["model"]["vocab"]["<0xC3>"] = 16;
+  EXPECT_EQ(tokens(json, "\xC3\xA0"), (Strings{"<unk>"}));
+  json["model"]["vocab"]["<0xA0>"] = 17;
+  EXPECT_EQ(tokens(json, "\xC3\xA0"), (Strings{"<0xC3>", "<0xA0>"}));
+}
+
+TEST(TokenizerParts, IgnoreMergesTakesWholeWordsFirst) {
+  Json json = base();
+  json["model"]["vocab"]["cab"] = 16;
+  EXPECT_EQ(tokens(json, "cab"), (Strings{"c", "ab"}));
+  json["model"]["ignore_merges"] = true;
+  EXPECT_EQ(tokens(json, "cab"), (Strings{"cab"}));
+}
+
+TEST(TokenizerParts, SplitBehaviours) {
+  auto split = [](const std::string& behavior, bool invert = false) {
+    Json json = base();
+    json["pre_tokenizer"] = {{"type", "Split"},
+                             {"pattern", {{"String", "-"}}},
+                             {"behavior", behavior},
+                             {"invert", invert}};
+    json["model"]["ignore_merges"] = true;
+    json["model"]["merges"] = Json::array();
+    int id = 16;
+    for (const char* word : {"a-", "-b", "--", "a--", "--b"}) json["model"]["vocab"][word] = id++;
+    return json;
+  };
+  EXPECT_EQ(tokens(split("Isolated"), "a--b"), (Strings{"a", "-", "-", "b"}));
+  EXPECT_EQ(tokens(split("Removed"), "a--b"), (Strings{"a", "b"}));
+  EXPECT_EQ(tokens(split("MergedWithPrevious"), "a--b"), (Strings{"a-", "-", "b"}));
+  EXPECT_EQ(tokens(split("MergedWithNext"), "a--b"), (Strings{"a", "-", "-b"}));
+  EXPECT_EQ(tokens(split("Contiguous"), "a--b"), (Strings{"a", "--", "b"}));
+  EXPECT_EQ(tokens(split("Removed", true), "a--b"), (Strings{"-", "-"}));
+}
+
+TEST(TokenizerParts, DigitsAndPunctuation) {
+  EXPECT_EQ(tokens(with("pre_tokenizer", R"({"type":"Digits","individual_digits":false})"), "a12b"),
+            (Strings{"a", "12", "b"}));
+  EXPECT_EQ(tokens(with("pre_tokenizer", R"({"type":"Digits","individual_digits":true})"), "a12b"),
+            (Strings{"a", "1", "2", "b"}));
+  EXPECT_EQ(tokens(with("pre_tokenizer", R"({"type":"Sequence","pretokenizers":[
+      {"type":"Whitespace"},{"type":"Punctuation"}]})"),
+                   "ab -c"),
+            (Strings{"ab", "-", "c"}));
+}
+
+TEST(TokenizerParts, MetaspacePrependsBySchemeAndKeepsWordsApart) {
+  auto scheme = [](const std::string& name) {
+    Json json = with("pre_tokenizer", R"({"type":"Metaspace","replacement":"▁"})");
+    json["pre_tokenizer"]["prepend_scheme"] = name;
+    json["added_tokens"] = Json::parse(R"([{"id":16,"content":"<s>","special":true}])");
+    return json;
+  };
+  EXPECT_EQ(tokens(scheme("always"), "a<s>a a"), (Strings{"▁a", "<s>", "▁a", "▁a"}));
+  EXPECT_EQ(tokens(scheme("first"), "a<s>a a"), (Strings{"▁a", "<s>", "a", "▁a"}));
+  EXPECT_EQ(tokens(scheme("never"), "a<s>a a"), (Strings{"a", "<s>", "a", "▁a"}));
+}
+
+TEST(TokenizerParts, Normalizers) {
+  EXPECT_EQ(tokens(with("normalizer", R"({"type":"NFC"})"), "e\xCC\x81"), (Strings{"é"}));
+  EXPECT_EQ(tokens(with("normalizer", R"({"type":"NFKD"})"), "\xEF\xBC\xA1"), (Strings{"A"}));
+  EXPECT_EQ(tokens(with("normalizer", R"({"type":"Lowercase"})"), "A"), (Strings{"a"}));
+  EXPECT_EQ(tokens(with("normalizer", R"({"type":"Strip","strip_left":true,"strip_right":false})"),
+                   "  a "),
+            (Strings{"a", " "}));
+  EXPECT_EQ(tokens(with("normalizer", R"({"type":"Sequence","normalizers":[
+      {"type":"Prepend","prepend":"-"},
+      {"type":"Replace","pattern":{"Regex":"[^a-]+"},"content":"b"}]})"),
+                   "a12"),
+            (Strings{"-", "ab"}));
+}
+
+TEST(TokenizerParts, AddedTokensLongestLeftmostWithTheirSpaces) {
+  Json json = base();
+  json["added_tokens"] = Json::parse(R"([
+    {"id":16,"content":"<x>","special":true},
+    {"id":17,"content":"<x>a","special":false,"normalized":false},
+    {"id":18,"content":"<l>","special":true,"lstrip":true},
+    {"id":19,"content":"<r>","special":true,"rstrip":true},
+    {"id":20,"content":"cc","special":false,"single_word":true}])");
+  EXPECT_EQ(tokens(json, "a<x>ab"), (Strings{"a", "<x>a", "b"}));
+  EXPECT_EQ(tokens(json, "a  <l> b"), (Strings{"a", "<l>", " ", "b"}));
+  EXPECT_EQ(tokens(json, "a <r>  b"), (Strings{"a", " ", "<r>", "b"}));
+  EXPECT_EQ(tokens(json, "acc cc cca"), (Strings{"a", "c", "c", " ", "cc", " ", "c", "c", "a"}));
+}
+
+TEST(TokenizerParts, NormalizedAddedTokensAreFoundInNormalizedText) {
+  Json json = with("normalizer", R"({"type":"Lowercase"})");
+  json["added_tokens"] = Json::parse(R"([{"id":16,"content":"AB!","normalized":true}])");
+  EXPECT_EQ(tokens(json, "cAb!c"), (Strings{"c", "AB!", "c"}));
+}
+
+TEST(TokenizerParts, TheTemplateGoesAroundTheText) {
+  Json json = with("post_processor", R"({"type":"TemplateProcessing","single":[
+      {"SpecialToken":{"id":"<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}},
+      {"SpecialToken":{"id":"</s>","type_id":0}}],
+      "special_tokens":{"<s>":{"id":"<s>","ids":[5],"tokens":["<s>"]},
+                        "</s>":{"id":"</s>","ids":[2],"tokens":["</s>"]}}})");
+  EXPECT_EQ(tokens(json, "a", true), (Strings{"<unk>", "a", "c"}));
+  EXPECT_EQ(tokens(json, "a", false), (Strings{"a"}));
+  json["post_processor"]["special_tokens"]["<s>"]["ids"][0] = 999;
+  EXPECT_NE(message_of(json).find("the id 999"), std::string::npos);
+}
+
+std::string decoded(const Json& json, const Strings& names, bool skip = false) {
+  Tokenizer tokenizer = Tokenizer::from_json(json.dump(), "test.json");
+  std::vector<int32_t> ids;
+  for (const std::string& name : names) ids.push_back(tokenizer.id_of(name));
+  return tokenizer.decode(ids, skip);
+}
+
+TEST(TokenizerParts, Decoders) {
+  EXPECT_EQ(decoded(base(), {"ab", "c"}), "ab c");
+  EXPECT_EQ(decoded(with("decoder", R"({"type":"Fuse"})"), {"ab", "c"}), "abc");
+  EXPECT_EQ(decoded(with("decoder", R"({"type":"Metaspace","replacement":"▁"})"), {"▁a", "▁a"}),
+            "a a");
+  EXPECT_EQ(decoded(with("decoder", R"({"type":"Sequence","decoders":[
+      {"type":"Fuse"},{"type":"Strip","content":"a","start":1,"stop":2}]})"),
+                    {"a", "a", "b", "a", "a", "a"}),
+            "aba");
+  EXPECT_EQ(decoded(with("decoder", R"({"type":"Strip","content":"a","start":1,"stop":0})"),
+                    {"a", "ab", "ab"}),
+            "bb");
+}
+
+TEST(TokenizerParts, ByteFallbackDecodesRunsAsAWhole) {
+  Json json = with("decoder", R"({"type":"ByteFallback"})");
+  json["model"]["vocab"]["<0xC3>"] = 16;
+  json["model"]["vocab"]["<0xA9>"] = 17;
+  EXPECT_EQ(decoded(json, {"a", "<0xC3>", "<0xA9>", "b"}), "aéb");
+  EXPECT_EQ(decoded(json, {"<0xC3>", "<0xA9>", "<0xC3>", "b"}), "\uFFFD\uFFFD\uFFFDb");
+  EXPECT_EQ(decoded(json, {"<0xC3>"}), "\uFFFD");
+}
+
+TEST(TokenizerParts, SpecialTokensAreSkippedOnlyWhenAsked) {
+  Json json = with("decoder", R"({"type":"Fuse"})");
+  json["added_tokens"] = Json::parse(R"([{"id":16,"content":"<s>","special":true}])");
+  EXPECT_EQ(decoded(json, {"<s>", "a"}, false), "<s>a");
+  EXPECT_EQ(decoded(json, {"<s>", "a"}, true), "a");
+}
+
+TEST(TokenizerParts, UnigramTakesTheBestScore) {
+  Json json = Json::parse(R"({"model": {"type": "Unigram", "unk_id": 0, "vocab":
+      [["<unk>",0],["a",-1],["b",-1],["ab",-1.5],["abb",-9],["c",-2]]},
+      "decoder": {"type": "Fuse"}})");
+  EXPECT_EQ(tokens(json, "abb"), (Strings{"ab", "b"}));
+  EXPECT_EQ(tokens(json, "axxb"), (Strings{"a", "<unk>", "b"}));
+}
+
+TEST(TokenizerParts, PatternsMeanWhatTheirDialectMeans) {
+  // U+180E is no white space; combining marks are word characters; \h is refused.
+  Pattern spaces = Pattern::regex(R"(\s+)", "test");
+  EXPECT_EQ(spaces.replace_all("a\u180E\u2003\u0085 b", "_"), "a\u180E_b");
+  EXPECT_EQ(Pattern::regex(R"([^\S ]+)", "test").replace_all("a \t\nb", "_"), "a _b");
+  EXPECT_EQ(Pattern::regex(R"(\w+)", "test").replace_all("e\u0301-x", "_"), "_-_");
+  EXPECT_EQ(Pattern::regex("[]a]+", "test").replace_all("x]a", "_"), "x_");
+  EXPECT_EQ(Pattern::regex("x*", "test").replace_all("axxb", "_"), "a_b");
+  EXPECT_THROW(Pattern::regex(R"(\h)", "test"), Error);
+  EXPECT_THROW(Pattern::regex("[a[b]]", "test"), Error);
+  EXPECT_THROW(Pattern::regex("(", "test"), Error);
+  EXPECT_THROW(Pattern::regex("a\\", "test"), Error);
+}
+
+TEST(TokenizerParts, MalformedBytesBecomeOneReplacementAPrefix) {
+  auto all = [](std::string bytes) { return take_utf8(bytes, true); };
+  EXPECT_EQ(all("a\xE2\x82z"), "a\uFFFDz");
+  EXPECT_EQ(all("\xC0\xAF"), "\uFFFD\uFFFD");
+  EXPECT_EQ(all("\xED\xA0\x80"), "\uFFFD\uFFFD\uFFFD");
+  EXPECT_EQ(all("\xF0\x9F\x91"), "\uFFFD");
+  std::string cut = "a\xF0\x9F\x91";
+  EXPECT_EQ(take_utf8(cut, false), "a");
+  EXPECT_EQ(cut, "\xF0\x9F\x91");
+}
+
+TEST(TokenizerErrors, NameTheFileTheFieldExpectedAndFound) {
+  EXPECT_THROW(Tokenizer::from_json("{", "x"), Error);
+  EXPECT_THROW(Tokenizer::from_json("", "x"), Error);
+  EXPECT_THROW(Tokenizer::from_json("[]", "x"), Error);
+  EXPECT_THROW(Tokenizer::from_json("{}", "x"), Error);
+  auto expect = [](Json json, const std::string& part) {
+    std::string message = message_of(json, "abc");
+    EXPECT_NE(message.find(part), std::string::npos) << message << "\nlacks " << part;
+    EXPECT_NE(message.find("test.json"), std::string::npos) << message;
+  };
+  Json json = base();
+  json["model"].erase("vocab");
+  expect(json, "no member \"vocab\"");
+  json = base();
+  json["model"]["vocab"] = Json::array();
+  expect(json, "an object");
+  json = base();
+  json["model"]["vocab"]["a"] = "zero";
+  expect(json, "an integer");
+  for (int64_t id : {int64_t{-1}, int64_t{1} << 24, int64_t{1} << 40}) {
+    json["model"]["vocab"]["a"] = id;
+    expect(json, "outside 0..");
+  }
+  json["model"]["vocab"]["a"] = 1;
+  expect(json, "the same id 1");
+  json = base();
+  json["model"]["merges"].push_back("a x");
+  expect(json, "\"x\"");
+  json["model"]["merges"].back() = "a b c";
+  expect(json, "two tokens");
+  json["model"]["merges"].back() = 7;
+  expect(json, "a pair of strings");
+  json = base();
+  json["model"]["unk_token"] = "nowhere";
+  expect(json, "nowhere");
+  json = base();
+  json["model"]["dropout"] = 0.1;
+  expect(json, "dropout");
+}
+
+TEST(TokenizerErrors, NameTheComponentThatIsNotKnown) {
+  for (const char* part : {"normalizer", "pre_tokenizer", "post_processor", "decoder", "model"}) {
+    Json json = base();
+    json[part] = {{"type", "Quantum"}};
+    EXPECT_NE(message_of(json).find("\"Quantum\""), std::string::npos) << part;
+    json[part] = Json::object();
+    EXPECT_NE(message_of(json).find("\"type\""), std::string::npos) << part;
+    json[part] = 7;
+    EXPECT_NE(message_of(json).find("an object"), std::string::npos) << part;
+  }
+}
+
+TEST(TokenizerErrors, NestingWithoutEndIsRefused) {
+  Json inner = {{"type", "Lowercase"}};
+  for (int i = 0; i < 20; ++i) inner = {{"type", "Sequence"}, {"normalizers", {inner}}};
+  Json json = base();
+  json["normalizer"] = inner;
+  EXPECT_NE(message_of(json).find("8 deep"), std::string::npos);
+}
+
+TEST(TokenizerErrors, AddedTokensThatContradict) {
+  auto message = [](const char* tokens) {
+    Json json = base();
+    json["added_tokens"] = Json::parse(tokens);
+    return message_of(json);
+  };
+  EXPECT_EQ(message(R"([{"id":0,"content":"a"}])"), "no error");
+  EXPECT_NE(message(R"([{"id":0,"content":"z"}])").find("the id of \"a\""), std::string::npos);
+  EXPECT_NE(message(R"([{"id":40,"content":"a"}])").find("gives it 0"), std::string::npos);
+  EXPECT_NE(message(R"([{"id":40,"content":"y"},{"id":41,"content":"y"}])").find("repeats"),
+            std::string::npos);
+  EXPECT_NE(message(R"([{"id":40,"content":"y"},{"id":40,"content":"z"}])").find("the id of \"y\""),
+            std::string::npos);
+  EXPECT_NE(message(R"([{"id":40,"content":""}])").find("empty"), std::string::npos);
+}
+
+TEST(TokenizerErrors, IdsOutOfRangeAndTextThatIsNotUtf8) {
+  Tokenizer tokenizer = Tokenizer::from_json(base().dump(), "test.json");
+  EXPECT_THROW(tokenizer.decode({16}, false), Error);
+  EXPECT_THROW(tokenizer.decode({-1}, false), Error);
+  EXPECT_THROW(tokenizer.token_of(1 << 30), Error);
+  EXPECT_EQ(tokenizer.id_of("nowhere"), -1);
+  EXPECT_THROW(tokenizer.encode("a\xFF", false), Error);
+}
+
+// Cut or changed anywhere, a file loads or is refused with an Error; nothing else.
+TEST(TokenizerErrors, DamagedFiles) {
+  std::string text = base().dump();
+  for (size_t i = 0; i < text.size(); ++i) {
+    EXPECT_THROW(Tokenizer::from_json(text.substr(0, i), "x"), Error);
+    std::string flipped = text;
+    flipped[i] = static_cast<char>(flipped[i] ^ (1 << (i % 7)));
+    try {
+      Tokenizer::from_json(flipped, "x").encode("abc", true);
+    } catch (const Error&) {
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nibble::frontends
