@@ -5,15 +5,16 @@
 // (with fma for sums of squares), then the tree l + (l+8), l + (l+4), l + (l+2), l + (l+1).
 //
 //   rms_norm    s = x (+ residual); y = (s * (1 / sqrt(sum(s^2)/n + eps))) * weight
-//   layer_norm  mean = sum(s)/n; d = s - mean; y = (d * (1 / sqrt(sum(d^2)/n + eps))) * weight (+
-//   bias) quantize    per group: amax = max|x|; scale = amax / 127; q = round_even(x * (127 /
-//   amax)), 0 when
-//               amax is 0; sum = -zero * sum(q). q is padded with zeros to a multiple of 8.
-//               A non-finite x gives a NaN scale: the poison stays visible.
-//   rope        head rows in place: (a, b) -> (a*cos - b*sin, b*cos + a*sin), as fma(a, cos,
-//   -(b*sin)) and
-//               fma(b, cos, a*sin) with the products in parentheses rounded
-//   softmax     y = exp(x - max) / sum
+//   layer_norm  mean = sum(s)/n; d = s - mean; y = (d * (1 / sqrt(sum(d^2)/n + eps))) * weight
+//               (+ bias)
+//   quantize    per group: amax = max|x|; scale = amax / 127; q = round_even(x * (127 / amax)), 0
+//               when amax < kQuantizeTiny (127 / amax would overflow); sum = -zero * sum(q).
+//               q is padded with zeros to a multiple of 8. A group is a multiple of 8 long.
+//               A non-finite x gives a NaN scale and q = 0: the poison stays visible.
+//   rope        head rows in place: (a, b) -> (a*cos - b*sin, b*cos + a*sin), as
+//               fma(a, cos, -(b*sin)) and fma(b, cos, a*sin), the inner products rounded;
+//               row r's cos and sin are the rotary/2 floats at x2 and x3 + r * x2_stride
+//   softmax     y = exp(x - max) / sum; max skips NaN, the sum does not
 //   activation  y = act(x);  gate: y = act(x) * x2;  add: y = x + x2
 #pragma once
 
@@ -22,6 +23,8 @@
 #include "jit/kernel_spec.h"
 
 namespace nibble::jit {
+
+inline constexpr float kQuantizeTiny = 0x1p-100F;
 
 struct RowArgs {
   const float* x = nullptr;

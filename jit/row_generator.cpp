@@ -1,0 +1,319 @@
+#include "jit/row_generator.h"
+
+#include <cstddef>
+#include <functional>
+
+#include "jit/compiler_math.h"
+#include "jit/error.h"
+#include "jit/row_kernels.h"
+#include "jit/vector_math.h"
+
+namespace nibble::jit {
+namespace {
+
+namespace x86 = asmjit::x86;
+using Gp = CompilerMath::Gp;
+using Mask = CompilerMath::Mask;
+using Mem = CompilerMath::Mem;
+using Reg = CompilerMath::Reg;
+
+// Element i of a row of floats.
+Mem element(const Gp& row, const Gp& i) { return x86::ptr(row, i, 2); }
+
+// One function: a loop over rows around a body that is written once for every ISA.
+class RowGenerator {
+ public:
+  RowGenerator(const RowSpec& spec, Isa isa) : spec_(spec), v_(isa) {}
+
+  std::vector<uint8_t> generate() {
+    row_ = v_.zero_gp("row");
+    const Gp rows = v_.load_gp(v_.field(offsetof(RowArgs, rows)), "rows");
+    v_.loop(row_, rows, 1, [this] { body(); });
+    return v_.finish();
+  }
+
+ private:
+  // A row as a function of its element index; it may be evaluated more than once an element.
+  using Value = std::function<Reg(const Gp& i, const Mask* mask)>;
+
+  // This row of the matrix whose base pointer and stride are fields of RowArgs.
+  Gp row_pointer(size_t base, size_t stride, int element_bytes, const char* name) {
+    Gp pointer = v_.gp(name);
+    v_.cc().mov(pointer, row_);
+    v_.cc().imul(pointer, v_.field(stride));
+    if (element_bytes == 4) v_.cc().shl(pointer, 2);
+    v_.cc().add(pointer, v_.field(base));
+    return pointer;
+  }
+#define NIBBLE_ROW(field, stride) \
+  row_pointer(offsetof(RowArgs, field), offsetof(RowArgs, stride), 4, #field)
+  Gp x_row() { return NIBBLE_ROW(x, x_stride); }
+  Gp x2_row() { return NIBBLE_ROW(x2, x2_stride); }
+  Gp x3_row() { return NIBBLE_ROW(x3, x2_stride); }
+  Gp y_row() { return NIBBLE_ROW(y, y_stride); }
+  Gp sum_row() { return NIBBLE_ROW(sum, sum_stride); }
+#undef NIBBLE_ROW
+
+  void body() {
+    switch (spec_.op) {
+      case RowOp::rms_norm:
+      case RowOp::layer_norm:
+        return norm();
+      case RowOp::quantize:
+        return quantize_only();
+      case RowOp::rope:
+        return rope();
+      case RowOp::softmax:
+        return softmax();
+      case RowOp::activation:
+      case RowOp::gate:
+      case RowOp::add:
+        return elementwise();
+    }
+  }
+
+  // ---- norms ----
+
+  // Stores x + residual where there is one; `use` sees every block of the row to normalise.
+  Gp norm_input(const std::function<void(const Reg&)>& use) {
+    const Gp x = x_row();
+    const Gp i = v_.zero_gp("i");
+    if (!spec_.residual) {
+      v_.blocks(i, spec_.n, [&](const Mask* mask, int) { use(v_.load(element(x, i), mask)); });
+      return x;
+    }
+    const Gp residual = x2_row();
+    const Gp sum = sum_row();
+    v_.blocks(i, spec_.n, [&](const Mask* mask, int) {
+      const Reg s = v_.add(v_.load(element(x, i), mask), v_.load(element(residual, i), mask));
+      v_.store(element(sum, i), s, mask);
+      use(s);
+    });
+    return sum;
+  }
+
+  // 1 / sqrt(squares / n + eps)
+  Reg inverse_deviation(const Reg& squares) {
+    const Reg mean = v_.div(v_.reduce_add(squares), v_.imm(static_cast<float>(spec_.n)));
+    const Reg eps = v_.broadcast(v_.field(offsetof(RowArgs, eps), 4));
+    return v_.div(v_.imm(1.0F), v_.sqrt(v_.add(mean, eps)));
+  }
+
+  void norm() {
+    const bool layer = spec_.op == RowOp::layer_norm;
+    const Reg total = v_.accumulator(v_.imm(0.0F));
+    const Gp s = norm_input([&](const Reg& x) {
+      if (layer) {
+        v_.assign(total, v_.add(total, x));
+      } else {
+        v_.fma_into(total, x, x);
+      }
+    });
+    Reg mean = total;
+    Reg squares = total;
+    if (layer) {
+      mean = v_.div(v_.reduce_add(total), v_.imm(static_cast<float>(spec_.n)));
+      squares = v_.accumulator(v_.imm(0.0F));
+      const Gp i = v_.zero_gp("i");
+      v_.blocks(i, spec_.n, [&](const Mask* mask, int) {
+        Reg d = v_.sub(v_.load(element(s, i), mask), mean);
+        if (mask != nullptr) d = v_.keep(*mask, d);
+        v_.fma_into(squares, d, d);
+      });
+    }
+    const Reg inverse = inverse_deviation(squares);
+    const Gp weight = v_.load_gp(v_.field(offsetof(RowArgs, weight)), "weight");
+    const Gp bias = spec_.bias ? v_.load_gp(v_.field(offsetof(RowArgs, bias)), "bias") : weight;
+    norm_output([&](const Gp& i, const Mask* mask) {
+      Reg d = v_.load(element(s, i), mask);
+      if (layer) d = v_.sub(d, mean);
+      const Reg y = v_.mul(v_.mul(d, inverse), v_.load(element(weight, i), mask));
+      return spec_.bias ? v_.add(y, v_.load(element(bias, i), mask)) : y;
+    });
+  }
+
+  void norm_output(const Value& value) {
+    if (!spec_.quantize) {
+      const Gp y = y_row();
+      const Gp i = v_.zero_gp("i");
+      v_.blocks(i, spec_.n,
+                [&](const Mask* mask, int) { v_.store(element(y, i), value(i, mask), mask); });
+      return;
+    }
+    if (!spec_.f32_out) return quantize_row(value, value);
+    // The first pass stores y, which may replace the row it is computed from; the second reads y.
+    const Gp y = y_row();
+    quantize_row(
+        [&](const Gp& i, const Mask* mask) {
+          const Reg result = value(i, mask);
+          v_.store(element(y, i), result, mask);
+          return result;
+        },
+        [&](const Gp& i, const Mask* mask) { return v_.load(element(y, i), mask); });
+  }
+
+  // ---- quantization ----
+
+  void quantize_only() {
+    const Gp x = x_row();
+    const Value value = [&](const Gp& i, const Mask* mask) { return v_.load(element(x, i), mask); };
+    quantize_row(value, value);
+  }
+
+  // `first` and `second` give the same values in the two passes over each group.
+  void quantize_row(const Value& first, const Value& second) {
+    const int64_t group = spec_.group == 0 || spec_.group > spec_.n ? spec_.n : spec_.group;
+    q_ = row_pointer(offsetof(RowArgs, q), offsetof(RowArgs, q_stride), 1, "q");
+    q_scale_ = row_pointer(offsetof(RowArgs, q_scale), offsetof(RowArgs, q_groups), 4, "q_scale");
+    q_sum_ = row_pointer(offsetof(RowArgs, q_sum), offsetof(RowArgs, q_groups), 4, "q_sum");
+    const Gp begin = v_.zero_gp("begin");
+    const int64_t whole = spec_.n - spec_.n % group;
+    v_.loop(begin, whole, group, [&] { quantize_group(begin, group, first, second); });
+    if (whole < spec_.n) quantize_group(begin, spec_.n - whole, first, second);
+  }
+
+  void quantize_group(const Gp& begin, int64_t length, const Value& first, const Value& second) {
+    // The bits of magnitudes order as integers, with infinity and NaN on top.
+    const Reg largest = v_.accumulator(v_.imm(0.0F));
+    const Gp i = copy(begin, "i");
+    v_.blocks(i, length, [&](const Mask* mask, int) {
+      Reg x = v_.abs(first(i, mask));
+      if (mask != nullptr) x = v_.keep(*mask, x);
+      v_.assign(largest, v_.int_max(largest, x));
+    });
+    const Reg amax = v_.reduce_int_max(largest);
+    const Reg scale = v_.add(v_.div(amax, v_.imm(127.0F)), v_.sub(amax, amax));
+    v_.store_lane0(x86::dword_ptr(q_scale_), scale);
+    constexpr uint32_t kInfinity = 0x7F800000U;
+    const uint32_t below_tiny = std::bit_cast<uint32_t>(kQuantizeTiny) - 1;
+    const Mask usable = v_.both(v_.int_greater(amax, v_.imm_bits(below_tiny)),
+                                v_.int_greater(v_.imm_bits(kInfinity), amax));
+    const Reg inverse = v_.div(v_.imm(127.0F), amax);
+    const Reg total = v_.accumulator(v_.imm(0.0F));
+    v_.cc().mov(i, begin);
+    v_.blocks(i, length, [&](const Mask* mask, int lanes) {
+      Reg q = v_.keep(usable, v_.to_int(v_.mul(second(i, mask), inverse)));
+      if (mask != nullptr) q = v_.keep(*mask, q);
+      v_.assign(total, v_.int_add(total, q));
+      v_.store_int8(x86::ptr(q_, i), q, lanes <= 8 ? 8 : 16);
+    });
+    const Gp sum = v_.gp("sum");
+    v_.cc().vmovd(sum.r32(), v_.reduce_int_add(total).part[0].xmm());
+    v_.cc().imul(sum.r32(), sum.r32(), -spec_.zero);
+    v_.cc().mov(x86::dword_ptr(q_sum_), sum.r32());
+    v_.cc().add(q_scale_, 4);
+    v_.cc().add(q_sum_, 4);
+  }
+
+  // ---- rope ----
+
+  void rope() {
+    const Gp cos = x2_row();
+    const Gp sin = x3_row();
+    const Gp head = y_row();
+    const Gp heads = v_.load_gp(v_.field(offsetof(RowArgs, heads)), "heads");
+    const Gp h = v_.zero_gp("h");
+    v_.loop(h, heads, 1, [&] {
+      if (spec_.interleaved) {
+        rotate_neighbours(head, cos, sin);
+      } else {
+        rotate_halves(head, cos, sin);
+      }
+      v_.cc().add(head, spec_.n * 4);
+    });
+  }
+
+  void rotate_halves(const Gp& head, const Gp& cos_row, const Gp& sin_row) {
+    const int64_t half = spec_.rotary / 2;
+    const Gp i = v_.zero_gp("i");
+    v_.blocks(i, half, [&](const Mask* mask, int) {
+      const Mem first = element(head, i);
+      const Mem second = first.cloneAdjusted(half * 4);
+      const Reg a = v_.load(first, mask);
+      const Reg b = v_.load(second, mask);
+      const Reg cos = v_.load(element(cos_row, i), mask);
+      const Reg sin = v_.load(element(sin_row, i), mask);
+      v_.store(first, v_.fma(a, cos, v_.neg(v_.mul(b, sin))), mask);
+      v_.store(second, v_.fma(b, cos, v_.mul(a, sin)), mask);
+    });
+  }
+
+  // Eight pairs a block. With the pair swapped, both halves of the rotation are one fmaddsub: even
+  // lanes a * cos - b * sin, odd lanes b * cos + a * sin.
+  void rotate_neighbours(const Gp& head, const Gp& cos_row, const Gp& sin_row) {
+    const Gp i = v_.zero_gp("i");
+    v_.blocks(i, spec_.rotary, [&](const Mask* mask, int lanes) {
+      const Reg x = v_.load(element(head, i), mask);
+      const Reg cos = v_.load_twice(x86::ptr(cos_row, i, 1), lanes / 2);
+      const Reg sin = v_.load_twice(x86::ptr(sin_row, i, 1), lanes / 2);
+      const Reg turned = v_.mul(v_.swap_neighbours(x), sin);
+      v_.store(element(head, i), v_.fma_sub_add(x, cos, turned), mask);
+    });
+  }
+
+  // ---- softmax and elementwise ----
+
+  void softmax() {
+    const Gp x = x_row();
+    const Gp y = y_row();
+    const Gp n = v_.load_gp(v_.field(offsetof(RowArgs, n)), "n");
+    const Gp i = v_.gp("i");
+    constexpr uint32_t kMinusInfinity = 0xFF800000U;
+    const Reg lowest = v_.imm_bits(kMinusInfinity);
+    const Reg largest = v_.accumulator(lowest);
+    v_.blocks(i, n, [&](const Mask* mask, int) {
+      Reg value = v_.load(element(x, i), mask);
+      if (mask != nullptr) value = v_.select(*mask, value, lowest);
+      v_.assign(largest, v_.max(value, largest));
+    });
+    const Reg max = v_.reduce_max(largest);
+    const Reg total = v_.accumulator(v_.imm(0.0F));
+    v_.blocks(i, n, [&](const Mask* mask, int) {
+      Reg p = vector_exp(v_, v_.sub(v_.load(element(x, i), mask), max));
+      if (mask != nullptr) p = v_.keep(*mask, p);
+      v_.store(element(y, i), p, mask);
+      v_.assign(total, v_.add(total, p));
+    });
+    const Reg sum = v_.reduce_add(total);
+    v_.blocks(i, n, [&](const Mask* mask, int) {
+      v_.store(element(y, i), v_.div(v_.load(element(y, i), mask), sum), mask);
+    });
+  }
+
+  void elementwise() {
+    const Gp x = x_row();
+    const Gp x2 = spec_.op == RowOp::activation ? x : x2_row();
+    const Gp y = y_row();
+    const Gp i = v_.zero_gp("i");
+    v_.blocks(i, spec_.n, [&](const Mask* mask, int) {
+      Reg value = v_.load(element(x, i), mask);
+      if (spec_.op == RowOp::add) {
+        value = v_.add(value, v_.load(element(x2, i), mask));
+      } else {
+        value = vector_activation(v_, spec_.activation, value);
+        if (spec_.op == RowOp::gate) value = v_.mul(value, v_.load(element(x2, i), mask));
+      }
+      v_.store(element(y, i), value, mask);
+    });
+  }
+
+  Gp copy(const Gp& from, const char* name) {
+    Gp to = v_.gp(name);
+    v_.cc().mov(to, from);
+    return to;
+  }
+
+  RowSpec spec_;
+  CompilerMath v_;
+  Gp row_;
+  Gp q_, q_scale_, q_sum_;  // this row's; scale and sum move on group by group
+};
+
+}  // namespace
+
+std::vector<uint8_t> generate_row(const RowSpec& spec, Isa isa) {
+  check_row_spec(spec);
+  return RowGenerator(spec, isa).generate();
+}
+
+}  // namespace nibble::jit
