@@ -7,9 +7,12 @@
 //   16   u64      offset of the directory      32  u64  file size
 //   24   u64      bytes of the directory       40  u32  CRC-32C of the directory
 //   44   u32      CRC-32C of bytes 0..43       48  zeros to 64
-//   64   sections, each aligned to 64 (weights to 4096), then the directory: per section its name,
-//   offset,
-//        bytes and one CRC-32C per 1 MiB of its data. All integers little-endian.
+//   64   sections, each aligned to 64 (weights to 4096), the gaps zero; then the directory, aligned
+//        to 64, to the end of the file: per section
+//          u64 offset, u64 bytes, u64 bytes of its name, the name, u32 CRC-32C per 1 MiB of its
+//          data
+//        in the order of their offsets. All integers little-endian. Every bit of the file counts:
+//        one that flips is noticed when check sums are verified.
 #pragma once
 
 #include <cstddef>
@@ -27,7 +30,10 @@
 
 namespace nibble::runtime {
 
+// CRC-32C; `seed` is the check of what came before. The second form is what a machine without
+// SSE4.2 runs.
 uint32_t crc32c(std::span<const std::byte> bytes, uint32_t seed = 0);
+uint32_t crc32c_by_table(std::span<const std::byte> bytes, uint32_t seed = 0);
 
 class NibWriter {
  public:
