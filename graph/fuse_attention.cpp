@@ -91,7 +91,7 @@ class RegionFinder {
       for (int32_t user : links_.consumers(at)) {
         const Node& node = graph_.nodes[static_cast<size_t>(user)];
         if (node.is("MatMul") && node.inputs[0] == at) return node;
-        if (node.is("IsNaN")) continue;
+        if (node.is("IsNaN") || node.is("Shape")) continue;
         if (next != nullptr) throw NotAttention("the probabilities have several users");
         next = &node;
       }
@@ -102,13 +102,24 @@ class RegionFinder {
     }
   }
 
+  // The one node that uses the data of a value (Shape uses none).
+  const Node& only_user(ValueId id) const {
+    const Node* user = nullptr;
+    for (int32_t index : links_.consumers(id)) {
+      const Node& node = graph_.nodes[static_cast<size_t>(index)];
+      if (node.is("Shape")) continue;
+      if (user != nullptr) throw NotAttention("attention's output has several users");
+      user = &node;
+    }
+    if (user == nullptr) throw NotAttention("attention's output has no user");
+    return *user;
+  }
+
   // The value that the output projection multiplies.
   ValueId output_below(ValueId mixed) const {
     ValueId at = mixed;
     for (;;) {
-      if (links_.consumers(at).size() != 1)
-        throw NotAttention("attention's output has several users");
-      const Node& node = graph_.nodes[static_cast<size_t>(links_.consumers(at)[0])];
+      const Node& node = only_user(at);
       if (node.is("Linear", kNibbleDomain)) return at;
       if (!moves_data(node)) {
         throw NotAttention("node '" + node.name + "' (" + node.op +

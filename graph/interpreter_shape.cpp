@@ -31,7 +31,8 @@ Outputs op_constant(const OpCall& call) {
     return {Array::of({}, std::vector<float>{node.get_float("value_float")})};
   }
   std::vector<int64_t> values = node.get_ints("value_ints");
-  return {Array::of({static_cast<int64_t>(values.size())}, std::move(values))};
+  const Shape shape = {static_cast<int64_t>(values.size())};
+  return {Array::of(shape, std::move(values))};
 }
 
 Outputs op_constant_of_shape(const OpCall& call) {
@@ -351,7 +352,8 @@ Outputs op_range(const OpCall& call) {
     for (size_t i = 0; i < values.size(); ++i) {
       values[i] = static_cast<float>(from + static_cast<double>(i) * step);
     }
-    return {Array::of({static_cast<int64_t>(values.size())}, std::move(values))};
+    const Shape shape = {static_cast<int64_t>(values.size())};
+    return {Array::of(shape, std::move(values))};
   }
   const int64_t from = one_int(start), to = one_int(limit), step = one_int(delta);
   if (step == 0) fail("The step of a range is 0.");
@@ -363,7 +365,8 @@ Outputs op_range(const OpCall& call) {
     }
     if (__builtin_add_overflow(at, step, &at)) break;
   }
-  return {Array::of({static_cast<int64_t>(values.size())}, std::move(values))};
+  const Shape shape = {static_cast<int64_t>(values.size())};
+  return {Array::of(shape, std::move(values))};
 }
 
 Outputs op_trilu(const OpCall& call) {
