@@ -31,7 +31,7 @@ enum class Activation : uint8_t { none, silu, gelu, gelu_tanh, quick_gelu, relu 
 // once. Then, in this order: acc += bias[n]; gate: out = act(acc_even_block) * acc_odd_block, else
 // out = act(acc); out += residual.
 struct GemmSpec {
-  WeightFormat weight;
+  WeightFormat weight{};
   ActType act = ActType::s8;
   int64_t n = 0, k = 0;
   bool bias = false;
@@ -90,7 +90,7 @@ struct Tiling {
 struct KernelKey {
   KernelSpec spec;
   Isa isa = Isa::avx2;
-  Tiling tiling;  // ignored (default) for row and attention kernels
+  Tiling tiling{};  // ignored (default) for row and attention kernels
   friend bool operator==(const KernelKey&, const KernelKey&) = default;
 };
 
