@@ -1,0 +1,43 @@
+// Where the tests' models lie and what their reference answers are. The models are not part of the
+// repository: tests that need them say NIBBLE_NEED_MODELS() first.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "tests/support/npy.h"
+#include "tests/support/shared_files.h"
+
+namespace nibble::test {
+
+// The 20 decoder families that the zoo has as TorchScript exports, in alphabetic order.
+std::span<const std::string> zoo_families();
+std::string zoo_folder(const std::string& family);
+// "onnx-fp32", "onnx-fp16" or "hf".
+std::string tale_folder(const std::string& variant);
+
+struct Reference {
+  Npy<int64_t> input_ids;               // [batch][length]
+  Npy<float> logits;                    // [batch][length][vocabulary]
+  std::vector<int32_t> prompt, greedy;  // what greedy decoding continues the prompt with
+  int64_t batch() const { return input_ids.shape[0]; }
+  int64_t length() const { return input_ids.shape[1]; }
+  int64_t vocabulary() const { return logits.shape[2]; }
+  std::vector<int32_t> ids(int64_t row) const;
+  std::span<const float> row_logits(int64_t row) const;
+};
+Reference zoo_reference(const std::string& family);
+Reference tale_reference();  // no prompt
+
+float max_abs(std::span<const float> values);
+// max |a - b|; NaN where either has one, and infinity when the lengths differ.
+float max_abs_difference(std::span<const float> a, std::span<const float> b);
+int32_t argmax(std::span<const float> values);
+
+}  // namespace nibble::test
+
+// In a test: ends it, loudly, when there are no models.
+#define NIBBLE_NEED_MODELS() \
+  if (nibble::test::shared_folder().empty()) GTEST_SKIP() << nibble::test::skip_reason()
