@@ -1,0 +1,322 @@
+// What all ISAs share of a tile: pointers, the group's fold, dequantizing, the k loop's moves.
+#include "jit/emitter.h"
+
+#include <algorithm>
+#include <cstddef>
+
+#include "jit/emitter_isa.h"
+#include "jit/error.h"
+
+namespace nibble::jit {
+namespace {
+
+constexpr int kRowsPerPointer = 5;  // base + {0, 1, 2, 3, 4} strides
+constexpr int kLineBytes = 64;
+constexpr int kActBytesPerStep = 4;
+
+bool has_byte_lines(const GemmSpec& spec, const Tiling& tiling) {
+  return spec.weight.type == WeightType::u8 || tiling.panel;
+}
+
+int line_steps(const GemmSpec& spec, const Tiling& tiling) {
+  const bool s8 = spec.act == ActType::s8;
+  if (spec.weight.type == WeightType::f32) return 1;
+  if (has_byte_lines(spec, tiling)) return s8 ? 1 : 4;
+  return s8 ? 2 : 8;
+}
+
+int scale_bytes(const GemmSpec& spec) { return spec.weight.scale == ScaleType::f16 ? 2 : 4; }
+
+}  // namespace
+
+Emitter::Emitter(Assembler& out, const GemmSpec& spec, const Tiling& tiling,
+                 const RegisterPlan& plan)
+    : out_(out),
+      spec_(spec),
+      tiling_(tiling),
+      plan_(plan),
+      shape_(packed_shape(spec.weight, spec.n, spec.k)),
+      bytes_in_lines_(has_byte_lines(spec, tiling)),
+      steps_per_line_(line_steps(spec, tiling)),
+      a_ptr_{out.r8, out.r9, out.r10, out.r11},
+      a_stride_(out.r12),
+      a_stride3_(out.r13),
+      w_ptr_(out.rsi),
+      w_scale_ptr_(out.rdi),
+      w_zero_ptr_(out.rdx),
+      a_scale_ptr_(out.rbx),
+      a_sum_ptr_(out.r14),
+      k_left_(out.rcx),
+      groups_left_(out.r15),
+      tile_ptr_(out.rax) {}
+
+Xbyak::Xmm Emitter::reg(int index) const {
+  return {plan_.zmm ? Xbyak::Operand::ZMM : Xbyak::Operand::YMM, index};
+}
+
+Xbyak::RegExp Emitter::a_address(int i, int k) const {
+  const Xbyak::RegExp base(a_ptr_[i / kRowsPerPointer]);
+  const int offset = k * kActBytesPerStep;
+  switch (i % kRowsPerPointer) {
+    case 0:
+      return base + offset;
+    case 3:
+      return base + a_stride3_ + offset;
+    default:
+      return base + a_stride_ * (i % kRowsPerPointer) + offset;
+  }
+}
+
+Xbyak::RegExp Emitter::b_address(int k, int j, int half) const {
+  const int64_t block = tiling_.panel ? panel_block_bytes(spec_) : shape_.block_bytes;
+  return Xbyak::RegExp(w_ptr_) + static_cast<int>(j * block) + k / steps_per_line_ * kLineBytes +
+         half * half_bytes();
+}
+
+Xbyak::RegExp Emitter::scratch_address(int i, int j, int half) const {
+  return Xbyak::RegExp(tile_ptr_) + (j * tiling_.mr + i) * kLineBytes + half * half_bytes();
+}
+
+void Emitter::begin() {
+  const auto local = [&](int offset) { return out_.ptr[out_.rbp + offset]; };
+  out_.mov(tile_ptr_, local(kFrameArgs));
+  out_.mov(a_stride_, out_.ptr[tile_ptr_ + offsetof(GemmArgs, a_stride)]);
+  if (spec_.act == ActType::f32) out_.shl(a_stride_, 2);
+  out_.lea(a_stride3_, out_.ptr[a_stride_ + a_stride_ * 2]);
+  out_.mov(a_ptr_[0], local(kFrameTileA));
+  for (int p = 1; p * kRowsPerPointer < plan_.rows; ++p) {
+    out_.lea(a_ptr_[p], out_.ptr[a_ptr_[p - 1] + a_stride_ * 4]);
+    out_.add(a_ptr_[p], a_stride_);
+  }
+  out_.mov(w_ptr_, local(kFrameTileW));
+  out_.mov(w_scale_ptr_, local(kFrameTileWScale));
+  out_.mov(w_zero_ptr_, local(kFrameTileWZero));
+  out_.mov(a_scale_ptr_, local(kFrameTileAScale));
+  out_.mov(a_sum_ptr_, local(kFrameTileASum));
+  out_.mov(tile_ptr_, local(kFrameTileOut));
+  if (plan_.mask_in_register) {
+    // f32 activations take dwords apart, s8 activations bytes.
+    const uint32_t mask = spec_.act == ActType::f32 ? 0x0fU : 0x0f0f0f0fU;
+    out_.vmovups(reg(plan_.mask), out_.constant(mask));
+  }
+  const Xbyak::Xmm clear = reg(plan_.work);
+  if (plan_.f32_in_memory) out_.vxorps(clear, clear, clear);
+  for (int i = 0; i < plan_.rows; ++i) {
+    for (int j = 0; j < plan_.blocks; ++j) {
+      for (int h = 0; h < plan_.halves; ++h) {
+        if (plan_.f32_in_memory) {
+          out_.vmovups(out_.ptr[scratch_address(i, j, h)], clear);
+        } else {
+          out_.vxorps(f32(i, j, h), f32(i, j, h), f32(i, j, h));
+        }
+      }
+    }
+  }
+}
+
+void Emitter::load_scale(const Xbyak::Xmm& dst, int j, int half) {
+  const int bytes = scale_bytes(spec_);
+  const auto block = static_cast<int>(j * shape_.groups * kColumnBlock * bytes);
+  const auto source = out_.ptr[w_scale_ptr_ + block + half * 8 * bytes];
+  if (spec_.weight.scale == ScaleType::f16) {
+    out_.vcvtph2ps(dst, source);
+  } else {
+    out_.vmovups(dst, source);
+  }
+}
+
+void Emitter::load_zero_point(const Xbyak::Xmm& dst, int j, int half) {
+  const auto block = static_cast<int>(j * shape_.groups * kColumnBlock);
+  out_.vpmovzxbd(dst, out_.ptr[w_zero_ptr_ + block + half * 8]);
+  out_.vcvtdq2ps(dst, dst);
+}
+
+void Emitter::zero(int i, int j) {
+  const auto row = static_cast<int>(i * shape_.groups * 4);
+  for (int h = 0; h < plan_.halves; ++h) {
+    if (plan_.dot == DotKind::fma) {
+      if (i > 0 || spec_.weight.type == WeightType::f32) continue;
+      load_scale(scale(j, h), j, h);
+      if (spec_.weight.asym) load_zero_point(zero_point(j, h), j, h);
+      continue;
+    }
+    const Xbyak::Xmm sum = acc(i, j, h);
+    if (spec_.weight.asym) {
+      out_.vxorps(sum, sum, sum);
+    } else {
+      out_.vpbroadcastd(sum, out_.ptr[a_sum_ptr_ + row]);
+    }
+    for (int c = 1; c < plan_.chains; ++c) {
+      const Xbyak::Xmm other = acc(i, j, h, c);
+      out_.vxorps(other, other, other);
+    }
+  }
+}
+
+void Emitter::load_b(int k, int j) {
+  for (int h = 0; h < plan_.halves; ++h) {
+    const Xbyak::RegExp bits = b_address(k, j, h);
+    const int sub = sub_step(k);
+    if (spec_.weight.type == WeightType::f32) {
+      out_.vmovups(b(j, h), out_.ptr[bits]);
+    } else if (plan_.dot == DotKind::fma) {
+      load_dequantized(k, j, h);
+    } else if (plan_.dot == DotKind::bytes) {
+      const Xbyak::Xmm odd = b(j + plan_.blocks, h);
+      out_.vmovups(odd, out_.ptr[bits]);
+      out_.vpsllw(b(j, h), odd, 8);
+      out_.vpsrlw(b(j, h), b(j, h), 8);
+      out_.vpsrlw(odd, odd, 8);
+    } else if (bytes_in_lines_) {
+      out_.vmovups(b(j, h), out_.ptr[bits]);
+    } else {
+      unpack(b(j, h), bits, sub * 4, 0x0f0f0f0fU);
+    }
+  }
+}
+
+// (q - zero) * scale: the difference is exact, the product is rounded once.
+void Emitter::load_dequantized(int k, int j, int half) {
+  const Xbyak::Xmm w = b(j, half);
+  const int sub = sub_step(k);
+  const Xbyak::RegExp bits = b_address(k, j, half);
+  if (bytes_in_lines_) {
+    unpack(w, bits, 8 * sub, 0xffU);
+  } else {
+    unpack(w, bits, 8 * (sub % 4) + 4 * (sub / 4), 0x0fU);
+  }
+  out_.vcvtdq2ps(w, w);
+  if (spec_.weight.asym) {
+    out_.vsubps(w, w, zero_point(j, half));
+  } else {
+    out_.vsubps(w, w, out_.constant(bytes_in_lines_ ? 128.0F : 8.0F));
+  }
+  out_.vmulps(w, w, scale(j, half));
+}
+
+// f32 = fma(float(sum), w_scale * a_scale, f32); asymmetric: float(sum) = fma(zero, a_sum, sum).
+void Emitter::fold(int i, int j, int half) {
+  if (plan_.dot == DotKind::fma) return;
+  const Xbyak::Xmm column_scale = reg(plan_.work);
+  const Xbyak::Xmm column_zero = reg(plan_.work + 1);
+  const Xbyak::Xmm t = reg(plan_.work + 2);
+  const auto row = static_cast<int>(i * shape_.groups * 4);
+  if (i == 0) {
+    load_scale(column_scale, j, half);
+    if (spec_.weight.asym) load_zero_point(column_zero, j, half);
+  }
+  const Xbyak::Xmm sum = acc(i, j, half);
+  if (plan_.chains == 2) out_.vpaddd(sum, sum, acc(i, j, half, 1));
+  out_.vcvtdq2ps(sum, sum);
+  if (spec_.weight.asym) {
+    out_.vpbroadcastd(t, out_.ptr[a_sum_ptr_ + row]);
+    out_.vcvtdq2ps(t, t);
+    out_.vfmadd231ps(sum, column_zero, t);
+  }
+  if (plan_.zmm) {
+    out_.vmulps(t, column_scale, out_.ptr_b[a_scale_ptr_ + row]);
+  } else {
+    out_.vbroadcastss(t, out_.ptr[a_scale_ptr_ + row]);
+    out_.vmulps(t, t, column_scale);
+  }
+  if (plan_.f32_in_memory) {
+    const auto partial = out_.ptr[scratch_address(i, j, half)];
+    out_.vfmadd213ps(sum, t, partial);
+    out_.vmovups(partial, sum);
+  } else {
+    out_.vfmadd231ps(f32(i, j, half), sum, t);
+  }
+}
+
+void Emitter::store(int i, int j) {
+  if (plan_.f32_in_memory) return;
+  for (int h = 0; h < plan_.halves; ++h) {
+    out_.vmovups(out_.ptr[scratch_address(i, j, h)], f32(i, j, h));
+  }
+}
+
+void Emitter::end() { out_.ret(); }
+
+void Emitter::advance(int steps) {
+  for (int p = 0; p * kRowsPerPointer < plan_.rows; ++p) {
+    out_.add(a_ptr_[p], steps * kActBytesPerStep);
+  }
+  out_.add(w_ptr_, (steps + steps_per_line_ - 1) / steps_per_line_ * kLineBytes);
+}
+
+void Emitter::advance_group() {
+  if (spec_.weight.type == WeightType::f32) return;
+  out_.add(w_scale_ptr_, static_cast<int>(kColumnBlock) * scale_bytes(spec_));
+  if (spec_.weight.asym) out_.add(w_zero_ptr_, static_cast<int>(kColumnBlock));
+  if (spec_.act != ActType::s8) return;
+  out_.add(a_scale_ptr_, 4);
+  out_.add(a_sum_ptr_, 4);
+}
+
+void Emitter::prefetch(int line, int j) {
+  if (tiling_.prefetch == 0 || tiling_.panel) return;
+  out_.prefetcht0(out_.ptr[b_address(line * steps_per_line_, j, 0) + tiling_.prefetch]);
+}
+
+void Emitter::split_activations() {
+  const Xbyak::Xmm even = reg(plan_.a);
+  const Xbyak::Xmm odd = reg(plan_.a + 1);
+  out_.vpsraw(odd, even, 8);
+  out_.vpsllw(even, even, 8);
+  out_.vpsraw(even, even, 8);
+}
+
+void Emitter::dot_without_vnni(int i, int j, int k) {
+  if (plan_.dot == DotKind::nibbles) {
+    dot_nibbles(i, j, k);
+  } else {
+    dot_bytes(i, j);
+  }
+}
+
+// Up to kMaxNibbleSum pairs of products add up in int16 before they are widened.
+void Emitter::dot_nibbles(int i, int j, int k) {
+  const int first = k - k % kMaxNibbleSum;
+  const int last = std::min(first + kMaxNibbleSum, chunk_steps_) - 1;
+  for (int h = 0; h < plan_.halves; ++h) {
+    const Xbyak::Xmm sums = acc16(i, j, h);
+    const Xbyak::Xmm a = reg(plan_.a);
+    if (k == first) {
+      out_.vpmaddubsw(sums, b(j, h), a);
+    } else {
+      out_.vpmaddubsw(reg(plan_.tmp), b(j, h), a);
+      out_.vpaddw(sums, sums, reg(plan_.tmp));
+    }
+    if (k != last) continue;
+    out_.vpmaddwd(sums, sums, out_.constant(0x00010001U));
+    out_.vpaddd(acc(i, j, h), acc(i, j, h), sums);
+  }
+}
+
+void Emitter::dot_bytes(int i, int j) {
+  for (int h = 0; h < plan_.halves; ++h) {
+    for (int odd = 0; odd < 2; ++odd) {
+      out_.vpmaddwd(reg(plan_.tmp), b(j + odd * plan_.blocks, h), reg(plan_.a + odd));
+      out_.vpaddd(acc(i, j, h), acc(i, j, h), reg(plan_.tmp));
+    }
+  }
+}
+
+std::unique_ptr<Emitter> make_emitter(Isa isa, Assembler& out, const GemmSpec& spec,
+                                      const Tiling& tiling, const RegisterPlan& plan) {
+  switch (isa) {
+    case Isa::avx2:
+      return std::make_unique<Avx2Emitter>(out, spec, tiling, plan);
+    case Isa::avx_vnni:
+      return std::make_unique<AvxVnniEmitter>(out, spec, tiling, plan);
+    case Isa::avx512:
+      return std::make_unique<Avx512Emitter>(out, spec, tiling, plan);
+    case Isa::avx512_vnni:
+      return std::make_unique<Avx512VnniEmitter>(out, spec, tiling, plan);
+    case Isa::amx_int8:
+      break;
+  }
+  fail("No emitter exists for {}.", isa_name(isa));
+}
+
+}  // namespace nibble::jit

@@ -1,0 +1,130 @@
+// One tile of a matmul as eight verbs: begin, zero, load_a, load_b, dot, fold, store, end. The
+// generator writes the loop nest once over them; a class per ISA says what each one is in
+// instructions. AVX-VNNI overrides `dot` of AVX2 and nothing else, and so does AVX512-VNNI.
+//
+// A tile is a callable piece of code. It finds its operands in the frame of the function around it
+// (rbp, struct Frame) and leaves its fp32 sums in the tile's scratch, [block][mr][16], where the
+// epilogue (emitter_epilogue.h) takes them up. It may clobber every register but rbp and rsp.
+//
+// Indices: i is a row of the tile, j a column block of 16, k a step of the current chunk; a step is
+// one quad of k for s8 activations and one k for f32, 4 bytes of activations in either case.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "jit/emitter_assembler.h"
+#include "jit/emitter_registers.h"
+#include "jit/gemm.h"
+
+namespace nibble::jit {
+
+// Locals of the kernel, as offsets from rbp.
+enum Frame : int {
+  kFrameArgs = 0,         // const GemmArgs*
+  kFrameNb = 8,           // first column block of the unit at hand
+  kFrameRow = 16,         // first row of the tile
+  kFrameRows = 24,        // rows of the tile
+  kFrameChunkEnd = 32,    // end of the row chunk
+  kFrameNextChunk = 40,   // its first row
+  kFrameUnitBlocks = 48,  // column blocks of the unit
+  kFrameBlock = 56,       // first column block of the tile
+  kFrameTileA = 64,       // operands of the tile: activations at its first row,
+  kFrameTileAScale = 72,  //   their scales
+  kFrameTileASum = 80,    //   and sums,
+  kFrameTileW = 88,       //   weights at its first column block (packed or panel),
+  kFrameTileWScale = 96,  //   their scales
+  kFrameTileWZero = 104,  //   and zero points,
+  kFrameTileOut = 112,    //   fp32 sums
+  kFrameEpilogueC = 120,  // the epilogue's row pointers at the current column block
+  kFrameEpilogueResidual = 128,
+  kFrameEpilogueTile = 136,
+  kFrameBytes = 144,
+};
+
+class Emitter {
+ public:
+  Emitter(Assembler& out, const GemmSpec& spec, const Tiling& tiling, const RegisterPlan& plan);
+  virtual ~Emitter() = default;
+  Emitter(const Emitter&) = delete;
+  Emitter& operator=(const Emitter&) = delete;
+
+  // Loads the pointers and clears the fp32 sums.
+  virtual void begin();
+  // Starts a group: int32 sums at a_sum (symmetric) or 0; scales and zero points of f32
+  // activations.
+  virtual void zero(int i, int j);
+  virtual void load_a(int i, int k) = 0;
+  virtual void load_b(int k, int j);
+  virtual void dot(int i, int j, int k) = 0;
+  // Ends a group: scales the int32 sums of one register into its fp32 sums. Rows run innermost and
+  // from 0: the scales of a column stay in a register meanwhile.
+  virtual void fold(int i, int j, int half);
+  virtual void store(int i, int j);
+  virtual void end();
+
+  // The k loop's bookkeeping: a chunk is the steps between two moves of the pointers.
+  void begin_chunk(int steps) { chunk_steps_ = steps; }
+  void advance(int steps);
+  void advance_group();
+  void prefetch(int line, int j);
+
+  int steps_per_line() const { return steps_per_line_; }
+  int rows() const { return plan_.rows; }
+  int blocks() const { return plan_.blocks; }
+  int halves() const { return plan_.halves; }
+  const Xbyak::Reg64& loop_counter() const { return k_left_; }
+  const Xbyak::Reg64& group_counter() const { return groups_left_; }
+
+ protected:
+  Xbyak::Xmm reg(int index) const;
+  int vector(int i, int j, int half) const { return (i * plan_.blocks + j) * plan_.halves + half; }
+  Xbyak::Xmm acc(int i, int j, int half, int chain) const {
+    return reg(plan_.acc + chain * plan_.vectors() + vector(i, j, half));
+  }
+  Xbyak::Xmm acc(int i, int j, int half) const { return acc(i, j, half, 0); }
+  Xbyak::Xmm acc16(int i, int j, int half) const { return reg(plan_.acc16 + vector(i, j, half)); }
+  Xbyak::Xmm f32(int i, int j, int half) const { return reg(plan_.f32 + vector(i, j, half)); }
+  Xbyak::Xmm b(int j, int half) const { return reg(plan_.b + j * plan_.halves + half); }
+  Xbyak::Xmm scale(int j, int half) const { return reg(plan_.scale + j * plan_.halves + half); }
+  Xbyak::Xmm zero_point(int j, int half) const { return reg(plan_.zero + j * plan_.halves + half); }
+
+  Xbyak::RegExp a_address(int i, int k) const;
+  Xbyak::RegExp b_address(int k, int j, int half) const;
+  Xbyak::RegExp scratch_address(int i, int j, int half) const;
+  int sub_step(int k) const { return k % steps_per_line_; }
+  int half_bytes() const { return plan_.zmm ? 64 : 32; }
+
+  // dst = bits >> shift & mask in dword lanes, bits in memory; a mask that covers what the shift
+  // leaves is skipped.
+  virtual void unpack(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift,
+                      uint32_t mask) = 0;
+  // vpmaddubsw or vpmaddwd in place of vpdpbusd, for both ISAs without VNNI.
+  void dot_without_vnni(int i, int j, int k);
+  // Splits the broadcast quad in a into sign-extended even and odd bytes.
+  void split_activations();
+
+  Assembler& out_;
+  const GemmSpec spec_;
+  const Tiling tiling_;
+  const RegisterPlan plan_;
+  const PackedShape shape_;
+  const bool bytes_in_lines_;  // u8 weights, or u4 unpacked to a panel
+  const int steps_per_line_;
+  int chunk_steps_ = 0;
+
+ private:
+  void load_scale(const Xbyak::Xmm& dst, int j, int half);
+  void load_zero_point(const Xbyak::Xmm& dst, int j, int half);
+  void load_dequantized(int k, int j, int half);
+  void dot_nibbles(int i, int j, int k);
+  void dot_bytes(int i, int j);
+
+  Xbyak::Reg64 a_ptr_[4], a_stride_, a_stride3_, w_ptr_, w_scale_ptr_, w_zero_ptr_, a_scale_ptr_,
+      a_sum_ptr_, k_left_, groups_left_, tile_ptr_;
+};
+
+std::unique_ptr<Emitter> make_emitter(Isa isa, Assembler& out, const GemmSpec& spec,
+                                      const Tiling& tiling, const RegisterPlan& plan);
+
+}  // namespace nibble::jit

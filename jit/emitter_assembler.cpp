@@ -1,0 +1,45 @@
+#include "jit/emitter_assembler.h"
+
+namespace nibble::jit {
+namespace {
+
+// Plain heap memory: Xbyak must not make it executable.
+struct HeapAllocator : Xbyak::Allocator {
+  bool useProtect() const override { return false; }
+};
+
+HeapAllocator& heap_allocator() {
+  static HeapAllocator allocator;
+  return allocator;
+}
+
+constexpr size_t kFirstBytes = 32 * 1024;
+constexpr int kLanes = 16;
+
+}  // namespace
+
+Assembler::Assembler() : CodeGenerator(kFirstBytes, Xbyak::AutoGrow, &heap_allocator()) {}
+
+Xbyak::Address Assembler::constant(uint32_t bits) { return ptr[rip + constants_[bits]]; }
+
+void Assembler::load_mask_table(const Xbyak::Reg64& reg) {
+  uses_mask_table_ = true;
+  lea(reg, ptr[rip + mask_table_]);
+}
+
+std::vector<uint8_t> Assembler::finish() {
+  align(64);
+  for (auto& [bits, label] : constants_) {
+    L(label);
+    for (int lane = 0; lane < kLanes; ++lane) dd(bits);
+  }
+  if (uses_mask_table_) {
+    L(mask_table_);
+    for (int lane = 0; lane < kLanes; ++lane) dd(0xffffffffU);
+    for (int lane = 0; lane < kLanes; ++lane) dd(0);
+  }
+  ready();
+  return {getCode(), getCode() + getSize()};
+}
+
+}  // namespace nibble::jit

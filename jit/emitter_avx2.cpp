@@ -1,0 +1,49 @@
+// AVX2, and AVX-VNNI as its override.
+#include "jit/emitter_isa.h"
+
+namespace nibble::jit {
+
+void Avx2Emitter::load_a(int i, int k) {
+  const auto source = out_.ptr[a_address(i, k)];
+  if (plan_.dot == DotKind::fma) {
+    out_.vbroadcastss(reg(plan_.a), source);
+    return;
+  }
+  out_.vpbroadcastd(reg(plan_.a), source);
+  if (plan_.dot == DotKind::bytes) split_activations();
+}
+
+void Avx2Emitter::unpack(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift,
+                         uint32_t mask) {
+  // The mask register holds what begin() put there: 0x0f bytes or dwords.
+  const bool in_register = plan_.mask_in_register && (mask & 0xffU) == 0x0fU;
+  if (shift == 0 && in_register) {
+    out_.vpand(dst, reg(plan_.mask), out_.ptr[bits]);
+    return;
+  }
+  out_.vmovups(dst, out_.ptr[bits]);
+  if (shift != 0) out_.vpsrld(dst, dst, shift);
+  if (mask == 0xffffffffU >> shift) return;
+  if (in_register) {
+    out_.vpand(dst, dst, reg(plan_.mask));
+  } else {
+    out_.vpand(dst, dst, out_.constant(mask));
+  }
+}
+
+void Avx2Emitter::dot(int i, int j, int k) {
+  if (plan_.dot != DotKind::fma) return dot_without_vnni(i, j, k);
+  for (int h = 0; h < plan_.halves; ++h) {
+    out_.vfmadd231ps(f32(i, j, h), b(j, h), reg(plan_.a));
+  }
+}
+
+void AvxVnniEmitter::dot(int i, int j, int k) {
+  if (plan_.dot != DotKind::vnni) return Avx2Emitter::dot(i, j, k);
+  const auto encoding = cpu().avx_vnni ? Xbyak::VexEncoding : Xbyak::EvexEncoding;
+  for (int h = 0; h < plan_.halves; ++h) {
+    out_.vpdpbusd(acc(i, j, h, k % plan_.chains), b(j, h), reg(plan_.a), encoding);
+  }
+}
+
+}  // namespace nibble::jit

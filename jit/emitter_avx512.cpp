@@ -1,0 +1,56 @@
+// AVX-512 with BW, and AVX512-VNNI as its override.
+#include "jit/emitter_isa.h"
+
+namespace nibble::jit {
+
+void Avx512Emitter::load_a(int i, int k) {
+  if (plan_.embed_a) return;
+  const auto source = out_.ptr[a_address(i, k)];
+  if (plan_.dot == DotKind::fma) {
+    out_.vbroadcastss(reg(plan_.a), source);
+    return;
+  }
+  out_.vpbroadcastd(reg(plan_.a), source);
+  if (plan_.dot == DotKind::bytes) split_activations();
+}
+
+void Avx512Emitter::unpack(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift,
+                           uint32_t mask) {
+  const bool in_register = plan_.mask_in_register && (mask & 0xffU) == 0x0fU;
+  if (shift == 0 && in_register) {
+    out_.vpandd(dst, reg(plan_.mask), out_.ptr[bits]);
+    return;
+  }
+  if (shift == 0) {
+    out_.vmovups(dst, out_.ptr[bits]);
+  } else {
+    out_.vpsrld(dst, out_.ptr[bits], shift);
+  }
+  if (mask == 0xffffffffU >> shift) return;
+  if (in_register) {
+    out_.vpandd(dst, dst, reg(plan_.mask));
+  } else {
+    out_.vpandd(dst, dst, out_.constant(mask));
+  }
+}
+
+void Avx512Emitter::dot(int i, int j, int k) {
+  if (plan_.dot != DotKind::fma) return dot_without_vnni(i, j, k);
+  if (plan_.embed_a) {
+    out_.vfmadd231ps(f32(i, j, 0), b(j, 0), out_.ptr_b[a_address(i, k)]);
+  } else {
+    out_.vfmadd231ps(f32(i, j, 0), b(j, 0), reg(plan_.a));
+  }
+}
+
+void Avx512VnniEmitter::dot(int i, int j, int k) {
+  if (plan_.dot != DotKind::vnni) return Avx512Emitter::dot(i, j, k);
+  const Xbyak::Xmm sum = acc(i, j, 0, k % plan_.chains);
+  if (plan_.embed_a) {
+    out_.vpdpbusd(sum, b(j, 0), out_.ptr_b[a_address(i, k)]);
+  } else {
+    out_.vpdpbusd(sum, b(j, 0), reg(plan_.a));
+  }
+}
+
+}  // namespace nibble::jit

@@ -1,0 +1,43 @@
+// The emitters, one an ISA: what differs is how a nibble is unpacked, how an activation is
+// broadcast, and the dot product.
+#pragma once
+
+#include "jit/emitter.h"
+
+namespace nibble::jit {
+
+// ymm0..15; a column block is two registers, a line of weights is read as two halves.
+class Avx2Emitter : public Emitter {
+ public:
+  using Emitter::Emitter;
+  void load_a(int i, int k) override;
+  void dot(int i, int j, int k) override;
+
+ protected:
+  void unpack(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift, uint32_t mask) override;
+};
+
+class AvxVnniEmitter : public Avx2Emitter {
+ public:
+  using Avx2Emitter::Avx2Emitter;
+  void dot(int i, int j, int k) override;
+};
+
+// zmm0..31; a column block is one register.
+class Avx512Emitter : public Emitter {
+ public:
+  using Emitter::Emitter;
+  void load_a(int i, int k) override;
+  void dot(int i, int j, int k) override;
+
+ protected:
+  void unpack(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift, uint32_t mask) override;
+};
+
+class Avx512VnniEmitter : public Avx512Emitter {
+ public:
+  using Avx512Emitter::Avx512Emitter;
+  void dot(int i, int j, int k) override;
+};
+
+}  // namespace nibble::jit

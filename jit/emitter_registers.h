@@ -1,0 +1,63 @@
+// The closed-form register budget of one tile: which vector registers hold what. The tiler asks
+// plan_registers whether a tile fits; the emitters place their registers where it says. Nothing is
+// ever spilled behind its back: a tile that does not fit does not exist.
+//
+// With R registers (16 of AVX2, 32 of AVX-512), h registers a column block (2 and 1), V = mr*nr*h
+// tile registers and C = nr*h weight registers, a tile of s8 activations needs
+//   accumulators   V * chains            int32 (chains = 2 hides vpdpbusd's latency in small tiles)
+//                + V                     int16 sums, vpmaddubsw only
+//                + V                     fp32 sums, or 0: then they live in the tile's scratch
+//   work           max(3, C + a + ...)   weights, activations, and the temporaries of a fold
+//   mask           1                     0x0f bytes of u4; read from memory when nothing is left
+// and of f32 activations V fp32 sums, C weights, C scales, C zero points (asymmetric) and the mask.
+#pragma once
+
+#include <optional>
+
+#include "jit/kernel_spec.h"
+
+namespace nibble::jit {
+
+// How one quad (s8) or one k (f32) of weights meets one of activations.
+enum class DotKind {
+  vnni,     // vpdpbusd
+  nibbles,  // vpmaddubsw into int16, at most 8 quads of 0..15, then vpmaddwd with ones
+  bytes,    // 0..255 would saturate vpmaddubsw: even and odd bytes widened, two vpmaddwd
+  fma,      // fp32
+};
+
+struct RegisterPlan {
+  DotKind dot = DotKind::vnni;
+  bool zmm = false;
+  int rows = 0, blocks = 0;  // the tile: rows x blocks of 16 columns
+  int halves = 1;            // registers a column block
+  int chains = 1;
+  bool embed_a = false;        // activations are broadcast by the instruction that multiplies
+  bool f32_in_memory = false;  // fp32 sums live in the tile's scratch
+  bool mask_in_register = false;
+  // First register of each kind.
+  int acc = 0, acc16 = 0, f32 = 0, b = 0, a = 0, tmp = 0, scale = 0, zero = 0, mask = 0;
+  int work = 0;  // three registers that are free between dots (they overlap b, a, tmp)
+  int used = 0;
+
+  int vectors() const { return rows * blocks * halves; }
+};
+
+inline constexpr int kMaxRows = 20;      // a_address() reaches 4 pointers x 5 rows
+inline constexpr int kMaxBlocks = 8;     // column blocks side by side
+inline constexpr int kMaxUnroll = 64;    // k steps of one loop body
+inline constexpr int kMaxNibbleSum = 8;  // 8 * 2 * 15 * 128 < 2^15
+
+// nullopt when the tile needs more registers than the ISA has. `bytes_in_panel`: u4 weights arrive
+// unpacked.
+std::optional<RegisterPlan> plan_registers(const GemmSpec& spec, Isa isa, bool bytes_in_panel,
+                                           int rows, int blocks);
+
+// Bytes of one column block of u4 unpacked to bytes.
+int64_t panel_block_bytes(const GemmSpec& spec);
+// Column blocks whose tiles share one run of the epilogue: nr, and a whole pair for gates.
+int epilogue_blocks(const GemmSpec& spec, const Tiling& tiling);
+// Scratch bytes before the panel: the fp32 tile, [epilogue_blocks][mr][16].
+int64_t tile_scratch_bytes(const GemmSpec& spec, const Tiling& tiling);
+
+}  // namespace nibble::jit

@@ -1,0 +1,159 @@
+// Which tiles fit, how much scratch they need, and a model of the machine that picks one.
+#include <algorithm>
+#include <limits>
+
+#include "jit/emitter_registers.h"
+#include "jit/gemm.h"
+
+namespace nibble::jit {
+namespace {
+
+constexpr int64_t kMaxDisplacement = std::numeric_limits<int32_t>::max();
+constexpr int kMaxPrefetch = 1 << 20;
+
+bool is_zmm(Isa isa) { return isa == Isa::avx512 || isa == Isa::avx512_vnni; }
+bool has_vnni(Isa isa) { return isa == Isa::avx_vnni || isa == Isa::avx512_vnni; }
+
+DotKind dot_kind(const GemmSpec& spec, Isa isa) {
+  if (spec.act == ActType::f32) return DotKind::fma;
+  if (has_vnni(isa)) return DotKind::vnni;
+  return spec.weight.type == WeightType::u4 ? DotKind::nibbles : DotKind::bytes;
+}
+
+// Registers besides the accumulators and the mask; also places them from plan.work on.
+int place_work(const GemmSpec& spec, RegisterPlan& plan) {
+  const int columns = plan.blocks * plan.halves;
+  const int a_registers = plan.embed_a ? 0 : 1;
+  plan.b = plan.work;
+  switch (plan.dot) {
+    case DotKind::vnni:
+      plan.a = plan.b + columns;
+      return std::max(3, columns + a_registers);
+    case DotKind::nibbles:
+      plan.a = plan.b + columns;
+      plan.tmp = plan.a + 1;
+      return std::max(3, columns + 2);
+    case DotKind::bytes:  // even and odd bytes of weights, the same of activations, one product
+      plan.a = plan.b + 2 * columns;
+      plan.tmp = plan.a + 2;
+      return 2 * columns + 3;
+    case DotKind::fma: {
+      const bool dequantize = spec.weight.type != WeightType::f32;
+      plan.a = plan.b + columns;
+      plan.scale = plan.a + a_registers;
+      plan.zero = plan.scale + (dequantize ? columns : 0);
+      return plan.zero - plan.work + (dequantize && spec.weight.asym ? columns : 0);
+    }
+  }
+  return 0;
+}
+
+bool plan_with(const GemmSpec& spec, bool bytes_in_panel, int chains, bool f32_in_memory,
+               RegisterPlan& plan) {
+  const int vectors = plan.vectors();
+  plan.chains = chains;
+  plan.f32_in_memory = f32_in_memory;
+  plan.acc = 0;
+  plan.acc16 = plan.dot == DotKind::fma ? 0 : vectors * chains;
+  plan.f32 = plan.acc16 + (plan.dot == DotKind::nibbles ? vectors : 0);
+  plan.work = plan.f32 + (f32_in_memory ? 0 : vectors);
+  plan.mask = plan.work + place_work(spec, plan);
+  const int registers = plan.zmm ? 32 : 16;
+  const bool masks = spec.weight.type == WeightType::u4 && !bytes_in_panel;
+  plan.mask_in_register = masks && plan.mask < registers;
+  plan.used = plan.mask + (plan.mask_in_register ? 1 : 0);
+  return plan.used <= registers;
+}
+
+// Small tiles are bound by the latency of one chain of dots.
+constexpr int kLatencyBoundVectors = 4;
+
+bool displacements_fit(const GemmSpec& spec, const Tiling& tiling, const PackedShape& shape) {
+  // Blocks of a tile and rows of scales are reached by 32-bit displacements.
+  return shape.block_bytes <= kMaxDisplacement / (2 * kMaxBlocks) &&
+         panel_block_bytes(spec) <= kMaxDisplacement / (2 * kMaxBlocks) &&
+         shape.groups * 64 <= kMaxDisplacement / (2 * kMaxBlocks) &&
+         shape.groups * 4 <= kMaxDisplacement / (2 * kMaxRows) && tiling.prefetch >= 0 &&
+         tiling.prefetch <= kMaxPrefetch;
+}
+
+}  // namespace
+
+std::optional<RegisterPlan> plan_registers(const GemmSpec& spec, Isa isa, bool bytes_in_panel,
+                                           int rows, int blocks) {
+  RegisterPlan plan;
+  plan.dot = dot_kind(spec, isa);
+  plan.zmm = is_zmm(isa);
+  plan.rows = rows;
+  plan.blocks = blocks;
+  plan.halves = plan.zmm ? 1 : 2;
+  plan.embed_a = plan.zmm && blocks == 1 && (plan.dot == DotKind::vnni || plan.dot == DotKind::fma);
+  const bool small = plan.vectors() <= kLatencyBoundVectors && plan.dot == DotKind::vnni;
+  if (small && plan_with(spec, bytes_in_panel, 2, false, plan)) return plan;
+  if (plan_with(spec, bytes_in_panel, 1, false, plan)) return plan;
+  if (plan.dot != DotKind::fma && plan_with(spec, bytes_in_panel, 1, true, plan)) return plan;
+  return std::nullopt;
+}
+
+int64_t panel_block_bytes(const GemmSpec& spec) { return (spec.k + 7) / 8 * 8 * kColumnBlock; }
+
+int epilogue_blocks(const GemmSpec& spec, const Tiling& tiling) {
+  return spec.gate ? std::max(2, tiling.nr) : tiling.nr;
+}
+
+int64_t tile_scratch_bytes(const GemmSpec& spec, const Tiling& tiling) {
+  return int64_t{epilogue_blocks(spec, tiling)} * tiling.mr * kColumnBlock *
+         static_cast<int64_t>(sizeof(float));
+}
+
+int64_t gemm_scratch_bytes(const GemmSpec& spec, const Tiling& tiling) {
+  const int64_t panel = tiling.panel ? epilogue_blocks(spec, tiling) * panel_block_bytes(spec) : 0;
+  return tile_scratch_bytes(spec, tiling) + panel;
+}
+
+bool tiling_fits(const GemmSpec& spec, Isa isa, const Tiling& tiling) {
+  if (isa == Isa::amx_int8) return false;
+  if (tiling.mr < 1 || tiling.mr > kMaxRows || tiling.nr < 1 || tiling.nr > kMaxBlocks)
+    return false;
+  if (tiling.k_unroll < 1 || tiling.k_unroll > kMaxUnroll) return false;
+  if (spec.gate && tiling.nr != 1 && tiling.nr % 2 != 0) return false;
+  if (tiling.panel && (spec.weight.type != WeightType::u4 || spec.act != ActType::s8)) return false;
+  if (!displacements_fit(spec, tiling, packed_shape(spec.weight, spec.n, spec.k))) return false;
+  return plan_registers(spec, isa, tiling.panel, tiling.mr, tiling.nr).has_value();
+}
+
+namespace {
+
+// Rows of the widest one-block tile worth using: all sums in registers where there are 32, fp32
+// sums in scratch where there are 16.
+int most_rows(const GemmSpec& spec, Isa isa) {
+  const bool dequantize = spec.act == ActType::f32 && spec.weight.type != WeightType::f32;
+  switch (isa) {
+    case Isa::avx2:
+      if (spec.act == ActType::f32) return dequantize ? 4 : 6;
+      return spec.weight.type == WeightType::u4 ? 3 : 4;
+    case Isa::avx_vnni:
+      if (spec.act == ActType::f32) return dequantize ? 4 : 6;
+      return 6;
+    case Isa::avx512:
+      if (spec.act == ActType::f32) return 12;
+      return spec.weight.type == WeightType::u4 ? 8 : 12;
+    case Isa::avx512_vnni:
+    case Isa::amx_int8:
+      break;
+  }
+  return 12;
+}
+
+}  // namespace
+
+Tiling default_tiling(const GemmSpec& spec, Isa isa, int64_t m) {
+  Tiling tiling;
+  tiling.k_unroll = 8;
+  tiling.prefetch = 2048;
+  tiling.mr = m == 1 ? 1 : most_rows(spec, isa);
+  while (tiling.mr > 1 && !tiling_fits(spec, isa, tiling)) --tiling.mr;
+  return tiling;
+}
+
+}  // namespace nibble::jit
