@@ -128,6 +128,7 @@ int absorb_positions(Graph& graph) {
 
 int form_embeddings(Graph& graph) {
   int changed = replace_gathers(graph);
+  simplify_shapes(graph);  // so that what only asks for a shape does not count as a user
   changed += absorb_scales(graph);
   changed += absorb_positions(graph);
   return changed;

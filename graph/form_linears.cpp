@@ -1,5 +1,4 @@
-// MatMul or Gemm by a constant matrix, with the bias that follows, becomes Linear. Reshapes to two
-// dimensions around a Gemm (GPT-2's Conv1D) go away: Linear works on the last dimension.
+// MatMul or Gemm by a constant matrix, with the bias that follows, becomes Linear.
 #include <algorithm>
 
 #include "graph/ops.h"
@@ -109,44 +108,11 @@ int absorb_biases(Graph& graph) {
   return changed;
 }
 
-// Reshape(x, [-1, k]) -> Linear -> Reshape(.., [.., .., n]): the Linear takes x itself.
-int drop_flattening(Graph& graph) {
-  const Links links(graph);
-  std::vector<bool> dead(graph.nodes.size(), false);
-  int changed = 0;
-  for (size_t i = 0; i < graph.nodes.size(); ++i) {
-    Node& linear = graph.nodes[i];
-    if (!linear.is("Linear", kNibbleDomain)) continue;
-    const Node* before = links.producer(linear.inputs[0]);
-    if (before == nullptr || !before->is("Reshape") || !links.single_use(linear.outputs[0]))
-      continue;
-    const TensorData* flat = graph.tensor(before->inputs[1]);
-    if (flat == nullptr || flat->shape != Shape{2}) continue;
-    const std::vector<int64_t> target = to_i64(*flat);
-    if (target[1] != source_of(graph, linear).k) continue;
-    const auto user = static_cast<size_t>(links.consumers(linear.outputs[0])[0]);
-    const Node& after = graph.nodes[user];
-    const Node* shape = after.is("Reshape") ? links.producer(after.inputs[1]) : nullptr;
-    if (shape == nullptr || !shape->is("Concat") || shape->inputs.size() != 3) continue;
-    if (scalar_constant(graph, shape->inputs[2]) !=
-        static_cast<float>(source_of(graph, linear).n)) {
-      continue;
-    }
-    linear.inputs[0] = before->inputs[0];
-    linear.outputs = after.outputs;
-    dead[user] = true;
-    ++changed;
-  }
-  erase_nodes(graph, dead);
-  return changed;
-}
-
 }  // namespace
 
 int form_linears(Graph& graph) {
   int changed = replace_matmuls(graph);
   changed += absorb_biases(graph);
-  changed += drop_flattening(graph);
   return changed;
 }
 

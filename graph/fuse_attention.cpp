@@ -282,6 +282,22 @@ std::string describe(const AttentionMeaning& m) {
   return text;
 }
 
+// A cache that only fused attention uses is the session's business now; inputs without users go.
+void drop_caches(Graph& graph) {
+  graph.outputs = {graph.io.logits};
+  for (LayerCache& layer : graph.io.layers) layer = LayerCache{};
+  eliminate_dead(graph);
+  const auto users = consumers(graph);
+  std::erase_if(graph.inputs, [&](ValueId id) {
+    return id != graph.io.input_ids && users[static_cast<size_t>(id)].empty();
+  });
+  for (ValueId* id : {&graph.io.attention_mask, &graph.io.position_ids}) {
+    if (std::find(graph.inputs.begin(), graph.inputs.end(), *id) == graph.inputs.end()) {
+      *id = kNoValue;
+    }
+  }
+}
+
 struct Found {
   AttentionRegion region;
   AttentionMeaning meaning;
@@ -326,14 +342,8 @@ int fuse_attention(Graph& graph, FusionReport& report) {
     graph.nodes[maker] = std::move(attention);
     graph.nodes.push_back(std::move(qkv));
   }
-  // A cache that only fused attention uses is the session's business now.
-  if (!all.empty() && all.size() == graph.io.layers.size()) {
-    graph.outputs = {graph.io.logits};
-    graph.inputs = {graph.io.input_ids};
-    graph.io.attention_mask = graph.io.position_ids = kNoValue;
-    for (LayerCache& layer : graph.io.layers) layer = LayerCache{};
-  }
   sort_nodes(graph);
+  if (!all.empty() && all.size() == graph.io.layers.size()) drop_caches(graph);
   eliminate_dead(graph);
   return static_cast<int>(all.size());
 }

@@ -21,6 +21,27 @@ Shape cache_shape(const Graph& graph, ValueId past_input, int64_t past) {
   return shape;
 }
 
+namespace {
+
+// What appends to a cache cannot run on a thin one; where shapes alone matter its result is thin
+// too.
+void feed_thin_concatenations(const Graph& graph, const ProbeCall& call, Feeds& feeds) {
+  for (const Node& node : graph.nodes) {
+    if (!node.is("Concat") || node.inputs.size() != 2) continue;
+    const auto cache = feeds.find(node.inputs[0]);
+    if (cache == feeds.end() || node.inputs[0] == graph.io.attention_mask) continue;
+    Shape shape = cache->second.shape;
+    int64_t axis = node.get_int("axis", 0);
+    if (axis < 0) axis += static_cast<int64_t>(shape.size());
+    if (axis >= static_cast<int64_t>(shape.size())) continue;
+    shape[static_cast<size_t>(axis)] += call.tokens;
+    const auto count = static_cast<size_t>(element_count(shape));
+    feeds[node.outputs[0]] = Array::of(std::move(shape), std::vector<float>(count, 0.0F));
+  }
+}
+
+}  // namespace
+
 Feeds decoder_feeds(const Graph& graph, const ProbeCall& call) {
   Feeds feeds;
   const auto tokens = static_cast<size_t>(call.tokens);
@@ -49,6 +70,7 @@ Feeds decoder_feeds(const Graph& graph, const ProbeCall& call) {
       feeds[id] = Array::of(std::move(shape), std::vector<float>(count, 0.0F));
     }
   }
+  if (call.thin_cache) feed_thin_concatenations(graph, call, feeds);
   return feeds;
 }
 

@@ -1,11 +1,18 @@
 // Expresses the shape of every hidden state [B, S, width] by the shape of input_ids, so that no
 // shape arithmetic hangs on the residual stream and attention can be cut out of the graph.
+#include <algorithm>
+
+#include "graph/interpreter.h"
+#include "graph/ops.h"
 #include "graph/passes.h"
+#include "graph/probe.h"
 #include "graph/rewrite.h"
+#include "jit/error.h"
 
 namespace nibble::graph {
+namespace {
 
-int simplify_shapes(Graph& graph) {
+int replace_shapes(Graph& graph) {
   const std::vector<int64_t> widths = hidden_widths(graph);
   std::vector<Node> rebuilt;
   int changed = 0;
@@ -38,6 +45,76 @@ int simplify_shapes(Graph& graph) {
   }
   graph.nodes = std::move(rebuilt);
   return changed;
+}
+
+// Whether `target`, a Reshape's shape, means `wanted` for every probed number of tokens (-1 in
+// wanted stands for the tokens).
+bool means(const Graph& graph, const Interpreter& interpreter, ValueId target,
+           const Shape& wanted) {
+  for (const auto& [tokens, past] : {std::pair<int64_t, int64_t>{3, 0}, {2, 4}}) {
+    Array array;
+    try {
+      array = interpreter.run_one(decoder_feeds(graph, {tokens, past}), target);
+    } catch (const Error&) {
+      return false;  // depends on what a probe does not feed
+    }
+    if (array.kind != Array::Kind::i64 || array.size() != static_cast<int64_t>(wanted.size())) {
+      return false;
+    }
+    const auto found = array.ints();
+    if (std::count(found.begin(), found.end(), -1) > 1) return false;
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      const int64_t expected = wanted[i] == -1 ? tokens : wanted[i];
+      if (found[i] != -1 && found[i] != expected) return false;
+    }
+  }
+  return true;
+}
+
+// Whether every user of `id` works on its last dimension alone, so that rows may stay [batch,
+// tokens].
+bool row_wise_users(const Graph& graph, const Links& links, ValueId id) {
+  const auto& users = links.consumers(id);
+  return !links.is_output(id) && std::all_of(users.begin(), users.end(), [&](int32_t user) {
+    const Node& node = graph.nodes[static_cast<size_t>(user)];
+    return node.domain == kNibbleDomain || node.is("Add");
+  });
+}
+
+// Reshapes of a hidden state to the shape it has already, and to rows [tokens, width] for operators
+// that work on rows anyway (the way back is then a reshape to the shape it has).
+int drop_reshapes(Graph& graph) {
+  const std::vector<int64_t> widths = hidden_widths(graph);
+  std::vector<std::pair<ValueId, ValueId>> same;
+  {
+    const Interpreter interpreter(graph);
+    const Links links(graph);
+    for (const Node& node : graph.nodes) {
+      if (!node.is("Reshape") || node.get_int("allowzero", 0) != 0) continue;
+      const int64_t width = widths[static_cast<size_t>(node.inputs[0])];
+      if (width == 0) continue;
+      if (means(graph, interpreter, node.inputs[1], {1, -1, width}) ||
+          (row_wise_users(graph, links, node.outputs[0]) &&
+           means(graph, interpreter, node.inputs[1], {-1, width}))) {
+        same.emplace_back(node.outputs[0], node.inputs[0]);
+      }
+    }
+  }
+  for (const auto& [from, to] : same) replace_uses(graph, from, to);
+  return static_cast<int>(same.size());
+}
+
+}  // namespace
+
+int simplify_shapes(Graph& graph) {
+  int total = 0;
+  // What one round makes a hidden state shows the next round more of them.
+  for (;;) {
+    const int changed = replace_shapes(graph) + drop_reshapes(graph);
+    if (changed == 0) return total;
+    total += changed;
+    eliminate_dead(graph);
+  }
 }
 
 }  // namespace nibble::graph
