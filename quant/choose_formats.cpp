@@ -1,0 +1,99 @@
+// Which constant of a graph gets which weight format.
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "graph/ops.h"
+#include "jit/error.h"
+#include "quant/quantize.h"
+
+namespace nibble::quant {
+namespace {
+
+using graph::Graph;
+using graph::MatrixSource;
+using graph::Node;
+using graph::ValueId;
+using jit::WeightFormat;
+using jit::WeightType;
+
+const MatrixSource* source_at(const Graph& graph, ValueId id) {
+  if (id < 0 || static_cast<size_t>(id) >= graph.values.size()) return nullptr;
+  const auto& constant = graph.values[static_cast<size_t>(id)].constant;
+  return constant ? std::get_if<MatrixSource>(&*constant) : nullptr;
+}
+
+// Operators that may stand between the head and the logits: a logit scale, a softcap, a cast.
+bool passes_logits_on(const Node& node) {
+  static constexpr std::array<std::string_view, 7> kOps = {"Cast", "Identity", "Mul",    "Div",
+                                                           "Tanh", "Add",      "Reshape"};
+  return node.domain.empty() && std::find(kOps.begin(), kOps.end(), node.op) != kOps.end();
+}
+
+// The weight of the Linear that makes the logits; kNoValue when there is none.
+ValueId head_weight(const Graph& graph) {
+  const auto makers = graph::producers(graph);
+  ValueId value = graph.io.logits;
+  while (value >= 0 && static_cast<size_t>(value) < makers.size()) {
+    const int32_t maker = makers[static_cast<size_t>(value)];
+    if (maker < 0) break;
+    const Node& node = graph.nodes[static_cast<size_t>(maker)];
+    if (node.is("Linear", graph::kNibbleDomain)) return node.input(1);
+    if (!passes_logits_on(node)) break;
+    // Upstream is the one input that a node computes.
+    const auto upstream = std::find_if(node.inputs.begin(), node.inputs.end(), [&](ValueId id) {
+      return id >= 0 && makers[static_cast<size_t>(id)] >= 0;
+    });
+    if (upstream == node.inputs.end()) break;
+    value = *upstream;
+  }
+  return graph::kNoValue;
+}
+
+// Whether two weights are stretches of the same bytes of the model.
+bool tied(const MatrixSource& a, const MatrixSource& b) {
+  return a.parts.size() == 1 && b.parts.size() == 1 &&
+         a.parts[0].tensor.data == b.parts[0].tensor.data;
+}
+
+}  // namespace
+
+QuantizeOptions default_options(const std::string& weights, int64_t group, bool asym,
+                                jit::ScaleType scale) {
+  if (weights == "f32") {
+    const WeightFormat f32{WeightType::f32, 0, false, jit::ScaleType::f32};
+    return {f32, f32, f32, RtnRange::full};
+  }
+  if (group < 0 || group % 8 != 0) {
+    fail("The weight group must be 0 (the whole of k) or a multiple of 8, found {}.", group);
+  }
+  const WeightFormat u4{WeightType::u4, group, asym, scale};
+  const WeightFormat u8{WeightType::u8, group, asym, scale};
+  if (weights == "int4") return {u4, u8, u8, RtnRange::full};
+  if (weights == "int8") return {u8, u8, u8, RtnRange::full};
+  fail("The weights can be int4, int8 or f32, found '{}'.", weights);
+}
+
+std::map<ValueId, WeightFormat> choose_formats(const Graph& graph, const QuantizeOptions& options) {
+  std::map<ValueId, WeightFormat> formats;
+  const ValueId head = head_weight(graph);
+  const MatrixSource* head_source = source_at(graph, head);
+  const auto give = [&](ValueId id, const WeightFormat& format) {
+    if (source_at(graph, id) == nullptr || id == head) return;
+    formats.emplace(id, format);
+  };
+  if (head_source != nullptr) formats.emplace(head, options.head);
+  for (const Node& node : graph.nodes) {
+    if (node.is("Linear", graph::kNibbleDomain)) {
+      give(node.input(1), options.linear);
+    } else if (node.is("Embedding", graph::kNibbleDomain)) {
+      const MatrixSource* table = source_at(graph, node.input(1));
+      const bool shared = table != nullptr && head_source != nullptr && tied(*table, *head_source);
+      give(node.input(1), shared ? options.head : options.embedding);
+    }
+  }
+  return formats;
+}
+
+}  // namespace nibble::quant
