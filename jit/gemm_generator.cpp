@@ -377,6 +377,7 @@ std::vector<uint8_t> Generator::generate() {
 }  // namespace
 
 std::vector<uint8_t> generate_gemm(const GemmSpec& spec, Isa isa, const Tiling& tiling) {
+  check_gemm_spec(spec);
   if (!tiling_fits(spec, isa, tiling)) {
     fail("The kernel {} cannot be generated: its tile does not fit the registers of {}.",
          name(KernelKey{.spec = spec, .isa = isa, .tiling = tiling}), isa_name(isa));

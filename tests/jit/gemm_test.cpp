@@ -1,0 +1,295 @@
+// Generated matmuls against gemm_reference, bit by bit: every spec on every ISA of this machine,
+// over tilings, tails in m, n and k, extremes and column splits, with guard pages around every
+// operand. Since the reference is one, kernels that agree with it agree with each other.
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "jit/emitter_registers.h"
+#include "jit/gemm_generator.h"
+#include "tests/jit/gemm_problem.h"
+#include "tests/support/generated_code.h"
+
+namespace nibble::test {
+namespace {
+
+using namespace jit;  // NOLINT(google-build-using-namespace)
+
+constexpr Isa kIsas[] = {Isa::avx2, Isa::avx_vnni, Isa::avx512, Isa::avx512_vnni};
+constexpr float kUntouched = -12345.5F;
+
+std::vector<Tiling> tilings(const GemmSpec& spec, Isa isa) {
+  std::vector<Tiling> all = {
+      default_tiling(spec, isa, 1),
+      default_tiling(spec, isa, 512),
+      {.mr = 1, .nr = 1, .k_unroll = 2},
+      {.mr = 1, .nr = 4, .k_unroll = 16, .prefetch = 512},
+      {.mr = 2, .nr = 1, .k_unroll = 1},
+      {.mr = 2, .nr = 1, .k_unroll = 8, .panel = true},
+      {.mr = 3, .nr = 1, .k_unroll = 12, .panel = true, .prefetch = 256},
+      {.mr = 2, .nr = 2, .k_unroll = 24},
+      {.mr = 3, .nr = 2, .k_unroll = 8, .panel = true},
+      {.mr = 6, .nr = 1, .k_unroll = 64},
+      {.mr = 4, .nr = 3, .k_unroll = 8},
+      {.mr = 6, .nr = 4, .k_unroll = 4, .panel = true},
+      {.mr = 20, .nr = 1, .k_unroll = 8},
+  };
+  std::erase_if(all, [&](const Tiling& t) { return !tiling_fits(spec, isa, t); });
+  return all;
+}
+
+std::string repro(const GemmSpec& spec, Isa isa, const Tiling& tiling) {
+  const std::string text = name(KernelKey{.spec = spec, .isa = isa, .tiling = tiling});
+  return fmt::format("{}\nto repeat: nibble kernels check {}", text, text);
+}
+
+// One generated kernel and the scratch it may use.
+class Runner {
+ public:
+  Runner(const GemmSpec& spec, Isa isa, const Tiling& tiling)
+      : code_(generate_gemm(spec, isa, tiling)),
+        scratch_(static_cast<size_t>(gemm_scratch_bytes(spec, tiling))) {}
+  void operator()(GemmArgs args) {
+    args.scratch = scratch_.data();
+    code_(args);
+  }
+
+ private:
+  GeneratedCode<GemmFn> code_;
+  GuardedBuffer<uint8_t> scratch_;
+};
+
+// Rows [0, m) equal the reference and the gaps between rows are untouched.
+void expect_reference(const GemmProblem& problem, const GuardedBuffer<float>& c, int64_t m) {
+  const int64_t columns = problem.columns();
+  for (int64_t row = 0; row < m; ++row) {
+    const std::span<const float> expected =
+        std::span(problem.reference()).subspan(static_cast<size_t>(row * columns), columns);
+    const size_t first = static_cast<size_t>(row * problem.c_stride());
+    ASSERT_TRUE(same_bits(c.span().subspan(first, columns), expected)) << "row " << row;
+    for (size_t gap = first + columns; gap < c.size() && gap < first + problem.c_stride(); ++gap) {
+      ASSERT_EQ(c[gap], kUntouched) << "written past the columns of row " << row;
+    }
+  }
+}
+
+void check_rows(const GemmProblem& problem, Runner& run, int64_t m) {
+  GuardedBuffer<float> c(static_cast<size_t>(problem.c_count(m)), kUntouched);
+  run(problem.args(m, c.data()));
+  expect_reference(problem, c, m);
+}
+
+// The same result from two calls that share the columns between them.
+void check_split(const GemmProblem& problem, Runner& run, int64_t m) {
+  const int64_t step = problem.spec.gate ? 2 : 1;
+  const int64_t middle = (problem.shape.nblocks / 2 + step - 1) / step * step;
+  GuardedBuffer<float> c(static_cast<size_t>(problem.c_count(m)), kUntouched);
+  GemmArgs args = problem.args(m, c.data());
+  args.nb_begin = middle;
+  run(args);
+  args.nb_begin = 0;
+  args.nb_end = middle;
+  run(args);
+  expect_reference(problem, c, m);
+}
+
+struct Case {
+  std::string label;
+  GemmSpec spec;
+};
+
+WeightFormat weights(WeightType type, int64_t group, bool asym, ScaleType scale) {
+  return {.type = type, .group = group, .asym = asym, .scale = scale};
+}
+
+void add_groups(std::vector<GemmSpec>& out) {
+  for (const int64_t group : {16, 32, 64, 128, 256, 512, 1024, 0}) {
+    for (const bool asym : {false, true}) {
+      const ScaleType scale = asym ? ScaleType::f32 : ScaleType::f16;
+      const int64_t k = std::max<int64_t>(2 * group, 160) + 44;  // a short group, k % 8 == 4
+      out.push_back({.weight = weights(WeightType::u4, group, asym, scale), .n = 40, .k = k});
+    }
+  }
+}
+
+void add_types(std::vector<GemmSpec>& out) {
+  for (const WeightType type : {WeightType::u4, WeightType::u8}) {
+    for (const ActType act : {ActType::s8, ActType::f32}) {
+      for (const bool asym : {false, true}) {
+        for (const ScaleType scale : {ScaleType::f16, ScaleType::f32}) {
+          for (const auto& [n, k, group] :
+               {std::array<int64_t, 3>{100, 200, 64}, {17, 77, 32}, {5, 1, 0}, {33, 24, 128}}) {
+            out.push_back(
+                {.weight = weights(type, group, asym, scale), .act = act, .n = n, .k = k});
+          }
+        }
+      }
+    }
+  }
+  for (const int64_t k : {1, 7, 64, 203}) {
+    out.push_back({.weight = {.type = WeightType::f32}, .act = ActType::f32, .n = 37, .k = k});
+  }
+}
+
+void add_epilogues(std::vector<GemmSpec>& out) {
+  for (const Activation activation :
+       {Activation::none, Activation::silu, Activation::gelu, Activation::gelu_tanh,
+        Activation::quick_gelu, Activation::relu}) {
+    for (const bool gate : {false, true}) {
+      for (const bool extras : {false, true}) {
+        GemmSpec spec{.weight = weights(WeightType::u4, 32, false, ScaleType::f16),
+                      .n = gate ? 160 : 75,
+                      .k = 96,
+                      .bias = extras,
+                      .residual = extras,
+                      .activation = activation,
+                      .gate = gate};
+        out.push_back(spec);
+        spec.act = ActType::f32;
+        out.push_back(spec);
+      }
+    }
+  }
+  out.push_back({.weight = {.type = WeightType::f32},
+                 .act = ActType::f32,
+                 .n = 96,
+                 .k = 40,
+                 .bias = true,
+                 .residual = true,
+                 .activation = Activation::silu,
+                 .gate = true});
+}
+
+std::vector<GemmSpec> all_specs() {
+  std::vector<GemmSpec> out;
+  add_groups(out);
+  add_types(out);
+  add_epilogues(out);
+  return out;
+}
+
+using Param = std::tuple<GemmSpec, Isa>;
+
+std::string param_name(const ::testing::TestParamInfo<Param>& info) {
+  return fmt::format("{}_{}", name(KernelSpec(std::get<0>(info.param))),
+                     isa_name(std::get<1>(info.param)));
+}
+
+class GemmKernel : public ::testing::TestWithParam<Param> {
+ protected:
+  void SetUp() override {
+    if (!supports(isa())) GTEST_SKIP() << "this machine has no " << isa_name(isa());
+  }
+  const GemmSpec& spec() const { return std::get<0>(GetParam()); }
+  Isa isa() const { return std::get<1>(GetParam()); }
+};
+
+TEST_P(GemmKernel, EqualsReferenceForEveryTilingAndTail) {
+  const GemmProblem problem(spec(), 2 * kMaxRows + 1, Filling::random, 1);
+  for (const Tiling& tiling : tilings(spec(), isa())) {
+    SCOPED_TRACE(repro(spec(), isa(), tiling));
+    Runner run(spec(), isa(), tiling);
+    for (const int64_t m : {1, 3, tiling.mr, 2 * tiling.mr + 1}) check_rows(problem, run, m);
+    check_split(problem, run, tiling.mr + 1);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST_P(GemmKernel, EqualsReferenceAtExtremesAndZeros) {
+  for (const Filling filling : {Filling::extremes, Filling::zeros}) {
+    const GemmProblem problem(spec(), 7, filling, 2);
+    for (const int64_t m : {1, 512}) {
+      const Tiling tiling = default_tiling(spec(), isa(), m);
+      SCOPED_TRACE(repro(spec(), isa(), tiling));
+      Runner run(spec(), isa(), tiling);
+      check_rows(problem, run, 7);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, GemmKernel,
+                         ::testing::Combine(::testing::ValuesIn(all_specs()),
+                                            ::testing::ValuesIn(kIsas)),
+                         param_name);
+
+GemmSpec llama_spec() {
+  return {.weight = weights(WeightType::u4, 128, false, ScaleType::f16), .n = 64, .k = 4096};
+}
+
+TEST(GemmGenerator, RowsBeyondOneChunkOfActivations) {
+  // 4096 bytes a row: more than one chunk of the outermost loop.
+  const GemmProblem problem(llama_spec(), 131, Filling::random, 3);
+  for (const Isa isa : supported_isas()) {
+    const Tiling tiling = default_tiling(llama_spec(), isa, 131);
+    SCOPED_TRACE(repro(llama_spec(), isa, tiling));
+    Runner run(llama_spec(), isa, tiling);
+    check_rows(problem, run, 131);
+  }
+}
+
+TEST(GemmGenerator, NoRowsAndNoColumnsWriteNothing) {
+  const GemmProblem problem(llama_spec(), 2, Filling::random, 4);
+  for (const Isa isa : supported_isas()) {
+    Runner run(llama_spec(), isa, default_tiling(llama_spec(), isa, 1));
+    GuardedBuffer<float> c(static_cast<size_t>(problem.c_count(2)), kUntouched);
+    GemmArgs args = problem.args(0, c.data());
+    run(args);
+    args = problem.args(2, c.data());
+    args.nb_begin = args.nb_end = 1;
+    run(args);
+    for (const float value : c) ASSERT_EQ(value, kUntouched);
+  }
+}
+
+TEST(GemmGenerator, RefusesTilesThatDoNotFit) {
+  const GemmSpec spec = llama_spec();
+  EXPECT_THROW(generate_gemm(spec, Isa::avx2, {.mr = 8, .nr = 4}), Error);
+  EXPECT_THROW(generate_gemm(spec, Isa::avx512_vnni, {.mr = 16, .nr = 2}), Error);
+  EXPECT_THROW(generate_gemm(spec, Isa::avx512_vnni, {.mr = 0, .nr = 1}), Error);
+  EXPECT_THROW(generate_gemm(spec, Isa::avx512_vnni, {.mr = 1, .nr = 1, .k_unroll = 0}), Error);
+  EXPECT_THROW(generate_gemm(spec, Isa::amx_int8, {.mr = 1, .nr = 1}), Error);
+  GemmSpec f32 = spec;
+  f32.act = ActType::f32;
+  EXPECT_THROW(generate_gemm(f32, Isa::avx512, {.mr = 1, .nr = 1, .panel = true}), Error);
+  GemmSpec gate = spec;
+  gate.gate = true;
+  EXPECT_THROW(generate_gemm(gate, Isa::avx512_vnni, {.mr = 1, .nr = 3}), Error);
+}
+
+// The budget is closed-form: whatever it admits can be generated, tails included.
+TEST(GemmGenerator, EveryTileWithinBudgetIsGenerated) {
+  for (const Isa isa : kIsas) {
+    for (const GemmSpec& spec :
+         {llama_spec(), GemmSpec{.weight = {.asym = true}, .n = 64, .k = 96},
+          GemmSpec{.weight = {.type = WeightType::u8}, .n = 64, .k = 96},
+          GemmSpec{.weight = {.asym = true}, .act = ActType::f32, .n = 64, .k = 96}}) {
+      int largest = 0;
+      for (int mr = 1; mr <= kMaxRows; ++mr) {
+        for (int nr = 1; nr <= kMaxBlocks; ++nr) {
+          const Tiling tiling{.mr = mr, .nr = nr};
+          if (!tiling_fits(spec, isa, tiling)) continue;
+          EXPECT_NO_THROW(generate_gemm(spec, isa, tiling)) << repro(spec, isa, tiling);
+          largest = std::max(largest, mr * nr);
+        }
+      }
+      EXPECT_GE(largest, 2);
+    }
+  }
+}
+
+TEST(GemmGenerator, DefaultTilingsFit) {
+  for (const Isa isa : kIsas) {
+    for (const GemmSpec& spec : all_specs()) {
+      for (const int64_t m : {1, 2, 8, 16, 512}) {
+        const Tiling tiling = default_tiling(spec, isa, m);
+        EXPECT_TRUE(tiling_fits(spec, isa, tiling)) << repro(spec, isa, tiling);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nibble::test
