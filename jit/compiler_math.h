@@ -87,6 +87,8 @@ class CompilerMath : private asmjit::ErrorHandler {
   // int32 lanes as saturated int8; `count` = 8 or 16 of them.
   void store_int8(const Mem& to, const Reg& a, int count);
 
+  // 16 halves as fp32; lanes past `count` are 0 and not read.
+  Reg load_half(const Mem& from, int count);
   // Pairs of neighbouring lanes: (2i, 2i + 1).
   Reg load_twice(const Mem& from, int count);  // count <= 8 floats, each in both lanes of a pair
   Reg swap_neighbours(const Reg& a);

@@ -1,0 +1,130 @@
+// Attention in plain C++: what the generated code must equal bit for bit. It needs no scratch.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "jit/attention.h"
+#include "jit/attention_generator.h"
+#include "jit/attention_scratch.h"
+#include "jit/error.h"
+#include "jit/float16.h"
+#include "jit/kv_layout.h"
+#include "jit/scalar_math.h"
+
+namespace nibble::jit {
+namespace {
+
+constexpr size_t kLanes = 16;
+using Lanes = std::array<float, kLanes>;
+
+float cached(KvType type, const void* base, int64_t index) {
+  if (type == KvType::f16) return f16_to_f32(static_cast<const uint16_t*>(base)[index]);
+  return static_cast<const float*>(base)[index];
+}
+
+template <typename Op>
+float reduce(Lanes lanes, Op op) {
+  for (size_t half = kLanes / 2; half > 0; half /= 2) {
+    for (size_t l = 0; l < half; ++l) lanes[l] = op(lanes[l], lanes[l + half]);
+  }
+  return lanes[0];
+}
+
+// What a row has gathered, from one split or from all merged so far.
+struct Partial {
+  float max = 0, sum = 0;
+  std::array<float, kMaxHeadDim> out;
+};
+
+float score(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, int64_t t) {
+  ScalarMath v;
+  const float* q = args.q + row * args.q_stride;
+  const int64_t block = t / kKeyBlock * spec.head_dim * kKeyBlock + t % kKeyBlock;
+  float dot = 0;
+  for (int64_t d = 0; d < spec.head_dim; ++d) {
+    dot = std::fma(q[d], cached(spec.kv, args.keys, block + d * kKeyBlock), dot);
+  }
+  float s = dot * args.scale;
+  if (spec.softcap) s = args.softcap * vector_tanh(v, s / args.softcap);
+  if (spec.alibi) s = std::fma(args.slope[row], static_cast<float>(t - (args.hi[row] - 1)), s);
+  return s;
+}
+
+// One split: the positions [begin, end).
+void attend(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, int64_t begin,
+            int64_t end, Partial& partial) {
+  ScalarMath v;
+  std::array<float, kKvSplit> p;
+  Lanes lanes;
+  lanes.fill(-std::numeric_limits<float>::infinity());
+  for (int64_t t = begin; t < end; ++t) {
+    const float s = score(spec, args, row, t);
+    float& lane = lanes[static_cast<size_t>(t) % kLanes];
+    lane = v.max(s, lane);
+    p[static_cast<size_t>(t - begin)] = s;
+  }
+  partial.max = reduce(lanes, [&](float a, float b) { return v.max(a, b); });
+  lanes.fill(0);
+  for (int64_t t = begin; t < end; ++t) {
+    float& s = p[static_cast<size_t>(t - begin)];
+    s = vector_exp(v, s - partial.max);
+    lanes[static_cast<size_t>(t) % kLanes] += s;
+  }
+  partial.sum = reduce(lanes, [](float a, float b) { return a + b; });
+  for (int64_t d = 0; d < spec.head_dim; ++d) {
+    float o = 0;
+    for (int64_t t = begin; t < end; ++t) {
+      o = std::fma(p[static_cast<size_t>(t - begin)],
+                   cached(spec.kv, args.values, t * spec.head_dim + d), o);
+    }
+    partial.out[static_cast<size_t>(d)] = o;
+  }
+}
+
+void merge(int64_t head_dim, const Partial& split, Partial& all) {
+  ScalarMath v;
+  const float max = v.max(all.max, split.max);
+  const float a = vector_exp(v, all.max - max);
+  const float b = vector_exp(v, split.max - max);
+  for (size_t d = 0; d < static_cast<size_t>(head_dim); ++d) {
+    all.out[d] = std::fma(all.out[d], a, split.out[d] * b);
+  }
+  all.sum = std::fma(all.sum, a, split.sum * b);
+  all.max = max;
+}
+
+}  // namespace
+
+void check_attention_spec(const AttentionSpec& spec) {
+  if (spec.head_dim < 1 || spec.head_dim > kMaxHeadDim) {
+    fail("An attention kernel has heads of {} elements, expected 1 to {}.", spec.head_dim,
+         kMaxHeadDim);
+  }
+  if (spec.rows < 1 || spec.rows > kMaxAttentionRows) {
+    fail("An attention kernel takes {} query rows together, expected 1 to {}.", spec.rows,
+         kMaxAttentionRows);
+  }
+}
+
+int64_t attention_scratch_bytes(const AttentionSpec& spec) {
+  check_attention_spec(spec);
+  return AttentionScratch::of(spec).bytes;
+}
+
+void attention_reference(const AttentionSpec& spec, const AttentionArgs& args) {
+  Partial all, split;
+  for (int64_t row = 0; row < args.rows; ++row) {
+    const int64_t lo = args.lo[row];
+    const int64_t hi = args.hi[row];
+    for (int64_t start = lo / kKvSplit * kKvSplit; start < hi; start += kKvSplit) {
+      Partial& target = start <= lo ? all : split;
+      attend(spec, args, row, std::max(lo, start), std::min(hi, start + kKvSplit), target);
+      if (start > lo) merge(spec.head_dim, split, all);
+    }
+    float* out = args.out + row * args.out_stride;
+    for (int64_t d = 0; d < spec.head_dim; ++d) out[d] = all.out[static_cast<size_t>(d)] / all.sum;
+  }
+}
+
+}  // namespace nibble::jit

@@ -1,0 +1,238 @@
+// Memory and masks of the 16-lane machine.
+#include <array>
+#include <numeric>
+
+#include "jit/compiler_math.h"
+
+namespace nibble::jit {
+namespace {
+
+using asmjit::ConstPoolScope;
+namespace Inst = asmjit::x86::Inst;
+namespace x86 = asmjit::x86;
+
+}  // namespace
+
+CompilerMath::Reg CompilerMath::load(const Mem& from, const Mask* mask) {
+  Reg r = fresh();
+  for (int p = 0; p < parts(); ++p) {
+    const Mem m = from.cloneAdjusted(32 * p);
+    if (mask == nullptr) {
+      cc_.vmovups(r.part[p], m);
+    } else if (wide_) {
+      cc_.k(mask->k).z().vmovups(r.part[p], m);
+    } else {
+      cc_.vmaskmovps(r.part[p], mask->part[p], m);
+    }
+  }
+  return r;
+}
+
+void CompilerMath::store(const Mem& to, const Reg& a, const Mask* mask) {
+  for (int p = 0; p < parts(); ++p) {
+    const Mem m = to.cloneAdjusted(32 * p);
+    if (mask == nullptr) {
+      cc_.vmovups(m, vec(a, p));
+    } else if (wide_) {
+      const Vec value = vec(a, p);
+      cc_.k(mask->k).vmovups(m, value);
+    } else {
+      cc_.vmaskmovps(m, mask->part[p], vec(a, p));
+    }
+  }
+}
+
+CompilerMath::Reg CompilerMath::broadcast(const Mem& from) {
+  Reg r;
+  r.part[0] = new_vec();
+  r.part[1] = r.part[0];
+  cc_.vbroadcastss(r.part[0], from);
+  return r;
+}
+
+CompilerMath::Reg CompilerMath::broadcast(const Gp& value) {
+  Reg r;
+  r.part[0] = new_vec();
+  r.part[1] = r.part[0];
+  if (wide_) {
+    cc_.vpbroadcastd(r.part[0], value.r32());
+  } else {
+    x86::Xmm low = cc_.newXmm();
+    cc_.vmovd(low, value.r32());
+    cc_.vpbroadcastd(r.part[0], low);
+  }
+  return r;
+}
+
+void CompilerMath::store_lane0(const Mem& to, const Reg& a) { cc_.vmovss(to, vec(a, 0).xmm()); }
+
+void CompilerMath::store_int8(const Mem& to, const Reg& a, int count) {
+  x86::Xmm bytes = cc_.newXmm();
+  if (wide_) {
+    cc_.vpmovsdb(bytes, vec(a, 0));
+  } else {
+    // vpackssdw works within 128 bits: dwords 0-3, 8-11 | 4-7, 12-15, put in order by vpermq.
+    Vec words = new_vec();
+    x86::Xmm high = cc_.newXmm();
+    cc_.vpackssdw(words, vec(a, 0), vec(a, 1));
+    cc_.vpermq(words, words, 0xD8);
+    cc_.vextracti128(high, words, 1);
+    cc_.vpacksswb(bytes, words.xmm(), high);
+  }
+  if (count == 8) {
+    cc_.vmovq(to, bytes);
+  } else {
+    cc_.vmovups(to, bytes);
+  }
+}
+
+// AVX2 has no masked 16-bit loads: a short part is put together from qword, dword and word.
+CompilerMath::Reg CompilerMath::load_half(const Mem& from, int count) {
+  Reg r = fresh();
+  if (wide_) {
+    if (count == 16) {
+      cc_.vcvtph2ps(r.part[0], from);
+    } else {
+      const Mask mask = first_lanes(count);
+      x86::Ymm halves = cc_.newYmm();
+      cc_.k(mask.k).z().vmovdqu16(halves, from);
+      cc_.vcvtph2ps(r.part[0], halves);
+    }
+    return r;
+  }
+  for (int p = 0; p < 2; ++p) {
+    const int here = count - 8 * p;
+    const Mem m = from.cloneAdjusted(16 * p);
+    if (here >= 8) {
+      cc_.vcvtph2ps(r.part[p], m);
+      continue;
+    }
+    x86::Xmm halves = cc_.newXmm();
+    cc_.vpxor(halves, halves, halves);
+    int next = 0;
+    for (; here - next >= 4; next += 4) cc_.vpinsrq(halves, halves, m.cloneAdjusted(next * 2), 0);
+    for (; here - next >= 2; next += 2) {
+      cc_.vpinsrd(halves, halves, m.cloneAdjusted(next * 2), next / 2);
+    }
+    if (here > next) cc_.vpinsrw(halves, halves, m.cloneAdjusted(next * 2), next);
+    cc_.vcvtph2ps(r.part[p], halves);
+  }
+  return r;
+}
+
+// Eight floats zero-extended to qwords, then the low dword copied over the high one.
+CompilerMath::Reg CompilerMath::load_twice(const Mem& from, int count) {
+  Reg r = fresh();
+  if (wide_) {
+    Mem m = from;
+    m.setSize(32);
+    if (count == 8) {
+      cc_.vpmovzxdq(r.part[0], m);
+    } else {
+      const Mask mask = first_lanes(count);
+      cc_.k(mask.k).z().vpmovzxdq(r.part[0], m);
+    }
+    cc_.vmovsldup(r.part[0], r.part[0]);
+    return r;
+  }
+  const Mask mask = first_lanes(count);
+  for (int p = 0; p < 2; ++p) {
+    // Four floats each; the mask of part 0 covers all eight.
+    x86::Xmm four = cc_.newXmm();
+    x86::Xmm lanes = cc_.newXmm();
+    if (p == 0) {
+      cc_.vmovups(lanes, mask.part[0].xmm());
+    } else {
+      cc_.vextractf128(lanes, mask.part[0], 1);
+    }
+    cc_.vmaskmovps(four, lanes, from.cloneAdjusted(16 * p));
+    cc_.vpmovzxdq(r.part[p], four);
+    cc_.vmovsldup(r.part[p], r.part[p]);
+  }
+  return r;
+}
+
+CompilerMath::Reg CompilerMath::iota() {
+  std::array<uint32_t, 16> lanes;
+  std::iota(lanes.begin(), lanes.end(), 0U);
+  return load(cc_.newConst(ConstPoolScope::kLocal, lanes.data(), sizeof(lanes)));
+}
+
+CompilerMath::Mask CompilerMath::first_lanes(int count) {
+  Mask mask;
+  if (wide_) {
+    Gp ones = gp("lanes");
+    cc_.mov(ones.r32(), (1 << count) - 1);
+    mask.k = cc_.newKw();
+    cc_.kmovw(mask.k, ones.r32());
+    return mask;
+  }
+  for (int p = 0; p < 2; ++p) {
+    std::array<uint32_t, 8> lanes;
+    for (int l = 0; l < 8; ++l) lanes[static_cast<size_t>(l)] = p * 8 + l < count ? ~0U : 0U;
+    mask.part[p] = new_vec();
+    cc_.vmovups(mask.part[p], cc_.newConst(ConstPoolScope::kLocal, lanes.data(), sizeof(lanes)));
+  }
+  return mask;
+}
+
+CompilerMath::Mask CompilerMath::first_lanes(const Gp& count) {
+  return int_greater(broadcast(count), iota());
+}
+
+CompilerMath::Mask CompilerMath::int_greater(const Reg& a, const Reg& b) {
+  Mask mask;
+  if (wide_) {
+    mask.k = cc_.newKw();
+    cc_.emit(Inst::kIdVpcmpgtd, mask.k, vec(a, 0), operand(b, 0));
+    return mask;
+  }
+  for (int p = 0; p < 2; ++p) {
+    mask.part[p] = new_vec();
+    cc_.emit(Inst::kIdVpcmpgtd, mask.part[p], vec(a, p), operand(b, p));
+  }
+  return mask;
+}
+
+CompilerMath::Mask CompilerMath::both(const Mask& a, const Mask& b) {
+  Mask mask;
+  if (wide_) {
+    mask.k = cc_.newKw();
+    cc_.kandw(mask.k, a.k, b.k);
+    return mask;
+  }
+  for (int p = 0; p < 2; ++p) {
+    mask.part[p] = new_vec();
+    cc_.vandps(mask.part[p], a.part[p], b.part[p]);
+  }
+  return mask;
+}
+
+CompilerMath::Reg CompilerMath::select(const Mask& mask, const Reg& yes, const Reg& no) {
+  Reg r = fresh();
+  for (int p = 0; p < parts(); ++p) {
+    const Vec y = vec(yes, p);
+    const Vec n = vec(no, p);
+    if (wide_) {
+      cc_.k(mask.k).vblendmps(r.part[p], n, y);
+    } else {
+      cc_.vblendvps(r.part[p], n, y, mask.part[p]);
+    }
+  }
+  return r;
+}
+
+CompilerMath::Reg CompilerMath::keep(const Mask& mask, const Reg& a) {
+  Reg r = fresh();
+  for (int p = 0; p < parts(); ++p) {
+    const Vec value = vec(a, p);
+    if (wide_) {
+      cc_.k(mask.k).z().vmovaps(r.part[p], value);
+    } else {
+      cc_.vandps(r.part[p], value, mask.part[p]);
+    }
+  }
+  return r;
+}
+
+}  // namespace nibble::jit

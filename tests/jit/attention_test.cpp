@@ -1,0 +1,347 @@
+// Attention kernels against their plain C++ reference, bit for bit, with guard pages after every
+// buffer and NaN wherever no row may look; the reference against softmax attention in double
+// precision; and what the contract promises of the way a prompt is cut.
+#include "jit/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <limits>
+#include <random>
+
+#include "jit/attention_generator.h"
+#include "jit/isa.h"
+#include "jit/kv_layout.h"
+#include "tests/support/generated_code.h"
+#include "tests/support/guarded_buffer.h"
+
+namespace nibble::jit {
+namespace {
+
+using test::GeneratedCode;
+using test::GuardedBuffer;
+using test::same_bits;
+
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+struct Range {
+  int64_t lo, hi;
+};
+
+// One head's cache, filled position by position; what lies outside `seen` is NaN.
+struct Cache {
+  Cache(const AttentionSpec& s, Range seen, int64_t capacity, uint32_t seed)
+      : spec(s),
+        keys(bytes(capacity)),
+        values(bytes(capacity)),
+        plain_keys(static_cast<size_t>(capacity * s.head_dim)),
+        plain_values(plain_keys.size()) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    std::vector<float> key(static_cast<size_t>(s.head_dim)), value(key.size());
+    for (int64_t t = 0; t < capacity; ++t) {
+      const bool visible = t >= seen.lo && t < seen.hi;
+      for (float& k : key) k = visible ? normal(random) : kNaN;
+      for (float& v : value) v = visible ? normal(random) : kNaN;
+      kv_append(s.kv, s.head_dim, t, key.data(), value.data(), keys.data(), values.data());
+      std::ranges::copy(key, plain_keys.begin() + t * s.head_dim);
+      std::ranges::copy(value, plain_values.begin() + t * s.head_dim);
+    }
+  }
+  size_t bytes(int64_t capacity) const {
+    return static_cast<size_t>(kv_bytes(spec.kv, spec.head_dim, capacity));
+  }
+  AttentionSpec spec;
+  GuardedBuffer<std::byte> keys, values;
+  std::vector<float> plain_keys, plain_values;
+};
+
+// Query rows and results over a cache, with strides longer than a head.
+struct Call {
+  Call(const Cache& cache, const std::vector<Range>& ranges, uint32_t seed)
+      : dim(cache.spec.head_dim),
+        stride(dim + 3),
+        q(static_cast<size_t>(static_cast<int64_t>(ranges.size() - 1) * stride + dim)),
+        out(q.size(), 55.0F),
+        slope(ranges.size()),
+        lo(ranges.size()),
+        hi(ranges.size()),
+        scratch(static_cast<size_t>(
+            (attention_scratch_bytes({.head_dim = dim, .rows = kMaxAttentionRows}) + 63) / 64 *
+            64)) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    for (float& x : q) x = normal(random);
+    for (size_t r = 0; r < ranges.size(); ++r) {
+      slope[r] = std::exp2(-static_cast<float>(r + 1));
+      lo[r] = ranges[r].lo;
+      hi[r] = ranges[r].hi;
+    }
+    std::ranges::fill(scratch, std::byte{0xFF});
+    args.q = q.data();
+    args.q_stride = args.out_stride = stride;
+    args.keys = cache.keys.data();
+    args.values = cache.values.data();
+    args.lo = lo.data();
+    args.hi = hi.data();
+    args.slope = slope.data();
+    args.scale = 1.0F / std::sqrt(static_cast<float>(dim));
+    args.softcap = 1.5F;
+    args.out = out.data();
+    args.rows = static_cast<int64_t>(ranges.size());
+    args.scratch = scratch.data();
+  }
+  // The same call for rows [first, first + rows) alone.
+  AttentionArgs part(int64_t first, int64_t rows) const {
+    AttentionArgs p = args;
+    p.q += first * stride;
+    p.out += first * stride;
+    p.lo += first;
+    p.hi += first;
+    p.slope += first;
+    p.rows = rows;
+    return p;
+  }
+  int64_t dim, stride;
+  GuardedBuffer<float> q, out, slope;
+  GuardedBuffer<int64_t> lo, hi;
+  GuardedBuffer<std::byte> scratch;
+  AttentionArgs args;
+};
+
+Range hull(const std::vector<Range>& ranges) {
+  Range all = ranges[0];
+  for (const Range& r : ranges) all = {std::min(all.lo, r.lo), std::max(all.hi, r.hi)};
+  return all;
+}
+
+int64_t capacity_for(const std::vector<Range>& ranges) { return (hull(ranges).hi + 15) / 16 * 16; }
+
+std::string repeat(const AttentionSpec& spec, Isa isa) {
+  const std::string kernel =
+      name(KernelKey{.spec = KernelSpec(spec), .isa = isa, .tiling = Tiling{}});
+  return fmt::format("{}; repeat with `nibble kernels check {}`", kernel, kernel);
+}
+
+void check(const AttentionSpec& spec, Isa isa, const std::vector<Range>& ranges) {
+  const GeneratedCode<AttentionFn> kernel(generate_attention(spec, isa));
+  const Cache cache(spec, hull(ranges), capacity_for(ranges), 1);
+  Call found(cache, ranges, 2);
+  Call expected(cache, ranges, 2);
+  kernel(found.args);
+  attention_reference(spec, expected.args);
+  for (float x : expected.out) ASSERT_FALSE(std::isnan(x)) << repeat(spec, isa);
+  ASSERT_TRUE(same_bits(found.out.span(), expected.out.span())) << repeat(spec, isa);
+}
+
+std::vector<Range> causal(int64_t rows, int64_t first_hi, int64_t window = 0) {
+  std::vector<Range> ranges;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t hi = first_hi + r;
+    ranges.push_back({window > 0 ? std::max<int64_t>(0, hi - window) : 0, hi});
+  }
+  return ranges;
+}
+
+class AttentionKernels : public ::testing::TestWithParam<Isa> {
+ protected:
+  void SetUp() override {
+    if (!supports(GetParam())) {
+      GTEST_SKIP() << "this machine has no " << isa_name(GetParam());
+    }
+  }
+};
+
+TEST_P(AttentionKernels, EveryHeadSizeEqualsTheReference) {
+  for (int64_t dim : {1, 2, 7, 16, 20, 32, 33, 64, 80, 96, 100, 112, 128, 192, 256}) {
+    for (KvType kv : {KvType::f32, KvType::f16}) {
+      for (int rows : {1, 4}) {
+        const AttentionSpec spec{.head_dim = dim, .kv = kv, .rows = rows};
+        check(spec, GetParam(), causal(rows, 1));
+        check(spec, GetParam(), causal(rows, 150));
+      }
+    }
+  }
+}
+
+TEST_P(AttentionKernels, EveryLengthEqualsTheReference) {
+  for (int64_t hi = 1; hi <= 140; hi += hi < 40 || hi > 120 ? 1 : 5) {
+    check({.head_dim = 20, .rows = 1}, GetParam(), causal(1, hi));
+    check({.head_dim = 20, .rows = 3}, GetParam(), causal(3, hi));
+    check({.head_dim = 24, .kv = KvType::f16, .rows = 4}, GetParam(), causal(4, hi, 19));
+  }
+}
+
+TEST_P(AttentionKernels, EveryRowCountEqualsTheReference) {
+  for (int rows = 1; rows <= kMaxAttentionRows; ++rows) {
+    for (int64_t used = 1; used <= rows; ++used) {
+      check({.head_dim = 64, .rows = rows}, GetParam(), causal(used, 130));
+      check({.head_dim = 36, .kv = KvType::f16, .rows = rows, .alibi = true}, GetParam(),
+            causal(used, 62));
+    }
+  }
+}
+
+TEST_P(AttentionKernels, AlibiAndSoftcapEqualTheReference) {
+  for (bool alibi : {false, true}) {
+    for (bool softcap : {false, true}) {
+      for (int rows : {1, 4, 8}) {
+        check({.head_dim = 48, .rows = rows, .alibi = alibi, .softcap = softcap}, GetParam(),
+              causal(rows, 200, 130));
+      }
+    }
+  }
+}
+
+// Rows that see nothing of a split that others see, in every order.
+TEST_P(AttentionKernels, RowsApartEqualTheReference) {
+  const std::vector<std::vector<Range>> cases = {
+      {{0, 10}, {100, 200}, {64, 65}, {63, 129}},   {{100, 101}, {0, 1}, {190, 200}, {0, 200}},
+      {{0, 64}, {64, 128}, {128, 192}, {192, 256}}, {{3, 5}, {5, 9}, {9, 64}, {15, 17}},
+      {{63, 65}, {63, 65}, {127, 129}, {0, 129}},
+  };
+  for (const auto& ranges : cases) {
+    check({.head_dim = 40, .rows = 4, .alibi = true}, GetParam(), ranges);
+    check({.head_dim = 72, .kv = KvType::f16, .rows = 8}, GetParam(), ranges);
+  }
+}
+
+// What a row cannot see does not matter, even where its neighbours look at it.
+TEST_P(AttentionKernels, AnUnseenNaNPoisonsOnlyTheRowsThatSeeIt) {
+  const AttentionSpec spec{.head_dim = 32, .rows = 4};
+  const std::vector<Range> ranges = {{0, 70}, {0, 71}, {0, 72}, {0, 73}};
+  const GeneratedCode<AttentionFn> kernel(generate_attention(spec, GetParam()));
+  const Cache cache(spec, {0, 71}, 80, 1);
+  Call call(cache, ranges, 2);
+  kernel(call.args);
+  EXPECT_FALSE(std::isnan(call.out[0]));
+  EXPECT_FALSE(std::isnan(call.out[static_cast<size_t>(call.stride)]));
+  EXPECT_TRUE(std::isnan(call.out[static_cast<size_t>(2 * call.stride)]));
+  EXPECT_TRUE(std::isnan(call.out[static_cast<size_t>(3 * call.stride)]));
+}
+
+TEST_P(AttentionKernels, CuttingAPromptDifferentlyChangesNothing) {
+  constexpr int64_t kTokens = 24;
+  for (KvType kv : {KvType::f32, KvType::f16}) {
+    const AttentionSpec one{.head_dim = 64, .kv = kv, .rows = 1};
+    const AttentionSpec eight{.head_dim = 64, .kv = kv, .rows = 8};
+    const std::vector<Range> ranges = causal(kTokens, 180, 150);
+    const Cache cache(one, hull(ranges), capacity_for(ranges), 1);
+    Call singly(cache, ranges, 2);
+    Call reference(cache, ranges, 2);
+    const GeneratedCode<AttentionFn> run_one(generate_attention(one, GetParam()));
+    const GeneratedCode<AttentionFn> run_eight(generate_attention(eight, GetParam()));
+    for (int64_t r = 0; r < kTokens; ++r) run_one(singly.part(r, 1));
+    attention_reference(one, reference.args);
+    EXPECT_TRUE(same_bits(singly.out.span(), reference.out.span()));
+    for (int64_t chunk : {1, 2, 5, 7, 8}) {
+      Call cut(cache, ranges, 2);
+      for (int64_t r = 0; r < kTokens; r += chunk) {
+        run_eight(cut.part(r, std::min(chunk, kTokens - r)));
+      }
+      EXPECT_TRUE(same_bits(cut.out.span(), singly.out.span())) << "chunks of " << chunk;
+    }
+  }
+}
+
+TEST_P(AttentionKernels, LargeScoresEqualTheReference) {
+  const AttentionSpec spec{.head_dim = 64, .rows = 2};
+  const std::vector<Range> ranges = causal(2, 300);
+  const GeneratedCode<AttentionFn> kernel(generate_attention(spec, GetParam()));
+  const Cache cache(spec, hull(ranges), capacity_for(ranges), 1);
+  for (float scale : {0.0F, -0.0F, 100.0F, -1e4F, 1e30F}) {
+    Call found(cache, ranges, 2);
+    Call expected(cache, ranges, 2);
+    found.args.scale = expected.args.scale = scale;
+    kernel(found.args);
+    attention_reference(spec, expected.args);
+    EXPECT_TRUE(same_bits(found.out.span(), expected.out.span())) << "scale " << scale;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Isas, AttentionKernels, ::testing::Values(Isa::avx2, Isa::avx512),
+                         [](const auto& info) { return std::string(isa_name(info.param)); });
+
+// Softmax attention as in the textbooks, in double precision, over positions in the plain layout.
+std::vector<double> softmax_attention(const Cache& cache, const Call& call, size_t row) {
+  const auto dim = static_cast<size_t>(call.dim);
+  const float* q = call.args.q + static_cast<int64_t>(row) * call.stride;
+  std::vector<double> scores, out(dim, 0.0);
+  for (int64_t t = call.lo[row]; t < call.hi[row]; ++t) {
+    const float* key = &cache.plain_keys[static_cast<size_t>(t) * dim];
+    double s = 0;
+    for (size_t d = 0; d < dim; ++d) s += static_cast<double>(q[d]) * key[d];
+    s *= call.args.scale;
+    if (cache.spec.softcap) s = call.args.softcap * std::tanh(s / call.args.softcap);
+    if (cache.spec.alibi) s += call.slope[row] * static_cast<double>(t - (call.hi[row] - 1));
+    scores.push_back(s);
+  }
+  const double max = std::ranges::max(scores);
+  double sum = 0;
+  for (double& s : scores) sum += s = std::exp(s - max);
+  for (size_t i = 0; i < scores.size(); ++i) {
+    const float* value = &cache.plain_values[(static_cast<size_t>(call.lo[row]) + i) * dim];
+    for (size_t d = 0; d < dim; ++d) out[d] += scores[i] / sum * value[d];
+  }
+  return out;
+}
+
+TEST(AttentionReference, AgreesWithSoftmaxAttention) {
+  for (bool alibi : {false, true}) {
+    for (bool softcap : {false, true}) {
+      const AttentionSpec spec{.head_dim = 40, .rows = 4, .alibi = alibi, .softcap = softcap};
+      const std::vector<Range> ranges = {{0, 1}, {0, 300}, {100, 333}, {65, 130}};
+      const Cache cache(spec, hull(ranges), capacity_for(ranges), 3);
+      Call call(cache, ranges, 4);
+      attention_reference(spec, call.args);
+      for (size_t r = 0; r < ranges.size(); ++r) {
+        const auto expected = softmax_attention(cache, call, r);
+        for (size_t d = 0; d < expected.size(); ++d) {
+          EXPECT_NEAR(call.out[r * static_cast<size_t>(call.stride) + d], expected[d], 1e-5);
+        }
+      }
+    }
+  }
+}
+
+TEST(AttentionSpecs, InvalidOnesAreRefused) {
+  EXPECT_THROW(generate_attention({.head_dim = 0}, Isa::avx2), Error);
+  EXPECT_THROW(generate_attention({.head_dim = 4096}, Isa::avx2), Error);
+  EXPECT_THROW(generate_attention({.head_dim = 64, .rows = 0}, Isa::avx2), Error);
+  EXPECT_THROW(generate_attention({.head_dim = 64, .rows = 9}, Isa::avx2), Error);
+  EXPECT_THROW(attention_scratch_bytes({.head_dim = -1}), Error);
+}
+
+TEST(KvLayout, PutsPositionsSideBySide) {
+  constexpr int64_t kDim = 3;
+  std::vector<float> keys(32 * kDim, 0.0F), values(32 * kDim, 0.0F);
+  const float key[] = {1, 2, 3};
+  const float value[] = {4, 5, 6};
+  kv_append(KvType::f32, kDim, 18, key, value, keys.data(), values.data());
+  std::vector<float> expected_keys(keys.size(), 0.0F), expected_values(values.size(), 0.0F);
+  for (size_t d = 0; d < 3; ++d) {
+    expected_keys[16 * 3 + d * 16 + 2] = key[d];
+    expected_values[18 * 3 + d] = value[d];
+  }
+  EXPECT_EQ(keys, expected_keys);
+  EXPECT_EQ(values, expected_values);
+  EXPECT_EQ(kv_bytes(KvType::f32, kDim, 32), 32 * 3 * 4);
+  EXPECT_EQ(kv_bytes(KvType::f16, kDim, 32), 32 * 3 * 2);
+}
+
+TEST(KvLayout, RoundsHalvesToEven) {
+  const float rounded[] = {1.0F,     2049.0F, 2051.0F, 65504.0F, 65520.0F, 1e-8F, -0.0F,
+                           5.96e-8F, 3.0e-8F, -1.5F,   1e30F,    0.1F,     0.2F};
+  const uint16_t expected[] = {0x3C00, 0x6800, 0x6802, 0x7BFF, 0x7C00, 0x0000, 0x8000,
+                               0x0001, 0x0001, 0xBE00, 0x7C00, 0x2E66, 0x3266};
+  constexpr int64_t kDim = std::size(rounded);
+  GuardedBuffer<uint16_t> keys(16 * kDim), values(16 * kDim);
+  kv_append(KvType::f16, kDim, 15, rounded, rounded, keys.data(), values.data());
+  for (size_t d = 0; d < static_cast<size_t>(kDim); ++d) {
+    EXPECT_EQ(keys[d * 16 + 15], expected[d]) << rounded[d];
+    EXPECT_EQ(values[15 * static_cast<size_t>(kDim) + d], expected[d]) << rounded[d];
+  }
+}
+
+}  // namespace
+}  // namespace nibble::jit
