@@ -22,5 +22,7 @@ std::vector<KernelKey> kernel_catalog(Isa isa);
 // machine cannot run it. Where executable memory is refused there is nothing to compare: also an
 // Error.
 std::string check_kernel(const KernelKey& key, uint64_t seed);
+// The same for code that is at hand already and can run here.
+std::string compare_with_reference(const Kernel& kernel, uint64_t seed);
 
 }  // namespace nibble::jit

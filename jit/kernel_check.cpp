@@ -407,6 +407,14 @@ std::string check_attention(const Kernel& kernel, Random& random) {
 
 }  // namespace
 
+std::string compare_with_reference(const Kernel& kernel, uint64_t seed) {
+  Random random(seed);
+  const KernelSpec& spec = kernel.key.spec;
+  if (std::holds_alternative<GemmSpec>(spec)) return check_gemm(kernel, random);
+  if (std::holds_alternative<RowSpec>(spec)) return check_row(kernel, random);
+  return check_attention(kernel, random);
+}
+
 std::string check_kernel(const KernelKey& key, uint64_t seed) {
   if (!supports(key.isa)) {
     fail("The kernel {} cannot be checked here: this machine lacks {}.", name(key),
@@ -418,10 +426,7 @@ std::string check_kernel(const KernelKey& key, uint64_t seed) {
     fail("The kernel {} cannot be checked: it runs as its reference. {}", name(key),
          cache.fallback_reason());
   }
-  Random random(seed);
-  if (std::holds_alternative<GemmSpec>(key.spec)) return check_gemm(kernel, random);
-  if (std::holds_alternative<RowSpec>(key.spec)) return check_row(kernel, random);
-  return check_attention(kernel, random);
+  return compare_with_reference(kernel, seed);
 }
 
 }  // namespace nibble::jit
