@@ -7,6 +7,7 @@
 #include "graph/passes.h"
 #include "graph/probe.h"
 #include "graph/rewrite.h"
+#include "jit/error.h"
 
 namespace nibble::graph {
 namespace {
@@ -30,21 +31,41 @@ ValueId table_value(Graph& graph, ValueId tensor_id) {
                             Constant(MatrixSource::whole(table, false)));
 }
 
+// Whether `index` is input_ids, however reshaped.
+bool is_ids(const Graph& graph, const Interpreter& interpreter, ValueId index) {
+  if (index == graph.io.input_ids) return true;
+  Feeds feeds = decoder_feeds(graph, {.tokens = 3, .past = 2});
+  const std::vector<int64_t> ids = {1, 0, 1};
+  feeds[graph.io.input_ids] = Array::of({1, 3}, ids);
+  try {
+    const Array found = interpreter.run_one(feeds, index);
+    return found.kind == Array::Kind::i64 && found.shape == Shape{1, 3} &&
+           std::equal(ids.begin(), ids.end(), found.ints().begin());
+  } catch (const Error&) {
+    return false;  // depends on what a probe does not feed
+  }
+}
+
 int replace_gathers(Graph& graph) {
-  int changed = 0;
-  for (size_t i = 0; i < graph.nodes.size(); ++i) {
-    const Node& node = graph.nodes[i];
-    if (!node.is("Gather") || node.get_int("axis", 0) != 0) continue;
-    if (node.inputs[1] != graph.io.input_ids || !is_table(graph.tensor(node.inputs[0]))) continue;
-    const ValueId table = table_value(graph, node.inputs[0]);
+  std::vector<size_t> found;
+  {
+    const Interpreter interpreter(graph);
+    for (size_t i = 0; i < graph.nodes.size(); ++i) {
+      const Node& node = graph.nodes[i];
+      if (!node.is("Gather") || node.get_int("axis", 0) != 0) continue;
+      if (!is_table(graph.tensor(node.inputs[0]))) continue;
+      if (is_ids(graph, interpreter, node.inputs[1])) found.push_back(i);
+    }
+  }
+  for (size_t i : found) {
+    const ValueId table = table_value(graph, graph.nodes[i].inputs[0]);
     Node& target = graph.nodes[i];
     target.op = "Embedding";
     target.domain = kNibbleDomain;
     target.inputs = {graph.io.input_ids, table};
     target.attributes.clear();
-    ++changed;
   }
-  return changed;
+  return static_cast<int>(found.size());
 }
 
 int absorb_scales(Graph& graph) {
