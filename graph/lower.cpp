@@ -163,8 +163,6 @@ class Lowering {
     jit::RowSpec spec;
     spec.op = jit::RowOp::quantize;
     spec.n = width_of(key.value);
-    spec.quantize = true;
-    spec.f32_out = false;
     spec.group = key.group;
     spec.zero = key.zero;
     runtime::RowStep step;
