@@ -1,0 +1,31 @@
+// The loop that makes text: prompt in, then one id after another until there is a reason to stop.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/decoder.h"
+#include "runtime/sampler.h"
+
+namespace nibble::cli {
+
+struct Generation {
+  std::vector<int32_t> ids;  // made, without the prompt and without the id that ended it
+  std::string stop;          // "length", "context", "eos", "interrupted"
+  int64_t prompt_tokens = 0;
+  double prefill_s = 0, decode_s = 0;
+  int64_t decode_steps = 0;
+  double prefill_tok_s() const;
+  double decode_tok_s() const;
+};
+
+// Makes at most `limit` ids. `eos`: ids that end the text. on_id is called with each id as it is
+// made. Throws Error when an id of the prompt is out of range or the prompt does not fit.
+Generation generate(runtime::Decoder& decoder, const runtime::SamplerOptions& options,
+                    std::span<const int32_t> prompt, int64_t limit, std::span<const int64_t> eos,
+                    const std::function<void(int32_t)>& on_id);
+
+}  // namespace nibble::cli

@@ -1,0 +1,24 @@
+#include "tools/cli/interrupt.h"
+
+#include <csignal>
+
+namespace nibble::cli {
+namespace {
+
+volatile std::sig_atomic_t asked_to_stop = 0;
+
+void on_interrupt(int) { asked_to_stop = 1; }
+
+}  // namespace
+
+void catch_interrupts() {
+  struct sigaction action {};
+  action.sa_handler = on_interrupt;
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, nullptr);
+}
+
+bool interrupted() { return asked_to_stop != 0; }
+
+}  // namespace nibble::cli

@@ -1,0 +1,10 @@
+// Ctrl-C as a question that loops ask, so that they end with their results told. A second Ctrl-C
+// ends the program at once.
+#pragma once
+
+namespace nibble::cli {
+
+void catch_interrupts();
+bool interrupted();
+
+}  // namespace nibble::cli

@@ -1,0 +1,276 @@
+#include "tools/cli/model_loader.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "frontends/onnx/onnx.h"
+#include "graph/interpreted_decoder.h"
+#include "graph/lower.h"
+#include "graph/model_shapes.h"
+#include "graph/nib_model.h"
+#include "graph/ops.h"
+#include "jit/error.h"
+#include "quant/random_weights.h"
+#include "tools/cli/commands.h"
+#include "tools/cli/output.h"
+
+namespace nibble::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr uint64_t kRandomWeightSeed = 1;
+
+std::vector<fs::path> files_ending(const std::string& folder, const std::string& extension) {
+  std::vector<fs::path> files;
+  std::error_code error;
+  for (const auto& item : fs::directory_iterator(folder, error)) {
+    if (item.path().extension() == extension && !item.is_directory()) files.push_back(item.path());
+  }
+  if (error) fail("{}: the folder cannot be read: {}.", folder, error.message());
+  return files;
+}
+
+void refuse_weight_flags(const std::string& path, const WeightOptions& weights) {
+  for (const CLI::Option* flag : weights.flags) {
+    if (flag->count() == 0) continue;
+    throw UsageError(
+        fmt::format("{} is compiled already, so {} does not apply to it.", path, flag->get_name()));
+  }
+}
+
+// Read from a .nib the fusing is history; what is left to count are the nodes.
+graph::FusionReport count_nodes(const graph::Graph& graph) {
+  graph::FusionReport report;
+  report.nodes_before = report.nodes_after = static_cast<int64_t>(graph.nodes.size());
+  for (const graph::Node& node : graph.nodes) {
+    if (node.domain == graph::kNibbleDomain) continue;
+    ++report.nodes_unfused;
+    report.entries.push_back({-1, node.op, false, "it was compiled unfused", node.name});
+  }
+  return report;
+}
+
+// All but f32 weights under the interpreter, which reads those where they are.
+void pack_all(graph::Graph& graph, const WeightOptions& weights, bool interpreted,
+              runtime::ThreadPool& pool) {
+  if (interpreted && weights.weights == "f32") return;
+  const quant::QuantizeOptions options = weights.quantize_options();
+  for (const auto& [id, format] : quant::choose_formats(graph, options)) {
+    auto& constant = graph.values[static_cast<size_t>(id)].constant;
+    if (!std::get<graph::MatrixSource>(*constant).parts.empty()) continue;
+    constant = pack_weight(graph, id, format, options.range, pool);
+  }
+  Progress progress("quantizing");
+  quant::quantize_graph(graph, options, pool,
+                        [&](int64_t done, int64_t total) { progress.update(done, total); });
+}
+
+// --compute, else what the file says, else int8.
+std::string choose_compute(const graph::Graph& graph, const WeightOptions& weights) {
+  if (!weights.compute.empty()) return weights.compute;
+  for (const graph::Node& node : graph.nodes) {
+    if (node.is("Linear", graph::kNibbleDomain) && node.has("compute")) {
+      return node.get_string("compute", "int8");
+    }
+  }
+  return "int8";
+}
+
+bool has_quantized_weights(const graph::Graph& graph) {
+  return std::any_of(graph.values.begin(), graph.values.end(), [](const graph::Value& value) {
+    const auto* packed =
+        value.constant ? std::get_if<runtime::PackedMatrix>(&*value.constant) : nullptr;
+    return packed != nullptr && packed->view.format.type != jit::WeightType::f32;
+  });
+}
+
+jit::KvType choose_kv(const RunOptions& run, bool exact) {
+  if (run.kv.empty()) return exact ? jit::KvType::f32 : jit::KvType::f16;
+  return run.kv == "f32" ? jit::KvType::f32 : jit::KvType::f16;
+}
+
+}  // namespace
+
+void WeightOptions::add_to(CLI::App& command) {
+  const char* title = "Weights";
+  flags = {
+      command.add_option("--weights", weights, "How weights are stored: int4, int8 or f32")
+          ->check(CLI::IsMember({"int4", "int8", "f32"}))
+          ->capture_default_str()
+          ->group(title),
+      command.add_option("--group", group, "Weights that share a scale; 0: a whole column")
+          ->check(CLI::IsMember({0, 16, 32, 64, 128, 256, 512, 1024}))
+          ->capture_default_str()
+          ->group(title),
+      command.add_flag("--asym", asym, "Store zero points")->group(title),
+      command.add_option("--scale", scale, "Type of the scales: f16 or f32")
+          ->check(CLI::IsMember({"f16", "f32"}))
+          ->capture_default_str()
+          ->group(title),
+      command
+          .add_flag("--no-fuse", no_fuse, "Run the graph as it is, by the reference interpreter")
+          ->group(title),
+  };
+  command
+      .add_option("--compute", compute,
+                  "Activations of the matmuls: int8 or f32 (default: int8, or what a .nib says)")
+      ->check(CLI::IsMember({"int8", "f32"}))
+      ->group(title);
+}
+
+quant::QuantizeOptions WeightOptions::quantize_options() const {
+  return quant::default_options(weights, group, asym,
+                                scale == "f32" ? jit::ScaleType::f32 : jit::ScaleType::f16);
+}
+
+void RunOptions::add_to(CLI::App& command) {
+  const char* title = "Running";
+  command.add_option("--threads", threads, "Threads (default: one a physical core)")
+      ->check(CLI::Range(1, 1024))
+      ->group(title);
+  command.add_option("--context", context, "Positions to keep (default: all of the model's)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
+      ->group(title);
+  command.add_option("--chunk", chunk, "Rows of a prefill pass")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str()
+      ->group(title);
+  command
+      .add_option("--kv", kv, "Type of the KV cache: f16 or f32 (default: f32 when computing so)")
+      ->check(CLI::IsMember({"f16", "f32"}))
+      ->group(title);
+}
+
+ModelPath find_model(const std::string& model) {
+  std::error_code error;
+  if (!fs::exists(model, error)) fail("{}: there is no such file or folder.", model);
+  if (!fs::is_directory(model, error)) {
+    const std::string extension = fs::path(model).extension().string();
+    if (extension == ".onnx" || extension == ".nib") return {model, extension == ".nib"};
+    fail("{}: a model should end in .onnx or .nib, or be a folder holding one.", model);
+  }
+  const auto onnx = files_ending(model, ".onnx");
+  const auto nib = files_ending(model, ".nib");
+  if (onnx.empty() && nib.empty()) fail("{}: the folder holds no .onnx and no .nib.", model);
+  if (!onnx.empty() && !nib.empty()) {
+    fail("{}: the folder holds both {} and {}; name the one that is meant.", model,
+         onnx[0].filename().string(), nib[0].filename().string());
+  }
+  if (nib.size() > 1) {
+    fail("{}: the folder holds {} .nib files; name the one that is meant.", model, nib.size());
+  }
+  return nib.empty() ? ModelPath{model, false} : ModelPath{nib[0].string(), true};
+}
+
+PreparedGraph prepare_graph(const std::string& model, const std::string& shape,
+                            const WeightOptions& weights, runtime::ThreadPool& pool) {
+  PreparedGraph out;
+  if (!shape.empty()) {
+    if (weights.no_fuse) throw UsageError("A shape is fused by nature: --no-fuse does not apply.");
+    out.graph = graph::shape_graph(shape);
+    out.report = count_nodes(out.graph);
+    return out;
+  }
+  const ModelPath found = find_model(model);
+  if (found.nib) {
+    refuse_weight_flags(found.path, weights);
+    out.graph = graph::read_nib_model(found.path, &pool);
+    out.report = count_nodes(out.graph);
+    out.from_nib = true;
+    return out;
+  }
+  out.graph = frontends::load_onnx(found.path);
+  if (!weights.no_fuse) {
+    out.report = graph::fuse(out.graph);
+  } else {
+    // Quantized weights need their matmuls as Linear nodes; everything else stays as it is.
+    if (weights.weights != "f32") graph::form_linears(out.graph);
+    out.report = count_nodes(out.graph);
+  }
+  return out;
+}
+
+void set_compute(graph::Graph& graph, const std::string& compute) {
+  for (graph::Node& node : graph.nodes) {
+    if (node.is("Linear", graph::kNibbleDomain)) node.attributes["compute"] = compute;
+  }
+}
+
+runtime::PackedMatrix pack_weight(const graph::Graph& graph, graph::ValueId id,
+                                  const jit::WeightFormat& format, quant::RtnRange range,
+                                  runtime::ThreadPool& pool) {
+  const graph::Constant& constant = *graph.values[static_cast<size_t>(id)].constant;
+  if (const auto* packed = std::get_if<runtime::PackedMatrix>(&constant)) return *packed;
+  const auto& source = std::get<graph::MatrixSource>(constant);
+  if (source.parts.empty()) {
+    const auto seed = kRandomWeightSeed + static_cast<uint64_t>(id);
+    return quant::random_matrix(format, source.n, source.k, seed, pool);
+  }
+  return quant::quantize_matrix(source, format, range, graph.value_name(id), pool);
+}
+
+std::string unfused_warning(const graph::FusionReport& report) {
+  if (report.complete()) return "";
+  std::string reason;
+  for (const graph::FusionEntry& entry : report.entries) {
+    if (entry.fused) continue;
+    reason = fmt::format(" First: {} at node '{}': {}.", entry.what, entry.node, entry.detail);
+    break;
+  }
+  return fmt::format(
+      "{} of {} nodes are not fused, so this model runs slowly, by the reference interpreter.{}",
+      report.nodes_unfused, report.nodes_after, reason);
+}
+
+std::string LoadedModel::isa() const {
+  return std::string(jit::isa_name(session ? session->plan().isa : jit::selected_isa()));
+}
+
+LoadedModel load_model(const std::string& model, const std::string& shape,
+                       const WeightOptions& weights, const RunOptions& run) {
+  const double start = now();
+  LoadedModel out;
+  const jit::Isa isa = jit::selected_isa();  // first: refuses machines that cannot run anything
+  out.pool = std::make_shared<runtime::ThreadPool>(run.threads > 0 ? run.threads
+                                                                   : runtime::default_threads());
+  PreparedGraph prepared = prepare_graph(model, shape, weights, *out.pool);
+  const bool interpreted = weights.no_fuse || !prepared.report.complete();
+  out.compute = choose_compute(prepared.graph, weights);
+  set_compute(prepared.graph, out.compute);
+  if (!prepared.from_nib) pack_all(prepared.graph, weights, interpreted, *out.pool);
+  if (!has_quantized_weights(prepared.graph)) out.compute = "f32";
+  out.report = std::move(prepared.report);
+  out.graph = std::make_shared<graph::Graph>(std::move(prepared.graph));
+  const int64_t most = out.graph->context_length;
+  if (most > 0 && run.context > most) {
+    fail("--context asks for {} positions, but the context length of {} is {}.", run.context,
+         out.graph->origin, most);
+  }
+  if (interpreted) {
+    if (!weights.no_fuse) warn(unfused_warning(out.report));
+    out.decoder = std::make_shared<graph::InterpretedDecoder>(out.graph, run.context);
+  } else {
+    const bool exact = out.compute == "f32";
+    auto plan = graph::lower(*out.graph, {exact ? graph::Compute::f32 : graph::Compute::int8, isa});
+    out.session = std::make_shared<runtime::Session>(
+        std::move(plan), out.pool,
+        runtime::SessionOptions{run.context, run.chunk, choose_kv(run, exact)});
+    out.decoder = out.session;
+  }
+  out.jit_ms = jit::CodeCache::instance().generate_ms();
+  out.load_s = now() - start;
+  if (std::string reason = jit::CodeCache::instance().fallback_reason(); !reason.empty()) {
+    warn(fmt::format("No machine code can be run here, so slow reference kernels are used: {}",
+                     reason));
+  }
+  return out;
+}
+
+std::optional<frontends::Tokenizer> tokenizer_of(const graph::Graph& graph) {
+  const auto it = graph.documents.find("tokenizer.json");
+  if (it == graph.documents.end()) return std::nullopt;
+  return frontends::Tokenizer::from_json(it->second, graph.origin + ": tokenizer.json");
+}
+
+}  // namespace nibble::cli

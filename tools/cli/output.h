@@ -1,0 +1,43 @@
+// What commands say: results on standard output, whose every failure is an Error, and warnings and
+// progress on standard error.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+namespace nibble::cli {
+
+using Json = nlohmann::ordered_json;
+
+// Throw Error when standard output cannot take it (a full disk, say).
+void print(std::string_view text);
+void print_line(std::string_view text);
+void print_json(const Json& json);  // one line
+void flush_output();
+
+// "nibble: warning: MESSAGE" on standard error.
+void warn(std::string_view message);
+void note(std::string_view message);  // one line on standard error, as it is
+
+// A bar with rate and remaining time on standard error, when that is a terminal; otherwise nothing.
+class Progress {
+ public:
+  explicit Progress(std::string_view what);
+  ~Progress();  // clears the line
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+  void update(int64_t done_bytes, int64_t total_bytes);
+
+ private:
+  std::string_view what_;
+  bool shown_ = false, terminal_ = false;
+  double start_ = 0, last_ = 0;
+};
+
+// Seconds on a clock that only goes forward.
+double now();
+// The most memory this process has held so far.
+double peak_rss_mb();
+
+}  // namespace nibble::cli
