@@ -36,17 +36,14 @@ constexpr std::array<DataTypeName, 25> kDataTypes{
 
 // Bytes of a tensor of this type and shape. Throws Error instead of overflowing.
 size_t expected_bytes(DType dtype, const graph::Shape& shape, const std::string& who) {
-  int64_t count = 1, bits = 0;
-  bool overflow = false;
-  for (const int64_t dim : shape) {
-    if (dim < 0) {
-      fail("{} has shape {}, but no dimension may be negative.", who, graph::to_string(shape));
+  int64_t bits = 0;
+  try {
+    if (__builtin_mul_overflow(graph::element_count(shape), graph::dtype_bits(dtype), &bits) ||
+        bits > std::numeric_limits<int64_t>::max() - 7) {
+      fail("The shape {} is larger than any file.", graph::to_string(shape));
     }
-    overflow |= __builtin_mul_overflow(count, dim, &count);
-  }
-  overflow |= __builtin_mul_overflow(count, graph::dtype_bits(dtype), &bits);
-  if (overflow || bits > std::numeric_limits<int64_t>::max() - 7) {
-    fail("{} has shape {}, which is larger than any file.", who, graph::to_string(shape));
+  } catch (const Error& error) {
+    fail("{} is of no possible size: {}", who, error.what());
   }
   return static_cast<size_t>((bits + 7) / 8);
 }
@@ -228,8 +225,7 @@ fs::path TensorLoader::resolve(std::string_view location, const std::string& who
     fail("{} has external data at \"{}\", but a path relative to the model is expected.", who,
          location);
   }
-  if (location.find('\0') != std::string_view::npos ||
-      std::find(relative.begin(), relative.end(), "..") != relative.end()) {
+  if (std::find(relative.begin(), relative.end(), "..") != relative.end()) {
     fail("{} has external data at \"{}\", which may leave the model's folder.", who, location);
   }
   std::error_code error;

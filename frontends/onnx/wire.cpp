@@ -137,7 +137,8 @@ bool WireReader::next(Field& field) {
 std::string_view WireReader::text(const Field& field) const {
   const std::string_view text(reinterpret_cast<const char*>(field.bytes.data()),
                               field.bytes.size());
-  if (!is_utf8(text)) {
+  // A NUL would cut off messages and paths.
+  if (!is_utf8(text) || text.find('\0') != std::string_view::npos) {
     fail("{}: damaged at byte {}: {}.{} should be text in UTF-8, but it is not.", file_.path,
          offset(field.bytes), message_.name, field.name);
   }

@@ -51,7 +51,7 @@ class WireReader {
   // field.
   bool next(Field& field);
 
-  // The payload as text. Throws Error when it is not UTF-8.
+  // The payload as text. Throws Error when it is not UTF-8 or holds a NUL.
   std::string_view text(const Field& field) const;
   float fixed32_as_float(const Field& field) const;
   // Appends the integers of a repeated varint field, packed or not.
