@@ -215,19 +215,7 @@ class AttentionGenerator {
     const Gp d = v_.zero_gp("d");
     v_.loop(d, dim_, unroll, [&] {
       for (int u = 0; u < unroll; ++u) {
-        std::vector<Reg> block;
-        for (int b = 0; b < block_tile; ++b) {
-          const int64_t offset = b * kKeyBlock * dim_ * kv_bytes_ + u * key_step;
-          block.push_back(load_cached(x86::ptr(key, static_cast<int32_t>(offset)), 16));
-        }
-        for (int r = 0; r < row_tile; ++r) {
-          const Reg q = v_.broadcast(
-              x86::dword_ptr(query, static_cast<int32_t>(r * scratch_.width_bytes + u * 4)));
-          for (int b = 0; b < block_tile; ++b) {
-            v_.fma_into(acc[static_cast<size_t>(r * block_tile + b)], q,
-                        block[static_cast<size_t>(b)]);
-          }
-        }
+        score_step(row_tile, block_tile, acc, query, u * 4, key, u * key_step);
       }
       cc_.add(key, unroll * key_step);
       cc_.add(query, unroll * 4);
@@ -236,6 +224,25 @@ class AttentionGenerator {
       for (int b = 0; b < block_tile; ++b) {
         v_.store(x86::ptr(target, (row + r) * kSplitBytes + b * 64),
                  acc[static_cast<size_t>(r * block_tile + b)]);
+      }
+    }
+  }
+
+  // One d: a query element of each row times a vector of each block. A single row needs no keys in
+  // registers, where AVX2 has none to spare.
+  void score_step(int row_tile, int block_tile, const std::vector<Reg>& acc, const Gp& query,
+                  int query_offset, const Gp& key, int key_offset) {
+    const auto load_key = [&](int b) {
+      const int64_t offset = b * kKeyBlock * dim_ * kv_bytes_ + key_offset;
+      return load_cached(x86::ptr(key, static_cast<int32_t>(offset)), 16);
+    };
+    std::vector<Reg> block;
+    for (int b = 0; b < block_tile && row_tile > 1; ++b) block.push_back(load_key(b));
+    for (int r = 0; r < row_tile; ++r) {
+      const Reg q = v_.broadcast(x86::dword_ptr(query, r * scratch_.width_bytes + query_offset));
+      for (int b = 0; b < block_tile; ++b) {
+        v_.fma_into(acc[static_cast<size_t>(r * block_tile + b)], q,
+                    row_tile > 1 ? block[static_cast<size_t>(b)] : load_key(b));
       }
     }
   }

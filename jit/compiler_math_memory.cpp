@@ -209,15 +209,17 @@ CompilerMath::Mask CompilerMath::both(const Mask& a, const Mask& b) {
 }
 
 CompilerMath::Reg CompilerMath::select(const Mask& mask, const Reg& yes, const Reg& no) {
+  if (wide_) {
+    // Not vblendmps, whose destination asmjit takes for a source.
+    Reg r = accumulator(no);
+    const Vec y = vec(yes, 0);
+    cc_.k(mask.k).vmovaps(r.part[0], y);
+    return r;
+  }
   Reg r = fresh();
-  for (int p = 0; p < parts(); ++p) {
-    const Vec y = vec(yes, p);
+  for (int p = 0; p < 2; ++p) {
     const Vec n = vec(no, p);
-    if (wide_) {
-      cc_.k(mask.k).vblendmps(r.part[p], n, y);
-    } else {
-      cc_.vblendvps(r.part[p], n, y, mask.part[p]);
-    }
+    cc_.vblendvps(r.part[p], n, vec(yes, p), mask.part[p]);
   }
   return r;
 }
