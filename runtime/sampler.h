@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace nibble::runtime {
@@ -37,6 +38,7 @@ class Sampler {
   SamplerOptions options_;
   uint64_t state_[4];  // xoshiro256**
   std::vector<std::pair<float, int32_t>> candidates_;
+  std::vector<double> weights_;  // of those that remain
 };
 
 }  // namespace nibble::runtime

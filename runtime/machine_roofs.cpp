@@ -1,0 +1,187 @@
+#include "runtime/machine_roofs.h"
+
+#include <immintrin.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstring>
+
+#include "jit/error.h"
+#include "jit/isa.h"
+
+namespace nibble::runtime {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr size_t kMiB = size_t{1} << 20;
+constexpr size_t kLeastBuffer = 512 * kMiB;  // far more than a cache keeps
+constexpr size_t kMostBuffer = 2048 * kMiB;
+constexpr size_t kPiece = 2 * kMiB;  // read by one thread at a time, a huge page
+constexpr size_t kAhead = 2048;      // bytes to prefetch ahead
+constexpr int kReadPasses = 8;
+constexpr int kDotPasses = 24;
+constexpr int64_t kDotRounds = 1 << 20;  // of kChains products each: about 10 ms
+constexpr int64_t kChains = 12;          // independent sums: latency 5 x 2 a cycle, and some spare
+
+// Loads that fault nothing and cannot be left out: their exclusive or goes to the caller.
+using ReadPiece = uint64_t (*)(const std::byte* p, size_t bytes);
+
+__attribute__((target("avx2"))) uint64_t read_avx2(const std::byte* p, size_t bytes) {
+  __m256i sums[8] = {};
+  for (size_t at = 0; at < bytes; at += 256) {
+    for (size_t i = 0; i < 8; ++i) {
+      const auto* from = reinterpret_cast<const __m256i*>(p + at + 32 * i);
+      sums[i] = _mm256_xor_si256(sums[i], _mm256_load_si256(from));
+      if (i % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(from) + kAhead, _MM_HINT_T0);
+    }
+  }
+  for (size_t i = 1; i < 8; ++i) sums[0] = _mm256_xor_si256(sums[0], sums[i]);
+  return static_cast<uint64_t>(sums[0][0] ^ sums[0][3]);
+}
+
+__attribute__((target("avx512f"))) uint64_t read_avx512(const std::byte* p, size_t bytes) {
+  __m512i sums[8] = {};
+  for (size_t at = 0; at < bytes; at += 512) {
+    for (size_t i = 0; i < 8; ++i) {
+      const std::byte* from = p + at + 64 * i;
+      sums[i] = _mm512_xor_si512(sums[i], _mm512_load_si512(from));
+      _mm_prefetch(reinterpret_cast<const char*>(from) + kAhead, _MM_HINT_T0);
+    }
+  }
+  for (size_t i = 1; i < 8; ++i) sums[0] = _mm512_xor_si512(sums[0], sums[i]);
+  return static_cast<uint64_t>(sums[0][0] ^ sums[0][7]);
+}
+
+// kChains dot products a round, all in registers. Written in assembly whole, so that no compiler
+// merges equal sums, copies or spills them. Registers 0 to 11 are the sums, 13 is free, 14 and 15
+// are the operands; integers take the same time whatever they hold.
+using DotRounds = void (*)(int64_t rounds);
+
+#define NIBBLE_CHAINS(dot)                                                                  \
+  dot("0") dot("1") dot("2") dot("3") dot("4") dot("5") dot("6") dot("7") dot("8") dot("9") \
+      dot("10") dot("11")
+#define NIBBLE_DOT_LOOP(dot)                                                                   \
+  asm volatile("1:\n\t" NIBBLE_CHAINS(dot) "dec %0\n\tjnz 1b\n\tvzeroupper"                    \
+               : "+r"(rounds)                                                                  \
+               :                                                                               \
+               : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", \
+                 "xmm9", "xmm10", "xmm11", "xmm13", "xmm14", "xmm15")
+
+#define NIBBLE_DOT(sum) "vpdpbusd %%zmm15, %%zmm14, %%zmm" sum "\n\t"
+void dot_avx512_vnni(int64_t rounds) { NIBBLE_DOT_LOOP(NIBBLE_DOT); }
+#undef NIBBLE_DOT
+
+#define NIBBLE_DOT(sum) "%{vex%} vpdpbusd %%ymm15, %%ymm14, %%ymm" sum "\n\t"
+void dot_avx_vnni(int64_t rounds) { NIBBLE_DOT_LOOP(NIBBLE_DOT); }
+#undef NIBBLE_DOT
+
+// Without VNNI: pairs of products summed in 16 bits, whose widening is shared by many.
+#define NIBBLE_DOT(sum)                      \
+  "vpmaddubsw %%zmm15, %%zmm14, %%zmm13\n\t" \
+  "vpaddw %%zmm13, %%zmm" sum ", %%zmm" sum "\n\t"
+void dot_avx512(int64_t rounds) { NIBBLE_DOT_LOOP(NIBBLE_DOT); }
+#undef NIBBLE_DOT
+
+#define NIBBLE_DOT(sum)                      \
+  "vpmaddubsw %%ymm15, %%ymm14, %%ymm13\n\t" \
+  "vpaddw %%ymm13, %%ymm" sum ", %%ymm" sum "\n\t"
+void dot_avx2(int64_t rounds) { NIBBLE_DOT_LOOP(NIBBLE_DOT); }
+#undef NIBBLE_DOT
+#undef NIBBLE_DOT_LOOP
+#undef NIBBLE_CHAINS
+
+struct DotPeak {
+  DotRounds run;
+  int64_t macs;  // a dot
+};
+
+DotPeak best_dot(const jit::CpuInfo& cpu) {
+  if (cpu.avx512_vnni) return {dot_avx512_vnni, 64};
+  if (cpu.avx_vnni) return {dot_avx_vnni, 32};
+  if (cpu.avx512bw) return {dot_avx512, 64};
+  return {dot_avx2, 32};
+}
+
+// Memory in huge pages where there are some, returned at the end.
+class Buffer {
+ public:
+  explicit Buffer(size_t bytes) : bytes_(bytes), reserved_(bytes + kPiece) {
+    void* base =
+        mmap(nullptr, reserved_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) {
+      fail("Measuring the read bandwidth needs {} bytes, and the system refused them.", reserved_);
+    }
+    base_ = static_cast<std::byte*>(base);
+    const size_t over = reinterpret_cast<size_t>(base_) % kPiece;
+    data_ = base_ + (over == 0 ? 0 : kPiece - over);
+    madvise(data_, bytes_, MADV_HUGEPAGE);
+  }
+  ~Buffer() { munmap(base_, reserved_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  std::byte* data() const { return data_; }
+  int64_t pieces() const { return static_cast<int64_t>(bytes_ / kPiece); }
+
+ private:
+  size_t bytes_, reserved_;
+  std::byte* base_ = nullptr;
+  std::byte* data_ = nullptr;
+};
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Calls body(piece) for every piece, on whichever thread is free.
+template <typename Body>
+void for_each_piece(ThreadPool& pool, const Buffer& buffer, const Body& body) {
+  std::atomic<int64_t> next{0};
+  pool.parallel_for(pool.size(), [&](int64_t, int64_t, int) {
+    for (int64_t i = next++; i < buffer.pieces(); i = next++) {
+      body(buffer.data() + static_cast<size_t>(i) * kPiece);
+    }
+  });
+}
+
+double measure_read(ThreadPool& pool, const jit::CpuInfo& cpu) {
+  const size_t wanted = std::clamp<size_t>(8 * cpu.l3_bytes, kLeastBuffer, kMostBuffer);
+  const Buffer buffer(wanted / kPiece * kPiece);
+  // Untouched pages are all one page of zeros, which a cache would hold.
+  for_each_piece(pool, buffer, [](std::byte* p) { std::memset(p, 1, kPiece); });
+  const ReadPiece read = cpu.avx512f ? read_avx512 : read_avx2;
+  std::atomic<uint64_t> sink{0};
+  double best = 0;
+  for (int pass = 0; pass < kReadPasses; ++pass) {
+    const auto start = Clock::now();
+    for_each_piece(pool, buffer, [&](const std::byte* p) { sink ^= read(p, kPiece); });
+    const auto bytes = static_cast<double>(buffer.pieces()) * static_cast<double>(kPiece);
+    best = std::max(best, bytes / seconds_since(start));
+  }
+  return best * 1e-9;
+}
+
+double measure_dots(ThreadPool& pool, const jit::CpuInfo& cpu) {
+  const DotPeak peak = best_dot(cpu);
+  double best = 0;
+  for (int pass = 0; pass < kDotPasses; ++pass) {
+    const auto start = Clock::now();
+    pool.parallel_for(pool.size(), [&](int64_t, int64_t, int) { peak.run(kDotRounds); });
+    const double macs = static_cast<double>(peak.macs * kChains * kDotRounds) * pool.size();
+    best = std::max(best, 2 * macs / seconds_since(start));
+  }
+  return best * 1e-9;
+}
+
+}  // namespace
+
+Roofs measure_roofs(ThreadPool& pool) {
+  const jit::CpuInfo& cpu = jit::cpu();
+  if (!cpu.avx2) fail("Measuring this machine's roofs needs AVX2, which it does not have.");
+  return {.read_gbs = measure_read(pool, cpu), .int8_gops = measure_dots(pool, cpu)};
+}
+
+}  // namespace nibble::runtime
