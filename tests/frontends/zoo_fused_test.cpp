@@ -1,0 +1,160 @@
+// Every export of the zoo fused, compiled and run by generated code, against the models' own
+// outputs and against the unfused graph on dequantized weights; and the same bits everywhere.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "frontends/onnx/onnx.h"
+#include "graph/interpreted_decoder.h"
+#include "jit/isa.h"
+#include "quant/dequantize.h"
+#include "tests/support/fused_model.h"
+#include "tests/support/zoo.h"
+
+namespace nibble {
+namespace {
+
+using test::FusedOptions;
+
+// Families that fuse wholly. A family may join this list, never leave it.
+const char* const kFused[] = {"bloom",       "falcon-40b",      "falcon-7b",       "gemma",
+                              "gpt-bigcode", "gpt-neox",        "gpt-neox-serial", "gptj",
+                              "llama",       "llama-gqa-rope3", "mistral-window",  "mpt",
+                              "opt",         "phi-2",           "phi-3",           "qwen2",
+                              "starcoder2"};
+
+std::vector<std::string> fused_families() { return {std::begin(kFused), std::end(kFused)}; }
+
+std::string test_name(const testing::TestParamInfo<std::string>& info) {
+  std::string name = info.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
+class ZooFused : public testing::TestWithParam<std::string> {};
+
+TEST_P(ZooFused, LogitsAgreeWithTheReference) {
+  NIBBLE_NEED_MODELS();
+  const test::Reference reference = test::zoo_reference(GetParam());
+  FusedOptions options;
+  options.isa = jit::selected_isa();
+  graph::FusionReport report;
+  const graph::Graph graph = test::fused_graph(test::zoo_folder(GetParam()), options, &report);
+  ASSERT_TRUE(report.complete()) << report.nodes_unfused << " nodes are not fused";
+  EXPECT_EQ(report.coverage(), 1.0);
+  const auto session = test::session_of(graph, options);
+  for (int64_t row = 0; row < reference.batch(); ++row) {
+    const auto wanted = reference.row_logits(row);
+    const std::vector<float> logits = test::all_logits(*session, reference.ids(row));
+    EXPECT_LE(test::max_abs_difference(logits, wanted), 1e-4F * test::max_abs(wanted))
+        << "row " << row;
+  }
+}
+
+TEST_P(ZooFused, GreedyIdsComeFromTheCache) {
+  NIBBLE_NEED_MODELS();
+  const test::Reference reference = test::zoo_reference(GetParam());
+  FusedOptions options;
+  options.isa = jit::selected_isa();
+  const graph::Graph graph = test::fused_graph(test::zoo_folder(GetParam()), options, nullptr);
+  const auto session = test::session_of(graph, options);
+  std::vector<int32_t> ids;
+  int32_t next = test::argmax(session->forward(reference.prompt));
+  for (size_t i = 0; i < reference.greedy.size(); ++i) {
+    ids.push_back(next);
+    next = test::argmax(session->forward(std::span(&next, 1)));
+  }
+  EXPECT_EQ(ids, reference.greedy);
+}
+
+// Same bits for every ISA, number of threads and way to cut the prompt.
+TEST_P(ZooFused, SameBitsEverywhere) {
+  NIBBLE_NEED_MODELS();
+  const test::Reference reference = test::zoo_reference(GetParam());
+  for (const char* weights : {"int4", "int8", "f32"}) {
+    FusedOptions options;
+    options.weights = weights;
+    options.kv = jit::KvType::f16;
+    const graph::Graph graph = test::fused_graph(test::zoo_folder(GetParam()), options, nullptr);
+    options.threads = 1;
+    const auto expected = test::all_logits(*test::session_of(graph, options), reference.ids(0));
+    for (jit::Isa isa : jit::supported_isas()) {
+      if (isa == jit::Isa::amx_int8) continue;
+      options.isa = isa;
+      for (const auto& [threads, chunk] : {std::pair<int, int64_t>{1, 7}, {2, 512}, {2, 1}}) {
+        options.threads = threads;
+        options.prefill_chunk = chunk;
+        const auto found = test::all_logits(*test::session_of(graph, options), reference.ids(0));
+        EXPECT_TRUE(found == expected) << weights << " weights on " << jit::isa_name(isa) << ", "
+                                       << threads << " threads, chunks of " << chunk;
+      }
+    }
+  }
+}
+
+// Replaces the value of every matmul weight and embedding table of an unfused graph by what its
+// quantized form stands for.
+void dequantize_weights(graph::Graph& graph, const quant::QuantizeOptions& options) {
+  runtime::ThreadPool pool(2);
+  const auto users = graph::consumers(graph);
+  for (size_t id = 0; id < graph.values.size(); ++id) {
+    const graph::TensorData* tensor = graph.tensor(static_cast<graph::ValueId>(id));
+    if (tensor == nullptr || tensor->shape.size() != 2 || tensor->dtype != graph::DType::f32)
+      continue;
+    bool k_major = true, table = false, head = false, weight = false;
+    for (int32_t index : users[id]) {
+      const graph::Node& node = graph.nodes[static_cast<size_t>(index)];
+      weight = weight || node.is("MatMul") || node.is("Gemm") || node.is("Gather");
+      if (node.is("Gather")) table = true;
+      if (node.is("Gemm")) k_major = node.get_int("transB", 0) == 0;
+      if (node.outputs[0] == graph.io.logits) head = true;
+    }
+    if (!weight) continue;
+    if (table) k_major = false;
+    const auto& format = head ? options.head : table ? options.embedding : options.linear;
+    const auto packed = quant::quantize_matrix(graph::MatrixSource::whole(*tensor, k_major), format,
+                                               options.range, graph.values[id].name, pool);
+    graph.values[id].constant = quant::dequantize(packed, k_major);
+  }
+}
+
+TEST_P(ZooFused, Int4ComputeF32EqualsTheUnfusedGraphOnDequantizedWeights) {
+  NIBBLE_NEED_MODELS();
+  const std::string family = GetParam();
+  if (family == "opt" || family == "gpt-bigcode") {
+    GTEST_SKIP() << "learned positions stay float in the fused graph";
+  }
+  const test::Reference reference = test::zoo_reference(family);
+  FusedOptions options;
+  options.weights = "int4";
+  options.compute = graph::Compute::f32;
+  options.isa = jit::selected_isa();
+  const graph::Graph fused = test::fused_graph(test::zoo_folder(family), options, nullptr);
+  auto unfused = std::make_shared<graph::Graph>(frontends::load_onnx(test::zoo_folder(family)));
+  dequantize_weights(
+      *unfused, quant::default_options("int4", options.group, options.asym, jit::ScaleType::f16));
+  graph::InterpretedDecoder decoder(unfused, 0);
+  const auto wanted = test::all_logits(decoder, reference.ids(0));
+  const auto found = test::all_logits(*test::session_of(fused, options), reference.ids(0));
+  EXPECT_LE(test::max_abs_difference(found, wanted), 1e-4F * test::max_abs(wanted));
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, ZooFused, testing::ValuesIn(fused_families()), test_name);
+
+TEST(TaleFused, LogitsAgreeWithTheReference) {
+  NIBBLE_NEED_MODELS();
+  const test::Reference reference = test::tale_reference();
+  FusedOptions options;
+  options.isa = jit::selected_isa();
+  for (const auto& [variant, tolerance] :
+       {std::pair<const char*, float>{"onnx-fp32", 1e-4F}, {"onnx-fp16", 1e-2F}}) {
+    const graph::Graph graph = test::fused_graph(test::tale_folder(variant), options, nullptr);
+    const auto wanted = reference.row_logits(0);
+    const auto logits = test::all_logits(*test::session_of(graph, options), reference.ids(0));
+    EXPECT_LE(test::max_abs_difference(logits, wanted), tolerance * test::max_abs(wanted))
+        << variant;
+  }
+}
+
+}  // namespace
+}  // namespace nibble

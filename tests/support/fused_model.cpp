@@ -1,0 +1,36 @@
+#include "tests/support/fused_model.h"
+
+#include "frontends/onnx/onnx.h"
+
+namespace nibble::test {
+
+graph::Graph fused_graph(const std::string& folder, const FusedOptions& options,
+                         graph::FusionReport* report) {
+  graph::Graph graph = frontends::load_onnx(folder);
+  graph::FusionReport found = graph::fuse(graph);
+  if (report != nullptr) *report = std::move(found);
+  runtime::ThreadPool pool(options.threads);
+  const auto formats =
+      quant::default_options(options.weights, options.group, options.asym, jit::ScaleType::f16);
+  quant::quantize_graph(graph, formats, pool, {});
+  return graph;
+}
+
+std::unique_ptr<runtime::Session> session_of(const graph::Graph& graph,
+                                             const FusedOptions& options) {
+  auto plan = graph::lower(graph, {.compute = options.compute, .isa = options.isa});
+  runtime::SessionOptions session;
+  session.prefill_chunk = options.prefill_chunk;
+  session.kv = options.kv;
+  return std::make_unique<runtime::Session>(
+      std::move(plan), std::make_shared<runtime::ThreadPool>(options.threads), session);
+}
+
+std::vector<float> all_logits(runtime::Decoder& decoder, const std::vector<int32_t>& ids) {
+  std::vector<float> logits(ids.size() * static_cast<size_t>(decoder.vocab_size()));
+  decoder.reset();
+  decoder.forward_all(ids, logits);
+  return logits;
+}
+
+}  // namespace nibble::test

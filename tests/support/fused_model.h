@@ -1,0 +1,34 @@
+// A model of the zoo through the whole pipeline: load, fuse, quantize, lower, session.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "graph/lower.h"
+#include "graph/passes.h"
+#include "quant/quantize.h"
+#include "runtime/session.h"
+
+namespace nibble::test {
+
+struct FusedOptions {
+  std::string weights = "f32";
+  int64_t group = 32;
+  bool asym = false;
+  graph::Compute compute = graph::Compute::int8;
+  jit::Isa isa = jit::Isa::avx2;
+  int threads = 2;
+  int64_t prefill_chunk = 512;
+  jit::KvType kv = jit::KvType::f32;
+};
+
+// The fused and quantized graph of the model in `folder`; report may be null.
+graph::Graph fused_graph(const std::string& folder, const FusedOptions& options,
+                         graph::FusionReport* report);
+std::unique_ptr<runtime::Session> session_of(const graph::Graph& graph,
+                                             const FusedOptions& options);
+
+std::vector<float> all_logits(runtime::Decoder& decoder, const std::vector<int32_t>& ids);
+
+}  // namespace nibble::test
