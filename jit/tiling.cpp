@@ -124,34 +124,26 @@ bool tiling_fits(const GemmSpec& spec, Isa isa, const Tiling& tiling) {
 
 namespace {
 
-// Rows of the widest one-block tile worth using: all sums in registers where there are 32, fp32
-// sums in scratch where there are 16.
+// Rows of the one-block tile that perf/gemm_bench.cpp finds best. AVX-512 gains nothing from more
+// than 8, and 8 rows whose stride is a multiple of a page just fit the ways of an L1 set.
 int most_rows(const GemmSpec& spec, Isa isa) {
-  const bool dequantize = spec.act == ActType::f32 && spec.weight.type != WeightType::f32;
-  switch (isa) {
-    case Isa::avx2:
-      if (spec.act == ActType::f32) return dequantize ? 4 : 6;
-      return spec.weight.type == WeightType::u4 ? 3 : 4;
-    case Isa::avx_vnni:
-      if (spec.act == ActType::f32) return dequantize ? 4 : 6;
-      return 6;
-    case Isa::avx512:
-      if (spec.act == ActType::f32) return 12;
-      return spec.weight.type == WeightType::u4 ? 8 : 12;
-    case Isa::avx512_vnni:
-    case Isa::amx_int8:
-      break;
-  }
-  return 12;
+  if (isa == Isa::avx512 || isa == Isa::avx512_vnni) return 8;
+  if (spec.act == ActType::f32) return spec.weight.type == WeightType::f32 ? 6 : 5;
+  if (isa == Isa::avx_vnni) return 6;
+  return spec.weight.type == WeightType::u4 ? 3 : 4;
 }
+
+// By perf/gemm_bench.cpp on Zen 4: one long stream of weights, prefetched two pages
+// ahead, beats several side by side in decoding; batches need less.
+constexpr Tiling kDecodeTiling{.mr = 1, .nr = 1, .k_unroll = 4, .prefetch = 8192};
+constexpr Tiling kBatchTiling{.mr = 1, .nr = 1, .k_unroll = 8, .prefetch = 2048};
 
 }  // namespace
 
 Tiling default_tiling(const GemmSpec& spec, Isa isa, int64_t m) {
-  Tiling tiling;
-  tiling.k_unroll = 8;
-  tiling.prefetch = 2048;
-  tiling.mr = m == 1 ? 1 : most_rows(spec, isa);
+  if (m == 1) return kDecodeTiling;
+  Tiling tiling = kBatchTiling;
+  tiling.mr = most_rows(spec, isa);
   while (tiling.mr > 1 && !tiling_fits(spec, isa, tiling)) --tiling.mr;
   return tiling;
 }
