@@ -1,0 +1,118 @@
+// Google Benchmark of the attention kernels: one case a kernel of the catalog and a context length,
+// the kernel's name as the label. Every call takes another KV head of a pool: "decode" of one
+// larger than any cache, "prefill" of one head again and again. Every case first verifies its
+// kernel against the reference.
+#include <benchmark/benchmark.h>
+#include <fmt/format.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "jit/code_cache.h"
+#include "jit/kernel_catalog.h"
+#include "jit/kv_layout.h"
+
+namespace {
+
+using namespace nibble::jit;  // NOLINT(google-build-using-namespace)
+
+constexpr int64_t kPoolBytes = int64_t{192} << 20;  // several times a large L3
+constexpr int64_t kSmallestHead = 64;               // smaller heads are tests of tails
+
+struct FreeAligned {
+  void operator()(void* memory) const { std::free(memory); }
+};
+using Bytes = std::unique_ptr<std::byte[], FreeAligned>;
+
+Bytes allocate(int64_t bytes) {
+  return Bytes(
+      static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>((bytes + 63) / 64 * 64))));
+}
+
+struct Operands {
+  Operands(const AttentionSpec& spec, int64_t context, bool decode)
+      : head_bytes(kv_bytes(spec.kv, spec.head_dim, context)),
+        heads(decode ? kPoolBytes / (2 * head_bytes) : 1),
+        cache(allocate(2 * head_bytes * heads)),
+        q(static_cast<size_t>(spec.rows * spec.head_dim), 0.1F),
+        out(q.size()),
+        lo(static_cast<size_t>(spec.rows), 0),
+        hi(lo.size(), context),
+        slope(lo.size(), 0.01F),
+        scratch(allocate(attention_scratch_bytes(spec))) {
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    std::vector<float> key(static_cast<size_t>(spec.head_dim)), value(key.size());
+    for (int64_t t = 0; t < context; ++t) {
+      for (float& x : key) x = normal(random);
+      for (float& x : value) x = normal(random);
+      for (int64_t h = 0; h < heads; ++h) {
+        kv_append(spec.kv, spec.head_dim, t, key.data(), value.data(), head(h),
+                  head(h) + head_bytes);
+      }
+    }
+    args = {.q = q.data(),
+            .q_stride = spec.head_dim,
+            .lo = lo.data(),
+            .hi = hi.data(),
+            .slope = slope.data(),
+            .scale = 0.09F,
+            .softcap = 30.0F,
+            .out = out.data(),
+            .out_stride = spec.head_dim,
+            .rows = spec.rows,
+            .scratch = scratch.get()};
+  }
+  std::byte* head(int64_t h) const { return cache.get() + 2 * h * head_bytes; }
+
+  int64_t head_bytes, heads;
+  Bytes cache;
+  std::vector<float> q, out;
+  std::vector<int64_t> lo, hi;
+  std::vector<float> slope;
+  Bytes scratch;
+  AttentionArgs args;
+};
+
+void run_kernel(benchmark::State& state, const KernelKey& key, int64_t context, bool decode) {
+  const auto& spec = std::get<AttentionSpec>(key.spec);
+  const std::string difference = check_kernel(key, 1);
+  if (!difference.empty()) return state.SkipWithError(difference.c_str());
+  const Kernel& kernel = CodeCache::instance().get(key);
+  Operands operands(spec, context, decode);
+  int64_t head = 0;
+  for (auto _ : state) {
+    operands.args.keys = operands.head(head);
+    operands.args.values = operands.head(head) + operands.head_bytes;
+    kernel.run(operands.args);
+    benchmark::ClobberMemory();
+    head = (head + 1) % operands.heads;
+  }
+  using benchmark::Counter;
+  const auto bytes = static_cast<double>(2 * operands.head_bytes);
+  const double operations = 4.0 * static_cast<double>(spec.rows * spec.head_dim * context);
+  state.counters["GB/s"] = Counter(bytes * 1e-9, Counter::kIsIterationInvariantRate);
+  state.counters["GFLOP/s"] = Counter(operations * 1e-9, Counter::kIsIterationInvariantRate);
+}
+
+const bool kRegistered = [] {
+  for (const Isa isa : supported_isas()) {
+    for (const KernelKey& key : kernel_catalog(isa)) {
+      const auto* spec = std::get_if<AttentionSpec>(&key.spec);
+      if (spec == nullptr || spec->head_dim < kSmallestHead) continue;
+      for (const bool decode : {true, false}) {
+        for (const int64_t context : {int64_t{128}, int64_t{2048}}) {
+          benchmark::RegisterBenchmark(
+              fmt::format("{}/{}/t{}", name(key), decode ? "decode" : "prefill", context).c_str(),
+              [=](benchmark::State& state) { run_kernel(state, key, context, decode); });
+        }
+      }
+    }
+  }
+  return true;
+}();
+
+}  // namespace
