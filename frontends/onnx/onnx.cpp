@@ -45,7 +45,7 @@ fs::path find_model(const fs::path& path) {
     fail("{}: no model can be opened here: {}.", path.string(),
          error ? error.message() : "there is no such file or folder");
   }
-  const fs::path file = fs::is_directory(status) ? find_in_folder(path) : path;
+  fs::path file = fs::is_directory(status) ? find_in_folder(path) : path;
   if (!fs::is_regular_file(file, error)) {
     fail("{}: this is no regular file, but an .onnx file is expected.", file.string());
   }

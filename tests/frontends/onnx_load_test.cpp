@@ -10,7 +10,6 @@ namespace nibble::test {
 namespace {
 
 namespace fs = std::filesystem;
-using graph::DType;
 using graph::Graph;
 using graph::Shape;
 

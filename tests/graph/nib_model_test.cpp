@@ -5,8 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
-#include <filesystem>
 #include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -20,7 +20,6 @@
 namespace nibble::graph {
 namespace {
 
-namespace fs = std::filesystem;
 using nlohmann::json;
 using runtime::PackedMatrix;
 
@@ -165,7 +164,7 @@ void expect_same_graph(const Graph& a, const Graph& b) {
       if (const auto* tensor = std::get_if<TensorData>(&attribute)) {
         expect_same_constant(*tensor, std::get<TensorData>(other));
       } else if (const auto* real = std::get_if<float>(&attribute)) {
-        EXPECT_EQ(std::memcmp(real, &std::get<float>(other), sizeof(float)), 0);
+        EXPECT_EQ(std::bit_cast<uint32_t>(*real), std::bit_cast<uint32_t>(std::get<float>(other)));
       }
     }
   }
@@ -174,7 +173,7 @@ void expect_same_graph(const Graph& a, const Graph& b) {
 class NibModelTest : public testing::Test {
  protected:
   std::string write(const Graph& graph, std::string_view name = "model.nib") const {
-    const std::string path = folder_.path(name);
+    std::string path = folder_.path(name);
     write_nib_model(graph, path, already_packed(graph));
     return path;
   }
@@ -197,7 +196,7 @@ class NibModelTest : public testing::Test {
   std::string edited(const std::function<void(json&)>& edit, const std::string& drop = "") {
     const std::string path = write(sample_graph(), "sound.nib");
     const auto file = runtime::NibFile::open(path, nullptr);
-    const std::string result = folder_.path("edited.nib");
+    std::string result = folder_.path("edited.nib");
     runtime::NibWriter writer(result);
     for (const auto& section : file->sections()) {
       if (section.name == drop) continue;
