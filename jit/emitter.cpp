@@ -11,7 +11,7 @@ namespace nibble::jit {
 namespace {
 
 constexpr int kRowsPerPointer = 5;  // base + {0, 1, 2, 3, 4} strides
-constexpr int kLineBytes = 64;
+constexpr int64_t kLineBytes = 64;
 constexpr int kActBytesPerStep = 4;
 
 bool has_byte_lines(const GemmSpec& spec, const Tiling& tiling) {
@@ -117,7 +117,7 @@ void Emitter::begin() {
 void Emitter::load_scale(const Xbyak::Xmm& dst, int j, int half) {
   const int bytes = scale_bytes(spec_);
   const auto block = static_cast<int>(j * shape_.groups * kColumnBlock * bytes);
-  const auto source = out_.ptr[w_scale_ptr_ + block + half * 8 * bytes];
+  const auto source = out_.ptr[w_scale_ptr_ + block + int64_t{half} * 8 * bytes];
   if (spec_.weight.scale == ScaleType::f16) {
     out_.vcvtph2ps(dst, source);
   } else {
@@ -127,7 +127,7 @@ void Emitter::load_scale(const Xbyak::Xmm& dst, int j, int half) {
 
 void Emitter::load_zero_point(const Xbyak::Xmm& dst, int j, int half) {
   const auto block = static_cast<int>(j * shape_.groups * kColumnBlock);
-  out_.vpmovzxbd(dst, out_.ptr[w_zero_ptr_ + block + half * 8]);
+  out_.vpmovzxbd(dst, out_.ptr[w_zero_ptr_ + block + int64_t{half} * 8]);
   out_.vcvtdq2ps(dst, dst);
 }
 
@@ -154,25 +154,28 @@ void Emitter::zero(int i, int j) {
 }
 
 void Emitter::load_b(int k, int j) {
+  const bool as_stored =
+      spec_.weight.type == WeightType::f32 || (bytes_in_lines_ && plan_.dot != DotKind::fma);
   for (int h = 0; h < plan_.halves; ++h) {
     const Xbyak::RegExp bits = b_address(k, j, h);
-    const int sub = sub_step(k);
-    if (spec_.weight.type == WeightType::f32) {
+    if (as_stored) {
       out_.vmovups(b(j, h), out_.ptr[bits]);
     } else if (plan_.dot == DotKind::fma) {
       load_dequantized(k, j, h);
-    } else if (plan_.dot == DotKind::bytes) {
-      const Xbyak::Xmm odd = b(j + plan_.blocks, h);
-      out_.vmovups(odd, out_.ptr[bits]);
-      out_.vpsllw(b(j, h), odd, 8);
-      out_.vpsrlw(b(j, h), b(j, h), 8);
-      out_.vpsrlw(odd, odd, 8);
-    } else if (bytes_in_lines_) {
-      out_.vmovups(b(j, h), out_.ptr[bits]);
     } else {
-      unpack(b(j, h), bits, sub * 4, 0x0f0f0f0fU);
+      unpack(b(j, h), bits, sub_step(k) * 4, 0x0f0f0f0fU);
     }
+    if (plan_.dot == DotKind::bytes) split_weights(j, h);
   }
+}
+
+// Bytes of weights as int16: the even ones stay in b, the odd ones lie behind all b.
+void Emitter::split_weights(int j, int half) {
+  const Xbyak::Xmm even = b(j, half);
+  const Xbyak::Xmm odd = b(j + plan_.blocks, half);
+  out_.vpsrlw(odd, even, 8);
+  out_.vpsllw(even, even, 8);
+  out_.vpsrlw(even, even, 8);
 }
 
 // (q - zero) * scale: the difference is exact, the product is rounded once.
@@ -241,7 +244,8 @@ void Emitter::advance(int steps) {
   for (int p = 0; p * kRowsPerPointer < plan_.rows; ++p) {
     out_.add(a_ptr_[p], steps * kActBytesPerStep);
   }
-  out_.add(w_ptr_, (steps + steps_per_line_ - 1) / steps_per_line_ * kLineBytes);
+  const int lines = (steps + steps_per_line_ - 1) / steps_per_line_;
+  out_.add(w_ptr_, static_cast<uint32_t>(lines * kLineBytes));
 }
 
 void Emitter::advance_group() {

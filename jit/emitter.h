@@ -93,7 +93,7 @@ class Emitter {
   Xbyak::RegExp b_address(int k, int j, int half) const;
   Xbyak::RegExp scratch_address(int i, int j, int half) const;
   int sub_step(int k) const { return k % steps_per_line_; }
-  int half_bytes() const { return plan_.zmm ? 64 : 32; }
+  int64_t half_bytes() const { return plan_.zmm ? 64 : 32; }
 
   // dst = bits >> shift & mask in dword lanes, bits in memory; a mask that covers what the shift
   // leaves is skipped.
@@ -117,6 +117,7 @@ class Emitter {
   void load_scale(const Xbyak::Xmm& dst, int j, int half);
   void load_zero_point(const Xbyak::Xmm& dst, int j, int half);
   void load_dequantized(int k, int j, int half);
+  void split_weights(int j, int half);
   void dot_nibbles(int i, int j, int k);
   void dot_bytes(int i, int j);
 

@@ -13,7 +13,7 @@ HeapAllocator& heap_allocator() {
   return allocator;
 }
 
-constexpr size_t kFirstBytes = 32 * 1024;
+constexpr size_t kFirstBytes = size_t{32} * 1024;
 constexpr int kLanes = 16;
 
 }  // namespace

@@ -12,7 +12,7 @@ using Xbyak::CodeGenerator;
 using Xbyak::Label;
 using Reg64 = Xbyak::Reg64;
 
-constexpr int kLineBytes = 64;
+constexpr int64_t kLineBytes = 64;
 constexpr int kLanes = 16;
 
 class Epilogue {
@@ -26,7 +26,7 @@ class Epilogue {
   int blocks_per_output() const { return spec_.gate ? 2 : 1; }
   bool bias_has_tail() const { return spec_.bias && spec_.n % kLanes != 0; }
   int halves() const { return zmm_ ? 1 : 2; }
-  int half_bytes() const { return zmm_ ? 64 : 32; }
+  int64_t half_bytes() const { return zmm_ ? 64 : 32; }
 
   void load_pointers();
   void row_pointer(const Reg64& dst, size_t base, size_t stride);
@@ -41,7 +41,7 @@ class Epilogue {
 
   Assembler& out_;
   const GemmSpec& spec_;
-  const int mr_;
+  const int64_t mr_;
   const bool zmm_;
   XbyakMath math_;
   // Registers are named for what they hold.
@@ -118,7 +118,7 @@ void Epilogue::make_masks() {
 
 // Sums of one weight block of the row, plus bias.
 XbyakMath::Reg Epilogue::sums(int block, int half) {
-  const int half_offset = half * half_bytes();
+  const int64_t half_offset = half * half_bytes();
   XbyakMath::Reg x = math_.load(out_.ptr[tile_ + block * mr_ * kLineBytes + half_offset]);
   if (!spec_.bias) return x;
   const auto bias = out_.ptr[bias_ + block * kLineBytes + half_offset];
@@ -134,7 +134,7 @@ XbyakMath::Reg Epilogue::sums(int block, int half) {
 }
 
 void Epilogue::store_half(int half) {
-  const int offset = half * half_bytes();
+  const int64_t offset = half * half_bytes();
   XbyakMath::Reg x = sums(0, half);
   if (spec_.activation != Activation::none) x = vector_activation(math_, spec_.activation, x);
   if (spec_.gate) x = math_.mul(x, sums(1, half));
@@ -149,7 +149,7 @@ void Epilogue::store_half(int half) {
 
 // vmaskmovps only where it is needed: it is slow on some machines.
 void Epilogue::masked_ymm(int half, const XbyakMath::Reg& value) {
-  const int offset = half * half_bytes();
+  const int64_t offset = half * half_bytes();
   Label partial, done;
   out_.cmp(valid_, kLanes);
   out_.jl(partial, CodeGenerator::T_NEAR);
@@ -187,9 +187,9 @@ void Epilogue::row_loop() {
 
 void Epilogue::next_block(Label& top) {
   const int blocks = blocks_per_output();
-  const auto move = [&](const Reg64& reg, int frame, int bytes) {
+  const auto move = [&](const Reg64& reg, int frame, int64_t bytes) {
     out_.mov(reg, local(frame));
-    out_.add(reg, bytes);
+    out_.add(reg, static_cast<uint32_t>(bytes));
     out_.mov(local(frame), reg);
   };
   move(tile_, kFrameEpilogueTile, blocks * mr_ * kLineBytes);

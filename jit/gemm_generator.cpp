@@ -27,7 +27,8 @@ using Xbyak::CodeGenerator;
 using Xbyak::Label;
 
 constexpr int kLineBytes = 64;
-constexpr int64_t kChunkBytes = 512 * 1024;  // activations of a row chunk: a part of any L2
+constexpr int64_t kChunkBytes =
+    int64_t{512} * 1024;  // activations of a row chunk: a part of any L2
 
 class Generator {
  public:

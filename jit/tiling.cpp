@@ -70,11 +70,11 @@ constexpr int kLatencyBoundVectors = 4;
 
 bool displacements_fit(const GemmSpec& spec, const Tiling& tiling, const PackedShape& shape) {
   // Blocks of a tile and rows of scales are reached by 32-bit displacements.
-  return shape.block_bytes <= kMaxDisplacement / (2 * kMaxBlocks) &&
-         panel_block_bytes(spec) <= kMaxDisplacement / (2 * kMaxBlocks) &&
-         shape.groups * 64 <= kMaxDisplacement / (2 * kMaxBlocks) &&
-         shape.groups * 4 <= kMaxDisplacement / (2 * kMaxRows) && tiling.prefetch >= 0 &&
-         tiling.prefetch <= kMaxPrefetch;
+  constexpr int64_t kMaxPerBlock = kMaxDisplacement / (int64_t{2} * kMaxBlocks);
+  constexpr int64_t kMaxPerRow = kMaxDisplacement / (int64_t{2} * kMaxRows);
+  return shape.block_bytes <= kMaxPerBlock && panel_block_bytes(spec) <= kMaxPerBlock &&
+         shape.groups * 64 <= kMaxPerBlock && shape.groups * 4 <= kMaxPerRow &&
+         tiling.prefetch >= 0 && tiling.prefetch <= kMaxPrefetch;
 }
 
 }  // namespace
@@ -113,8 +113,8 @@ int64_t gemm_scratch_bytes(const GemmSpec& spec, const Tiling& tiling) {
 
 bool tiling_fits(const GemmSpec& spec, Isa isa, const Tiling& tiling) {
   if (isa == Isa::amx_int8) return false;
-  if (tiling.mr < 1 || tiling.mr > kMaxRows || tiling.nr < 1 || tiling.nr > kMaxBlocks)
-    return false;
+  if (tiling.mr < 1 || tiling.mr > kMaxRows) return false;
+  if (tiling.nr < 1 || tiling.nr > kMaxBlocks) return false;
   if (tiling.k_unroll < 1 || tiling.k_unroll > kMaxUnroll) return false;
   if (spec.gate && tiling.nr != 1 && tiling.nr % 2 != 0) return false;
   if (tiling.panel && (spec.weight.type != WeightType::u4 || spec.act != ActType::s8)) return false;

@@ -53,8 +53,6 @@ class XbyakMath {
   Xbyak::Xmm vector(const Reg& a) const;
 
  private:
-  using Binary = void (Xbyak::CodeGenerator::*)(const Xbyak::Xmm&, const Xbyak::Operand&,
-                                                const Xbyak::Operand&);
   template <typename Emit>
   Reg binary(const Reg& a, const Reg& b, Emit emit);
   // The value in a register: itself, or a constant loaded.
