@@ -97,7 +97,7 @@ NIBBLE_INLINE Block block_dequantized(const Problem& p, int64_t row, int64_t nb)
       const uint8_t* line = p.data(nb) + (nibbles ? kk / 8 : kk / 4) * 64 + kk % 4;
       const int shift = nibbles && kk % 8 >= 4 ? 4 : 0;
       for (int c = 0; c < kWidth; ++c) {
-        const int q = (line[c * 4] >> shift) & mask;
+        const int q = (line[int64_t{c} * 4] >> shift) & mask;
         const float w = static_cast<float>(q - zero[c]) * scale[c];
         acc[c] = std::fma(a[kk], w, acc[c]);
       }

@@ -160,9 +160,9 @@ std::vector<KernelKey> kernel_catalog(Isa isa) {
   std::vector<KernelKey> out;
   if (!has_emitter(isa)) return out;
   std::set<std::string> names;
-  const auto add = [&](KernelSpec spec, Tiling tiling) {
-    KernelKey key{.spec = std::move(spec), .isa = isa, .tiling = tiling};
-    if (names.insert(name(key)).second) out.push_back(std::move(key));
+  const auto add = [&](const KernelSpec& spec, Tiling tiling) {
+    const KernelKey key{.spec = spec, .isa = isa, .tiling = tiling};
+    if (names.insert(name(key)).second) out.push_back(key);
   };
   std::vector<GemmSpec> gemms;
   add_formats(gemms);

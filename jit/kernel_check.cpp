@@ -34,7 +34,7 @@ class Buffer {
     const auto address = reinterpret_cast<uintptr_t>(bytes_.data());
     start_ = kAlignment + (kAlignment - address % kAlignment) % kAlignment;
   }
-  Buffer(Buffer&&) = default;
+  Buffer(Buffer&&) noexcept = default;
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 
@@ -207,15 +207,16 @@ std::string check_gemm(const Kernel& kernel, Random& random) {
   const Tiling& tiling = kernel.key.tiling;
   const int64_t nblocks = packed_shape(spec.weight, spec.n, spec.k).nblocks;
   // The first and the last column blocks, a few tiles' worth: the middle is more of the same.
-  const int64_t window = std::min<int64_t>(nblocks, std::max(4, 2 * tiling.nr + 2) / 2 * 2);
+  const int64_t window = std::min(nblocks, std::max<int64_t>(4, int64_t{2} * tiling.nr + 2));
   const int64_t tail = nblocks - std::min(nblocks, 4 + nblocks % 2);
   std::vector<int64_t> blocks;
   for (int64_t nb = 0; nb < nblocks; ++nb) {
     if (nb < window || nb >= tail) blocks.push_back(nb);
   }
-  GemmCase test(spec, tiling, random, 2 * tiling.mr + 1, blocks);
-  for (const int64_t m : {int64_t{1}, int64_t{3}, int64_t{tiling.mr}, int64_t{2} * tiling.mr + 1}) {
-    if (m > 2 * tiling.mr + 1) continue;
+  const int64_t most_rows = int64_t{2} * tiling.mr + 1;
+  GemmCase test(spec, tiling, random, most_rows, blocks);
+  for (const int64_t m : {int64_t{1}, int64_t{3}, int64_t{tiling.mr}, most_rows}) {
+    if (m > most_rows) continue;
     for (const auto& [begin, end] : {std::pair{int64_t{0}, window}, std::pair{tail, nblocks}}) {
       if (spec.gate && begin % 2 != 0) continue;
       kernel.run(test.args(m, begin, end, test.c.kernel));

@@ -1,7 +1,6 @@
 // Shows generated kernels to other tools, as NIBBLE_JIT_DUMP asks (words separated by commas):
 //   perf   appends "address size name" lines to /tmp/perf-<pid>.map, where `perf report` looks
-//   bin    writes each kernel's bytes to $NIBBLE_JIT_DUMP_DIR/NAME.bin (the current folder if
-//   unset)
+//   bin    writes each kernel's bytes to $NIBBLE_JIT_DUMP_DIR/NAME.bin (unset: the current folder)
 // Called by the code cache, once a kernel, from any thread.
 #pragma once
 

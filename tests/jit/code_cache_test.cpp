@@ -1,9 +1,11 @@
 #include "jit/code_cache.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cinttypes>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -112,6 +114,7 @@ TEST(CodeCache, ManyThreadsGetTheSameKernels) {
   constexpr int kKeys = 12;
   std::vector<std::vector<const Kernel*>> seen(kThreads, std::vector<const Kernel*>(kKeys));
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&cache, &mine = seen[t], t] {
       for (int i = 0; i < kKeys; ++i) {
@@ -167,6 +170,22 @@ TEST(CodeCache, RefusedMemoryFallsBackToReferences) {
   EXPECT_THROW(disassemble(kernel), Error);
 }
 
+// Both mappings share a memory file; a process that may not grow files gets none.
+TEST(CodeCache, ARealRefusalFallsBackAndSaysWhy) {
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit none{.rlim_cur = 0, .rlim_max = before.rlim_max};
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  CodeCache cache;
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &none), 0);
+  const Kernel& kernel = cache.get(add_key(37));
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_EQ(kernel.code, nullptr);
+  EXPECT_NE(cache.fallback_reason().find("executable memory"), std::string::npos);
+  expect_adds(kernel, 37);
+}
+
 TEST(CodeCache, EnvironmentTurnsTheJitOff) {
   const Environment off("NIBBLE_NO_JIT", "1");
   CodeCache cache;
@@ -179,7 +198,7 @@ TEST(CodeCache, AMatmulRunsEitherWay) {
   if (!supports(Isa::avx2)) GTEST_SKIP() << "this machine cannot run avx2 kernels";
   const GemmSpec spec{.weight = {.type = WeightType::f32}, .act = ActType::f32, .n = 16, .k = 5};
   const KernelKey key{.spec = spec, .tiling = default_tiling(spec, Isa::avx2, 1)};
-  std::vector<float> w(16 * 5);
+  std::vector<float> w(80);
   for (size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(i);
   std::vector<uint8_t> packed(packed_shape(spec.weight, 16, 5).data_bytes);
   pack_block_f32(16, 5, 0, w.data(), packed.data());

@@ -188,7 +188,7 @@ TEST(GemmReference, EveryEpilogue) {
 // The order of operations of kernel_spec.h, on numbers where another order gives another result.
 TEST(GemmReference, GroupsAreAddedInOrder) {
   constexpr int64_t kGroups = 3;
-  std::vector<uint8_t> q(16 * 24, 9);  // value 1 everywhere
+  std::vector<uint8_t> q(384, 9);  // value 1 everywhere
   std::vector<float> scale(16 * kGroups, 1.0F);
   scale[0] = 0x1p24F;
   scale[2] = -0x1p24F;

@@ -82,7 +82,7 @@ TEST(PackedLayout, ImpossibleShapesAreRefused) {
 
 // The line drawn in packed_layout.h, byte by byte.
 TEST(PackedLayout, BytesOfALine) {
-  std::vector<uint8_t> q(16 * 8);
+  std::vector<uint8_t> q(128);
   for (int c = 0; c < 16; ++c) {
     for (int kk = 0; kk < 8; ++kk) q[c * 8 + kk] = static_cast<uint8_t>((c + 3 * kk) % 16);
   }
@@ -143,12 +143,18 @@ INSTANTIATE_TEST_SUITE_P(Formats, PackedRoundTrip,
                                           testing::Values(ScaleType::f16, ScaleType::f32),
                                           testing::Values(8, 32, 128, 0)));
 
+// Column c's element kk in the test below: blocks start at multiples of 1000, columns of 13.
+float packed_source(int64_t c, int64_t kk) {
+  const int64_t block = c / 16;
+  return static_cast<float>(block * 1000 + c % 16 * 13 + kk);
+}
+
 TEST(PackedLayout, F32RoundTrip) {
   const PackedShape shape = packed_shape({.type = WeightType::f32}, 21, 13);
   std::vector<uint8_t> data(shape.data_bytes, 0xee);
-  std::vector<float> w(16 * 13);
+  std::vector<float> w(208);
   for (int64_t nb = 0; nb < 2; ++nb) {
-    for (int64_t i = 0; i < 16 * 13; ++i) w[i] = static_cast<float>(nb * 1000 + i);
+    for (int64_t i = 0; i < 208; ++i) w[i] = static_cast<float>(nb * 1000 + i);
     pack_block_f32(21, 13, nb, w.data(), data.data());
   }
   const PackedView view{{.type = WeightType::f32}, 21, 13, data.data(), nullptr, nullptr};
@@ -156,14 +162,14 @@ TEST(PackedLayout, F32RoundTrip) {
   for (int64_t c = 0; c < 32; ++c) {
     unpack_column(view, c, column);
     for (int64_t kk = 0; kk < 13; ++kk) {
-      EXPECT_EQ(column[kk], c < 21 ? static_cast<float>(c / 16 * 1000 + c % 16 * 13 + kk) : 0.0F);
+      EXPECT_EQ(column[kk], c < 21 ? packed_source(c, kk) : 0.0F);
     }
   }
   EXPECT_THROW(packed_value(view, 0, 0), Error);
 }
 
 TEST(PackedLayout, WrongInputIsRefused) {
-  std::vector<uint8_t> q(16 * 8, 3);
+  std::vector<uint8_t> q(128, 3);
   std::vector<float> scale(16, 1.0F);
   std::vector<uint8_t> data(128);
   std::vector<uint16_t> scales(16);
