@@ -25,6 +25,7 @@ struct AttentionRegion {
   std::vector<int64_t> widths;                       // their columns
   std::vector<int32_t> nodes;                        // the region's nodes
   int64_t layer = -1;                                // index into io.layers
+  int32_t q_norm = -1, k_norm = -1;                  // node indices of the heads' RMSNorms, or -1
 };
 
 struct AttentionMeaning {
@@ -37,6 +38,9 @@ struct AttentionMeaning {
   bool interleaved = false;
   std::vector<float> inv_freq;  // rotary / 2
   std::vector<float> slopes;    // ALiBi, one a head, or empty
+  // RMSNorm of every Q and K head before rotation: constants of head_dim, or kNoValue.
+  ValueId q_norm = kNoValue, k_norm = kNoValue;
+  float norm_epsilon = 0;
 };
 
 // Why a region has no meaning that the fused operator can express. Caught by the pass and reported.
@@ -45,9 +49,20 @@ class NotAttention : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Norms of single heads inside attention (their values are no hidden states) make Q and K depend on
+// the projections in a way that no probe of columns can see through: the probes run on a copy of
+// the graph in which these norms do nothing.
+struct ProbeGraphs {
+  const Graph& graph;
+  const Interpreter& interpreter;
+  const Graph& plain;  // without head norms
+  const Interpreter& plain_interpreter;
+};
+bool is_head_norm(const Node& node, const std::vector<int64_t>& widths);
+Graph without_head_norms(const Graph& graph);
+
 // Throws NotAttention with the reason.
-AttentionMeaning find_attention_meaning(const Graph& graph, const Interpreter& interpreter,
-                                        const AttentionRegion& region);
+AttentionMeaning find_attention_meaning(const ProbeGraphs& probes, const AttentionRegion& region);
 
 // The steps of it, in their order.
 void find_columns(const Graph& graph, const Interpreter& interpreter, const AttentionRegion& region,

@@ -58,6 +58,7 @@ class RegionFinder {
     region.v = mix.inputs[1];
     region.out = output_below(mix.outputs[0]);
     add_slice(region);
+    add_head_norms(region);
     return region;
   }
 
@@ -132,7 +133,7 @@ class RegionFinder {
   void add_slice(AttentionRegion& region) const {
     std::vector<bool> stop(graph_.values.size(), false);
     for (const Node& node : graph_.nodes) {
-      if (node.domain != kNibbleDomain) continue;
+      if (node.domain != kNibbleDomain || is_head_norm(node, widths_)) continue;
       for (ValueId output : node.outputs) {
         if (output != kNoValue) stop[static_cast<size_t>(output)] = true;
       }
@@ -163,6 +164,28 @@ class RegionFinder {
       if (key && !value && region.layer < 0) continue;
     }
     if (region.layer < 0) throw NotAttention("no cached values are part of it");
+  }
+
+  // The one head norm above an operand, or -1.
+  int32_t head_norm_above(ValueId operand) const {
+    std::vector<bool> stop(graph_.values.size(), false);
+    for (size_t id = 0; id < stop.size(); ++id) stop[id] = widths_[id] > 0;
+    const ValueId wanted[] = {operand};
+    int32_t found = -1;
+    for (int32_t index : backward_slice(graph_, wanted, stop).nodes) {
+      if (!is_head_norm(graph_.nodes[static_cast<size_t>(index)], widths_)) continue;
+      if (found >= 0) throw NotAttention("several norms stand between a projection and its heads");
+      found = index;
+    }
+    return found;
+  }
+
+  void add_head_norms(AttentionRegion& region) const {
+    region.q_norm = head_norm_above(region.q);
+    region.k_norm = head_norm_above(region.k);
+    if ((region.q_norm < 0) != (region.k_norm < 0)) {
+      throw NotAttention("only one of Q and K has a norm of its heads");
+    }
   }
 
   bool reaches(ValueId from, ValueId input) const {
@@ -279,6 +302,7 @@ std::string describe(const AttentionMeaning& m) {
   if (m.window > 0) text += fmt::format(", window {}", m.window);
   if (m.softcap > 0) text += fmt::format(", softcap {}", m.softcap);
   if (!m.slopes.empty()) text += ", ALiBi";
+  if (m.q_norm != kNoValue) text += ", Q and K norms";
   return text;
 }
 
@@ -311,6 +335,9 @@ int fuse_attention(Graph& graph, FusionReport& report) {
   {
     const RegionFinder finder(graph);
     const Interpreter interpreter(graph);
+    const Graph plain = without_head_norms(graph);
+    const Interpreter plain_interpreter(plain);
+    const ProbeGraphs probes{graph, interpreter, plain, plain_interpreter};
     for (size_t i = 0; i < graph.nodes.size(); ++i) {
       const Node& softmax = graph.nodes[i];
       if (!softmax.is("Softmax")) continue;
@@ -319,7 +346,7 @@ int fuse_attention(Graph& graph, FusionReport& report) {
         Found found;
         found.region = finder.around(static_cast<int32_t>(i));
         entry.layer = found.region.layer;
-        found.meaning = find_attention_meaning(graph, interpreter, found.region);
+        found.meaning = find_attention_meaning(probes, found.region);
         found.name = fmt::format("layers.{}.attention", found.region.layer);
         entry.fused = true;
         entry.detail = describe(found.meaning);

@@ -94,7 +94,8 @@ TEST_P(ZooFused, SameBitsEverywhere) {
 
 // Replaces the value of every matmul weight and embedding table of an unfused graph by what its
 // quantized form stands for.
-void dequantize_weights(graph::Graph& graph, const quant::QuantizeOptions& options) {
+void dequantize_weights(graph::Graph& graph, int64_t vocabulary,
+                        const quant::QuantizeOptions& options) {
   runtime::ThreadPool pool(2);
   const auto users = graph::consumers(graph);
   for (size_t id = 0; id < graph.values.size(); ++id) {
@@ -107,9 +108,13 @@ void dequantize_weights(graph::Graph& graph, const quant::QuantizeOptions& optio
       weight = weight || node.is("MatMul") || node.is("Gemm") || node.is("Gather");
       if (node.is("Gather")) table = true;
       if (node.is("Gemm")) k_major = node.get_int("transB", 0) == 0;
-      if (node.outputs[0] == graph.io.logits) head = true;
+      head = head || node.outputs[0] == graph.io.logits;
+      for (int32_t next : users[static_cast<size_t>(node.outputs[0])]) {  // the head's bias
+        head = head || graph.nodes[static_cast<size_t>(next)].outputs[0] == graph.io.logits;
+      }
     }
-    if (!weight) continue;
+    // Learned positions are a table too, but stay float.
+    if (!weight || (table && tensor->shape[0] != vocabulary)) continue;
     if (table) k_major = false;
     const auto& format = head ? options.head : table ? options.embedding : options.linear;
     const auto packed = quant::quantize_matrix(graph::MatrixSource::whole(*tensor, k_major), format,
@@ -121,9 +126,6 @@ void dequantize_weights(graph::Graph& graph, const quant::QuantizeOptions& optio
 TEST_P(ZooFused, Int4ComputeF32EqualsTheUnfusedGraphOnDequantizedWeights) {
   NIBBLE_NEED_MODELS();
   const std::string family = GetParam();
-  if (family == "opt" || family == "gpt-bigcode") {
-    GTEST_SKIP() << "learned positions stay float in the fused graph";
-  }
   const test::Reference reference = test::zoo_reference(family);
   FusedOptions options;
   options.weights = "int4";
@@ -132,7 +134,8 @@ TEST_P(ZooFused, Int4ComputeF32EqualsTheUnfusedGraphOnDequantizedWeights) {
   const graph::Graph fused = test::fused_graph(test::zoo_folder(family), options, nullptr);
   auto unfused = std::make_shared<graph::Graph>(frontends::load_onnx(test::zoo_folder(family)));
   dequantize_weights(
-      *unfused, quant::default_options("int4", options.group, options.asym, jit::ScaleType::f16));
+      *unfused, reference.vocabulary(),
+      quant::default_options("int4", options.group, options.asym, jit::ScaleType::f16));
   graph::InterpretedDecoder decoder(unfused, 0);
   const auto wanted = test::all_logits(decoder, reference.ids(0));
   const auto found = test::all_logits(*test::session_of(fused, options), reference.ids(0));
