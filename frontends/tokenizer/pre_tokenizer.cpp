@@ -83,22 +83,24 @@ void split(const Word& word, const Pattern& pattern, Behavior behavior, bool inv
 }
 
 PreTokenizer::Step split_step(Pattern pattern, Behavior behavior, bool invert = false) {
-  return [pattern = std::move(pattern), behavior, invert](Word word, std::vector<Word>& out) {
-    split(word, pattern, behavior, invert, out);
-  };
+  return
+      [pattern = std::move(pattern), behavior, invert](const Word& word, std::vector<Word>& out) {
+        split(word, pattern, behavior, invert, out);
+      };
 }
 
 PreTokenizer::Step byte_level(const JsonView& json) {
   bool prefix = json.boolean_or("add_prefix_space", true);
   bool use_regex = json.boolean_or("use_regex", true);
   Pattern pattern = Pattern::regex(kByteLevelExpression, "The expression of ByteLevel");
-  return [prefix, use_regex, pattern](Word word, std::vector<Word>& out) {
-    if (prefix && !word.text.starts_with(' ')) word.text.insert(0, " ");
+  return [prefix, use_regex, pattern](const Word& word, std::vector<Word>& out) {
+    Word whole = word;
+    if (prefix && !whole.text.starts_with(' ')) whole.text.insert(whole.text.begin(), ' ');
     size_t first = out.size();
     if (use_regex) {
-      split(word, pattern, Behavior::isolated, false, out);
+      split(whole, pattern, Behavior::isolated, false, out);
     } else {
-      out.push_back(std::move(word));
+      out.push_back(std::move(whole));
     }
     for (size_t i = first; i < out.size(); ++i) out[i].text = bytes_to_characters(out[i].text);
   };
@@ -117,14 +119,14 @@ PreTokenizer::Step metaspace(const JsonView& json) {
   }
   bool cut = json.boolean_or("split", true);
   return [=, spaces = Pattern::literal(" "), marks = Pattern::literal(replacement)](
-             Word word, std::vector<Word>& out) {
-    word.text = spaces.replace_all(word.text, replacement);
+             const Word& word, std::vector<Word>& out) {
+    Word whole{spaces.replace_all(word.text, replacement), word.at_start};
     bool prepend = scheme == "always" || (scheme == "first" && word.at_start);
-    if (prepend && !word.text.starts_with(replacement)) word.text.insert(0, replacement);
+    if (prepend && !whole.text.starts_with(replacement)) whole.text.insert(0, replacement);
     if (cut) {
-      split(word, marks, Behavior::with_next, false, out);
+      split(whole, marks, Behavior::with_next, false, out);
     } else {
-      out.push_back(std::move(word));
+      out.push_back(std::move(whole));
     }
   };
 }
@@ -171,7 +173,7 @@ std::vector<Word> PreTokenizer::apply(Word word) const {
   for (const Step& step : steps) {
     std::vector<Word> next;
     next.reserve(words.size());
-    for (Word& w : words) step(std::move(w), next);
+    for (const Word& w : words) step(w, next);
     std::erase_if(next, [](const Word& w) { return w.text.empty(); });
     words = std::move(next);
   }

@@ -17,7 +17,7 @@ struct Word {
 
 // Steps in order, each from one word to several; no steps: one word. Empty words are dropped.
 struct PreTokenizer {
-  using Step = std::function<void(Word, std::vector<Word>& out)>;
+  using Step = std::function<void(const Word&, std::vector<Word>& out)>;
   std::vector<Step> steps;
 
   void add(const JsonView& json, int depth = 0);

@@ -1,0 +1,47 @@
+#!/bin/bash
+# Installs what is needed, builds, and runs every test twice: as released, and under the address
+# and undefined-behaviour sanitizers. Ends with one line: N passed, N failed, N skipped.
+# Usage: tests/run.sh [release|asan]...   (default: both)
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+presets=("$@")
+[ $# -gt 0 ] || presets=(release asan)
+jobs=$(nproc)
+passed=0 failed=0 skipped=0
+
+attribute() {  # attribute FILE NAME: a number in the first <testsuite> of a JUnit file
+  sed -n "s/.*[[:space:]]$2=\"\([0-9]*\)\".*/\1/p" "$1" | head -n 1
+}
+
+give_up() {
+  echo "tests/run.sh: $1" >&2
+  echo "$passed passed, $((failed + 1)) failed, $skipped skipped"
+  exit 1
+}
+
+tools/install_deps.sh || give_up "the packages could not be installed"
+
+echo "== format"
+if git ls-files -z '*.h' '*.cpp' | xargs -0 clang-format --dry-run -Werror; then
+  passed=$((passed + 1))
+else
+  failed=$((failed + 1))
+fi
+
+for preset in "${presets[@]}"; do
+  echo "== $preset"
+  cmake --preset "$preset" || give_up "the $preset build could not be configured"
+  cmake --build --preset "$preset" -j "$jobs" || give_up "the $preset build failed"
+  report="$PWD/build/$preset/tests.xml"
+  rm -f "$report"
+  ctest --preset "$preset" -j "$jobs" --output-junit "$report"
+  [ -s "$report" ] || give_up "the $preset tests could not be run"
+  tests=$(attribute "$report" tests) bad=$(attribute "$report" failures)
+  idle=$(($(attribute "$report" skipped) + $(attribute "$report" disabled)))
+  [ "${tests:-0}" -gt 0 ] || give_up "no $preset tests were found"
+  passed=$((passed + tests - bad - idle)) failed=$((failed + bad)) skipped=$((skipped + idle))
+done
+
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]
