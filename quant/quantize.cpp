@@ -14,6 +14,7 @@ namespace nibble::quant {
 namespace {
 
 using graph::MatrixSource;
+using graph::ValueId;
 using jit::kColumnBlock;
 using jit::PackedShape;
 using jit::WeightFormat;
@@ -162,7 +163,7 @@ runtime::PackedMatrix quantize_matrix(const MatrixSource& source, const WeightFo
 void quantize_graph(graph::Graph& graph, const QuantizeOptions& options, runtime::ThreadPool& pool,
                     const std::function<void(int64_t, int64_t)>& progress) {
   const auto formats = choose_formats(graph, options);
-  const auto source_of = [&](graph::ValueId id) -> const MatrixSource& {
+  const auto source_of = [&](ValueId id) -> const MatrixSource& {
     return std::get<MatrixSource>(*graph.values[static_cast<size_t>(id)].constant);
   };
   int64_t total = 0, done = 0;
@@ -174,18 +175,22 @@ void quantize_graph(graph::Graph& graph, const QuantizeOptions& options, runtime
     runtime::PackedMatrix matrix;
   };
   std::vector<Packed> packed;
-  for (const auto& [id, format] : formats) {
-    const MatrixSource source = source_of(id);
+  for (const auto& entry : formats) {
+    const ValueId id = entry.first;
+    const WeightFormat& format = entry.second;
+    const MatrixSource& source = source_of(id);
+    done += packed_bytes(source, format);
     const auto twin = std::find_if(packed.begin(), packed.end(), [&](const Packed& p) {
       return p.matrix.view.format == format && same_source(p.source, source);
     });
-    runtime::PackedMatrix matrix =
-        twin != packed.end()
-            ? twin->matrix
-            : quantize_matrix(source, format, options.range, graph.value_name(id), pool);
-    if (twin == packed.end()) packed.push_back({source, matrix});
-    graph.values[static_cast<size_t>(id)].constant = std::move(matrix);
-    done += packed_bytes(source, format);
+    runtime::PackedMatrix matrix;
+    if (twin != packed.end()) {
+      matrix = twin->matrix;
+    } else {
+      matrix = quantize_matrix(source, format, options.range, graph.value_name(id), pool);
+      packed.push_back({source, matrix});
+    }
+    graph.values[static_cast<size_t>(id)].constant = std::move(matrix);  // `source` is gone now
     if (progress) progress(done, total);
   }
 }

@@ -40,7 +40,8 @@ double read_v1(const std::string& folder) {
 // Every ancestor limits. A folder that is not there (a container sees its own cgroup as the root
 // of the mount, but may be told its path on the host) limits nothing.
 template <typename Read>
-double walk_up(const std::string& mount, std::string path, Read read) {
+double walk_up(std::string mount, std::string path, Read read) {
+  while (mount.ends_with('/')) mount.pop_back();
   if (path.find("..") != std::string::npos) path.clear();  // outside the cgroup namespace
   double limit = 0;
   for (;;) {
@@ -67,7 +68,7 @@ bool names_cpu(std::string_view controllers) {
 double cgroup_cpu_quota(const char* root) {
   std::string base = root;
   while (base.ends_with('/')) base.pop_back();
-  const std::string mounts = base + "/sys/fs/cgroup";
+  const std::string mounts = base + "/sys/fs/cgroup/";
   std::ifstream membership(base + "/proc/self/cgroup");
   double limit = 0;
   // Lines are "id:controllers:path"; version 2 has no controllers.
@@ -79,10 +80,10 @@ double cgroup_cpu_quota(const char* root) {
     const std::string path = line.substr(second + 1);
     if (controllers.empty()) {
       limit = tighter(limit, walk_up(mounts, path, read_v2));
-      limit = tighter(limit, walk_up(mounts + "/unified", path, read_v2));
+      limit = tighter(limit, walk_up(mounts + "unified", path, read_v2));
     } else if (names_cpu(controllers)) {
-      limit = tighter(limit, walk_up(mounts + "/" + controllers, path, read_v1));
-      limit = tighter(limit, walk_up(mounts + "/cpu", path, read_v1));
+      limit = tighter(limit, walk_up(mounts + controllers, path, read_v1));
+      limit = tighter(limit, walk_up(mounts + "cpu", path, read_v1));
     }
   }
   return limit;

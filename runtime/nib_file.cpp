@@ -186,6 +186,7 @@ class DirectoryReader {
 
   void check_names(const std::vector<Found>& found) const {
     std::vector<std::string_view> names;
+    names.reserve(found.size());
     for (const Found& f : found) names.push_back(f.section.name);
     std::sort(names.begin(), names.end());
     const auto twice = std::adjacent_find(names.begin(), names.end());
@@ -205,10 +206,10 @@ void populate(std::span<const std::byte> bytes) {
 #ifndef MADV_POPULATE_READ
   constexpr int MADV_POPULATE_READ = 22;  // Linux 5.14; older kernels refuse it, which is harmless
 #endif
-  constexpr uintptr_t kPage = 4096;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(bytes.data()) / kPage * kPage;
-  const uintptr_t end = reinterpret_cast<uintptr_t>(bytes.data() + bytes.size());
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_READ);
+  constexpr size_t kPage = 4096;
+  const size_t before = reinterpret_cast<uintptr_t>(bytes.data()) % kPage;  // of the same page
+  auto* begin = const_cast<std::byte*>(bytes.data()) - before;
+  madvise(begin, bytes.size() + before, MADV_POPULATE_READ);
 }
 
 // One 1 MiB piece of one section.
