@@ -357,16 +357,21 @@ Outputs op_range(const OpCall& call) {
   }
   const int64_t from = one_int(start), to = one_int(limit), step = one_int(delta);
   if (step == 0) fail("The step of a range is 0.");
-  std::vector<int64_t> values;
-  for (int64_t at = from; step > 0 ? at < to : at > to;) {
-    values.push_back(at);
-    if (static_cast<int64_t>(values.size()) > kMostElements) {
-      fail("A range from {} to {} has more than {} elements.", from, to, kMostElements);
-    }
-    if (__builtin_add_overflow(at, step, &at)) break;
+  // Distances as unsigned numbers: they may be longer than int64 counts.
+  const bool up = step > 0;
+  const auto low = static_cast<uint64_t>(up ? from : to),
+             high = static_cast<uint64_t>(up ? to : from);
+  const auto stride = up ? static_cast<uint64_t>(step) : uint64_t{0} - static_cast<uint64_t>(step);
+  const uint64_t count = (up ? from < to : from > to) ? (high - low - 1) / stride + 1 : 0;
+  if (count > static_cast<uint64_t>(kMostElements)) {
+    fail("A range from {} to {} by {} has {} elements; the interpreter takes at most {}.", from, to,
+         step, count, kMostElements);
   }
-  const Shape shape = {static_cast<int64_t>(values.size())};
-  return {Array::of(shape, std::move(values))};
+  std::vector<int64_t> values(count);
+  for (uint64_t i = 0; i < count; ++i) {
+    values[i] = static_cast<int64_t>(static_cast<uint64_t>(from) + i * static_cast<uint64_t>(step));
+  }
+  return {Array::of({static_cast<int64_t>(count)}, std::move(values))};
 }
 
 Outputs op_trilu(const OpCall& call) {

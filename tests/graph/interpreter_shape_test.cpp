@@ -219,7 +219,11 @@ TEST(ShapeOps, Range) {
   EXPECT_EQ(range(5, 0, -2), (I{5, 3, 1}));
   EXPECT_EQ(range(3, 0, 1), I{});
   constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
+  constexpr int64_t kMin = std::numeric_limits<int64_t>::min();
   EXPECT_EQ(range(kMax - 1, kMax, 5), (I{kMax - 1}));
+  EXPECT_EQ(range(kMin, kMax, kMax), (I{kMin, -1, kMax - 1}));
+  EXPECT_EQ(range(kMax, kMin, kMin), (I{kMax, -1}));
+  EXPECT_THROW(range(0, kMax, 1), std::exception);
   EXPECT_EQ(
       values_f(
           OneNode("Range").in(floats({}, {1})).in(floats({}, {2})).in(floats({}, {0.5F})).one()),
