@@ -106,7 +106,7 @@ TEST(QuantizeMatrix, DequantizesInBothOrders) {
   EXPECT_EQ(k_major.shape, (graph::Shape{70, 33}));
   EXPECT_EQ(n_major.shape, (graph::Shape{33, 70}));
   EXPECT_EQ(graph::to_f32(k_major), source.to_k_major());
-  std::vector<float> columns(33 * 70);
+  std::vector<float> columns(size_t{33} * 70);
   source.read_columns(0, 33, columns);
   EXPECT_EQ(graph::to_f32(n_major), columns);
 }
@@ -156,9 +156,9 @@ TEST(QuantizeMatrix, ABadWeightIsNamed) {
   for (const float bad :
        {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
     for (const WeightFormat& format : all_formats()) {
-      std::vector<float> w = gaussian(100 * 64, 1);
-      w[37 * 64 + 40] = bad;  // column 37, k 40
-      w[90 * 64] = bad;       // later: the first one is named, whatever the threads do
+      std::vector<float> w = gaussian(int64_t{100} * 64, 1);
+      w[37 * 64 + 40] = bad;     // column 37, k 40
+      w[size_t{90} * 64] = bad;  // later: the first one is named, whatever the threads do
       const std::string message =
           failure(MatrixSource::whole(graph::make_f32({100, 64}, w), false), format);
       EXPECT_NE(message.find("'layers.3.down'"), std::string::npos) << message;
@@ -276,7 +276,7 @@ TEST(QuantizeGraph, PacksEveryWeightAndSharesTiedOnes) {
 TEST(QuantizeGraph, ABadWeightIsNamed) {
   runtime::ThreadPool pool(2);
   SmallModel model(false);
-  std::vector<float> w = gaussian(32 * 32, 5);
+  std::vector<float> w = gaussian(int64_t{32} * 32, 5);
   w[100] = std::numeric_limits<float>::quiet_NaN();
   model.graph.values[at(model.linear)].constant =
       MatrixSource::whole(graph::make_f32({32, 32}, w), true);

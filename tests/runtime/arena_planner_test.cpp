@@ -30,6 +30,7 @@ void expect_sound(const std::vector<BufferLife>& buffers, const ArenaPlan& plan)
 TEST(ArenaPlanner, ReusesDeadBuffers) {
   // A chain: each buffer is made by one step and read by the next, so two places are enough.
   std::vector<BufferLife> chain;
+  chain.reserve(10);
   for (int step = 0; step < 10; ++step) chain.push_back({1024, step, step + 1});
   const ArenaPlan plan = plan_arena(chain);
   expect_sound(chain, plan);

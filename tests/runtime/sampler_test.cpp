@@ -46,6 +46,7 @@ std::set<int32_t> drawn_ids(const SamplerOptions& options, const std::vector<flo
 
 std::vector<float> logs(const std::vector<double>& probabilities) {
   std::vector<float> logits;
+  logits.reserve(probabilities.size());
   for (const double p : probabilities) logits.push_back(static_cast<float>(std::log(p)));
   return logits;
 }
@@ -168,6 +169,7 @@ TEST(Sampler, ASeedFixesTheSequence) {
   const auto sequence = [&](uint64_t seed) {
     Sampler sampler(plain(seed));
     std::vector<int32_t> ids;
+    ids.reserve(20);
     for (int i = 0; i < 20; ++i) ids.push_back(sampler.sample(logits, {}));
     return ids;
   };

@@ -32,7 +32,7 @@ class TemporaryFolder {
 
   // Makes the folders above the file too.
   std::string write(std::string_view name, std::string_view text) const {
-    const std::string file = path(name);
+    std::string file = path(name);
     std::filesystem::create_directories(std::filesystem::path(file).parent_path());
     std::ofstream(file, std::ios::binary) << text;
     return file;
