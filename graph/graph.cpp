@@ -65,7 +65,8 @@ std::vector<int64_t> Node::get_ints(const std::string& key) const {
 
 std::vector<int64_t> Node::get_ints(const std::string& key, std::vector<int64_t> fallback) const {
   const auto* value = find_attribute<std::vector<int64_t>>(*this, key, "a list of integers");
-  return value != nullptr ? *value : std::move(fallback);
+  if (value != nullptr) return *value;
+  return fallback;
 }
 
 ValueId Graph::add_value(std::string name, DType dtype) {

@@ -17,7 +17,7 @@ std::string shape_text(const std::optional<Shape>& shape) {
 constexpr int64_t kMostPrinted = 8;  // elements of a constant that is printed in full
 
 std::string tensor_text(const TensorData& tensor) {
-  const std::string type = fmt::format("{}{}", dtype_name(tensor.dtype), to_string(tensor.shape));
+  std::string type = fmt::format("{}{}", dtype_name(tensor.dtype), to_string(tensor.shape));
   if (element_count(tensor.shape) > kMostPrinted) return type;
   const bool is_float = tensor.dtype == DType::f32 || tensor.dtype == DType::f16 ||
                         tensor.dtype == DType::bf16 || tensor.dtype == DType::f64;
@@ -57,7 +57,7 @@ std::string attribute_text(const Attribute& attribute) {
 
 // A used value: constants with their content, once where they are used.
 std::string operand_text(const Graph& graph, ValueId id) {
-  const std::string name = graph.value_name(id);
+  std::string name = graph.value_name(id);
   if (id < 0 || id >= static_cast<ValueId>(graph.values.size())) return name;
   const auto& constant = graph.values[static_cast<size_t>(id)].constant;
   return constant ? fmt::format("{}: {}", name, constant_text(*constant)) : name;

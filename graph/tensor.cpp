@@ -23,7 +23,8 @@ T load(const std::byte* data, int64_t index) {
 template <typename T, typename Out>
 void convert(const std::byte* data, int64_t begin, std::span<Out> out) {
   for (size_t i = 0; i < out.size(); ++i) {
-    out[i] = static_cast<Out>(load<T>(data, begin + static_cast<int64_t>(i)));
+    const T value = load<T>(data, begin + static_cast<int64_t>(i));
+    out[i] = static_cast<Out>(value);  // NOLINT(bugprone-signed-char-misuse): i8 is a number
   }
 }
 

@@ -140,7 +140,7 @@ TEST(Interpreter, ReleasesWhatNobodyNeedsAnyMore) {
     graph.nodes.push_back(std::move(node));
   }
   const Interpreter interpreter(graph);
-  const Array x = floats({2 << 20}, F(2 << 20, 3.0F));
+  const Array x = floats({int64_t{2} << 20}, F(size_t{2} << 20, 3.0F));
   const int64_t before = peak_bytes();
   EXPECT_EQ(interpreter.run_one({{first, x}}, last).f->at(0), 3.0F);
   EXPECT_LT(peak_bytes() - before, int64_t{500} << 20);
