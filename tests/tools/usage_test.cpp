@@ -1,6 +1,7 @@
 // Wrong command lines: exit code 2, one message, nothing on standard output.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "tests/tools/program.h"
@@ -33,7 +34,7 @@ TEST(Usage, OptionsThatDoNotExistOrDoNotFit) {
   expect_usage_error({"run", demo_model(), "-p", "x", "--ids", "1"}, "excludes");
   expect_usage_error({"run", demo_model(), "-p", "x", "--greedy", "--top-k", "5"}, "excludes");
   expect_usage_error({"run", demo_model(), "--ids", "1,x"}, "ids");
-  expect_usage_error({"run", demo_model(), "-p", "x", "-n", "-5"}, "-n");
+  expect_usage_error({"run", demo_model(), "-p", "x", "-n", "-5"}, "--tokens");
   expect_usage_error({"run", demo_model(), "-p", "x", "--threads", "0"}, "--threads");
   expect_usage_error({"logits", demo_model()}, "required");
   expect_usage_error({"compile", demo_model()}, "required");
@@ -47,6 +48,15 @@ TEST(Usage, OptionsThatDoNotExistOrDoNotFit) {
   expect_usage_error({"inspect", demo_model(), "--graph", "--after", "no-pass"}, "--after");
   expect_usage_error({"inspect", demo_model(), "--fusion", "--after", "form-norms"}, "--graph");
   expect_usage_error({"kernels", "dump", "gemm_nonsense"}, "no kernel's name");
+}
+
+TEST(Usage, SamplingOptionsOutOfTheirRange) {
+  for (const auto& [option, value] : {std::pair{"--temp", "-1"},
+                                      {"--top-p", "0"},
+                                      {"--min-p", "1.5"},
+                                      {"--repeat-penalty", "0"}}) {
+    expect_usage_error({"run", demo_model(), "-p", "x", "-n", "1", option, value}, value);
+  }
 }
 
 TEST(Usage, HelpAndVersionAreNoErrors) {

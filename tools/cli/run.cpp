@@ -1,6 +1,5 @@
 // nibble run: makes text, or ids.
-#include <cstdio>
-#include <limits>
+#include <algorithm>
 #include <random>
 
 #include "jit/error.h"
@@ -128,13 +127,22 @@ class Printer {
   bool silent_, first_ = true;
 };
 
+// Before a model is loaded for nothing.
+void check_sampling(const runtime::SamplerOptions& options) {
+  try {
+    runtime::Sampler sampler(options);
+  } catch (const Error& error) {
+    throw UsageError(error.what());
+  }
+}
+
 int run(Options options) {
   catch_interrupts();
   if (options.seed_flag->count() == 0) {
     std::random_device device;
     options.sampler.seed = device();
   }
-  runtime::Sampler(options.sampler).sample(std::vector<float>{0.0F}, {});  // refuses bad options
+  check_sampling(options.sampler);
   const LoadedModel model = load_model(options.model, "", options.weights, options.run);
   const bool from_text = options.ids_flag->count() == 0;
   const auto tokenizer = tokenizer_of(*model.graph);
