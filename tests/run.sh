@@ -10,7 +10,8 @@ presets=("$@")
 jobs=$(nproc)
 passed=0 failed=0 skipped=0
 
-attribute() {  # attribute FILE NAME: a number in the first <testsuite> of a JUnit file
+# attribute FILE NAME: a number of the <testsuite> in a JUnit file.
+attribute() {
   sed -n "s/.*[[:space:]]$2=\"\([0-9]*\)\".*/\1/p" "$1" | head -n 1
 }
 
@@ -36,10 +37,12 @@ for preset in "${presets[@]}"; do
   report="$PWD/build/$preset/tests.xml"
   rm -f "$report"
   ctest --preset "$preset" -j "$jobs" --output-junit "$report"
+  status=$?
   [ -s "$report" ] || give_up "the $preset tests could not be run"
   tests=$(attribute "$report" tests) bad=$(attribute "$report" failures)
   idle=$(($(attribute "$report" skipped) + $(attribute "$report" disabled)))
   [ "${tests:-0}" -gt 0 ] || give_up "no $preset tests were found"
+  [ "$status" -eq 0 ] || [ "$bad" -gt 0 ] || bad=1  # ctest failed for another reason than a test
   passed=$((passed + tests - bad - idle)) failed=$((failed + bad)) skipped=$((skipped + idle))
 done
 

@@ -12,4 +12,4 @@ nibble=build/release/nibble
 model=build/release/tale.nib
 "$nibble" compile tools/demo/tale -o "$model"
 echo
-"$nibble" run "$model" -p "${1:-Once upon a time}" --echo -n 300 --ignore-eos
+"$nibble" run "$model" -p "${1:-Once upon a time}" --echo -n 300
