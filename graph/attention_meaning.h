@@ -21,6 +21,7 @@ struct AttentionRegion {
   ValueId products = kNoValue;                       // Q K^T
   ValueId q = kNoValue, k = kNoValue, v = kNoValue;  // operands of the two matmuls
   ValueId out = kNoValue;                            // what the output projection multiplies
+  std::vector<ValueId> chain;                        // from the product with V to `out`
   std::vector<ValueId> projections;                  // outputs of Linears, ascending
   std::vector<int64_t> widths;                       // their columns
   std::vector<int32_t> nodes;                        // the region's nodes

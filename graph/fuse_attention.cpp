@@ -56,7 +56,7 @@ class RegionFinder {
     region.k = products.inputs[1];
     const Node& mix = mix_below(node.outputs[0]);
     region.v = mix.inputs[1];
-    region.out = output_below(mix.outputs[0]);
+    region.out = output_below(mix.outputs[0], region.chain);
     add_slice(region);
     add_head_norms(region);
     return region;
@@ -116,10 +116,11 @@ class RegionFinder {
     return *user;
   }
 
-  // The value that the output projection multiplies.
-  ValueId output_below(ValueId mixed) const {
+  // The value that the output projection multiplies; `chain` gets the values on the way to it.
+  ValueId output_below(ValueId mixed, std::vector<ValueId>& chain) const {
     ValueId at = mixed;
     for (;;) {
+      chain.push_back(at);
       const Node& node = only_user(at);
       if (node.is("Linear", kNibbleDomain)) return at;
       if (!moves_data(node)) {
@@ -286,11 +287,16 @@ Node attention_node(Graph& graph, const AttentionRegion& region, const Attention
   if (!m.slopes.empty()) {
     node.inputs[2] = graph.add_constant(name + "/slopes", make_f32({m.heads}, m.slopes));
   }
+  if (m.q_norm != kNoValue) {
+    node.inputs.push_back(m.q_norm);
+    node.inputs.push_back(m.k_norm);
+  }
   node.outputs = {region.out};
   node.attributes = {
       {"layer", region.layer},  {"heads", m.heads},   {"kv_heads", m.kv_heads},
       {"head_dim", m.head_dim}, {"scale", m.scale},   {"window", m.window},
       {"softcap", m.softcap},   {"rotary", m.rotary}, {"interleaved", int64_t{m.interleaved}}};
+  if (m.q_norm != kNoValue) node.attributes["norm_epsilon"] = m.norm_epsilon;
   return node;
 }
 
@@ -306,12 +312,20 @@ std::string describe(const AttentionMeaning& m) {
   return text;
 }
 
-// A cache that only fused attention uses is the session's business now; inputs without users go.
+// A cache that only fused attention uses is the session's business: its inputs and outputs go.
+// Where something else still uses it the graph keeps them all.
 void drop_caches(Graph& graph) {
-  graph.outputs = {graph.io.logits};
-  for (LayerCache& layer : graph.io.layers) layer = LayerCache{};
-  eliminate_dead(graph);
-  const auto users = consumers(graph);
+  Graph trimmed = graph;
+  trimmed.outputs = {graph.io.logits};
+  for (LayerCache& layer : trimmed.io.layers) layer = LayerCache{};
+  eliminate_dead(trimmed);
+  const auto users = consumers(trimmed);
+  for (const LayerCache& layer : graph.io.layers) {
+    for (ValueId id : {layer.past_key, layer.past_value}) {
+      if (id != kNoValue && !users[static_cast<size_t>(id)].empty()) return;
+    }
+  }
+  graph = std::move(trimmed);
   std::erase_if(graph.inputs, [&](ValueId id) {
     return id != graph.io.input_ids && users[static_cast<size_t>(id)].empty();
   });
@@ -322,10 +336,70 @@ void drop_caches(Graph& graph) {
   }
 }
 
+// The shape of a value for any number of tokens, -1 standing for them. Empty when it is not so
+// simple.
+Shape shape_in_tokens(const Graph& graph, const Interpreter& interpreter,
+                      const AttentionRegion& region, ValueId value) {
+  Shape shapes[2];
+  for (int64_t i = 0; i < 2; ++i) {
+    const int64_t tokens = 5 + 2 * i;
+    Feeds feeds = decoder_feeds(graph, {.tokens = tokens, .past = 0, .thin_cache = false});
+    const std::vector<float> zeros(static_cast<size_t>(tokens * total_width(region)), 0.0F);
+    feed_projections(region, tokens, zeros, feeds);
+    shapes[i] = interpreter.run_one(feeds, value).shape;
+  }
+  if (shapes[0].size() != shapes[1].size()) return {};
+  for (size_t d = 0; d < shapes[0].size(); ++d) {
+    if (shapes[0][d] == shapes[1][d]) continue;
+    if (shapes[0][d] != 5 || shapes[1][d] != 7) return {};
+    shapes[0][d] = -1;
+  }
+  return shapes[0];
+}
+
+// Values inside a fused region whose shape the rest of the graph still asks for.
+struct AskedShape {
+  int32_t node;  // the Shape
+  Shape shape;
+};
+
+std::vector<AskedShape> asked_shapes(const Graph& graph, const Interpreter& interpreter,
+                                     const AttentionRegion& region) {
+  std::vector<AskedShape> asked;
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    const Node& node = graph.nodes[i];
+    if (!node.is("Shape") || !node.attributes.empty()) continue;
+    if (std::find(region.chain.begin(), region.chain.end(), node.inputs[0]) == region.chain.end()) {
+      continue;
+    }
+    const Shape shape = shape_in_tokens(graph, interpreter, region, node.inputs[0]);
+    if (!shape.empty()) asked.push_back({static_cast<int32_t>(i), shape});
+  }
+  return asked;
+}
+
+// Shape(value) as a list of constants and the number of tokens, from the ids.
+void answer_shape(Graph& graph, const AskedShape& asked) {
+  const Node shape = graph.nodes[static_cast<size_t>(asked.node)];
+  const ValueId ids = graph.add_value(shape.name + "/ids_shape", DType::i64);
+  const ValueId tokens = graph.add_value(shape.name + "/tokens", DType::i64);
+  const ValueId one = graph.add_constant(shape.name + "/one", make_i64({1}, {1}));
+  std::vector<ValueId> parts;
+  for (int64_t dim : asked.shape) {
+    parts.push_back(dim < 0 ? tokens
+                            : graph.add_constant(shape.name + "/dim", make_i64({1}, {dim})));
+  }
+  graph.nodes[static_cast<size_t>(asked.node)] =
+      Node{"Concat", "", shape.name, std::move(parts), shape.outputs, {{"axis", int64_t{0}}}};
+  graph.nodes.push_back({"Shape", "", shape.name, {graph.io.input_ids}, {ids}, {}});
+  graph.nodes.push_back({"Gather", "", shape.name, {ids, one}, {tokens}, {{"axis", int64_t{0}}}});
+}
+
 struct Found {
   AttentionRegion region;
   AttentionMeaning meaning;
   std::string name;
+  std::vector<AskedShape> asked;
 };
 
 }  // namespace
@@ -347,6 +421,7 @@ int fuse_attention(Graph& graph, FusionReport& report) {
         found.region = finder.around(static_cast<int32_t>(i));
         entry.layer = found.region.layer;
         found.meaning = find_attention_meaning(probes, found.region);
+        found.asked = asked_shapes(graph, interpreter, found.region);
         found.name = fmt::format("layers.{}.attention", found.region.layer);
         entry.fused = true;
         entry.detail = describe(found.meaning);
@@ -368,10 +443,12 @@ int fuse_attention(Graph& graph, FusionReport& report) {
     const auto maker = static_cast<size_t>(producers(graph)[static_cast<size_t>(found.region.out)]);
     graph.nodes[maker] = std::move(attention);
     graph.nodes.push_back(std::move(qkv));
+    for (const AskedShape& asked : found.asked) answer_shape(graph, asked);
   }
   sort_nodes(graph);
-  if (!all.empty() && all.size() == graph.io.layers.size()) drop_caches(graph);
   eliminate_dead(graph);
+  simplify_shapes(graph);
+  if (!all.empty() && all.size() == graph.io.layers.size()) drop_caches(graph);
   return static_cast<int>(all.size());
 }
 
