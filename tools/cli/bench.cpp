@@ -67,6 +67,12 @@ double measure_decode(runtime::Decoder& decoder, const std::vector<int32_t>& ids
   return 1 / *middle;
 }
 
+// A roof is the best that the machine does, so a disturbed measurement must not lower it.
+runtime::Roofs best_roofs(runtime::ThreadPool& pool) {
+  const runtime::Roofs first = runtime::measure_roofs(pool), second = runtime::measure_roofs(pool);
+  return {std::max(first.read_gbs, second.read_gbs), std::max(first.int8_gops, second.int8_gops)};
+}
+
 void check_sizes(const Options& options, const runtime::Decoder& decoder) {
   const int64_t context = decoder.context_length();
   if (options.prompt > context || options.tokens >= context) {
@@ -83,7 +89,7 @@ int bench(const Options& options) {
   const double prefill = measure_prefill(*model.decoder, ids);
   const double decode = measure_decode(*model.decoder, ids, options.tokens);
   const double rss = peak_rss_mb();  // before the roofs, whose buffer is large
-  const runtime::Roofs roofs = runtime::measure_roofs(*model.pool);
+  const runtime::Roofs roofs = best_roofs(*model.pool);
 
   Json json = {{"model", options.shape.empty() ? options.model : options.shape},
                {"roof_read_gbs", roofs.read_gbs},
