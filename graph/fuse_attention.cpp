@@ -43,7 +43,9 @@ std::vector<bool> data_values(const Graph& graph) {
 class RegionFinder {
  public:
   explicit RegionFinder(const Graph& graph)
-      : graph_(graph), links_(graph), data_(data_values(graph)), widths_(hidden_widths(graph)) {}
+      : graph_(graph), links_(graph), data_(data_values(graph)), widths_(hidden_widths(graph)) {
+    for (int64_t width : widths_) hidden_.push_back(width > 0);
+  }
 
   AttentionRegion around(int32_t softmax) const {
     AttentionRegion region;
@@ -155,25 +157,18 @@ class RegionFinder {
       throw NotAttention("Q, K and V come from " + std::to_string(region.projections.size()) +
                          " projections, expected 1 to 3");
     }
+    // Masks may take the number of cached positions from another layer's cache; V decides.
     for (size_t l = 0; l < graph_.io.layers.size(); ++l) {
-      const LayerCache& cache = graph_.io.layers[l];
-      const auto& inputs = slice.graph_inputs;
-      const bool key = std::binary_search(inputs.begin(), inputs.end(), cache.past_key);
-      const bool value = std::binary_search(inputs.begin(), inputs.end(), cache.past_value);
-      // Masks may take the number of cached positions from another layer's cache; V decides.
-      if (value && reaches(region.v, cache.past_value)) region.layer = static_cast<int64_t>(l);
-      if (key && !value && region.layer < 0) continue;
+      if (reaches(region.v, graph_.io.layers[l].past_value)) region.layer = static_cast<int64_t>(l);
     }
     if (region.layer < 0) throw NotAttention("no cached values are part of it");
   }
 
   // The one head norm above an operand, or -1.
   int32_t head_norm_above(ValueId operand) const {
-    std::vector<bool> stop(graph_.values.size(), false);
-    for (size_t id = 0; id < stop.size(); ++id) stop[id] = widths_[id] > 0;
     const ValueId wanted[] = {operand};
     int32_t found = -1;
-    for (int32_t index : backward_slice(graph_, wanted, stop).nodes) {
+    for (int32_t index : backward_slice(graph_, wanted, hidden_).nodes) {
       if (!is_head_norm(graph_.nodes[static_cast<size_t>(index)], widths_)) continue;
       if (found >= 0) throw NotAttention("several norms stand between a projection and its heads");
       found = index;
@@ -189,10 +184,10 @@ class RegionFinder {
     }
   }
 
+  // Whether `from` depends on a graph input other than through hidden states.
   bool reaches(ValueId from, ValueId input) const {
-    const std::vector<bool> none(graph_.values.size(), false);
     const ValueId wanted[] = {from};
-    const Slice slice = backward_slice(graph_, wanted, none);
+    const Slice slice = backward_slice(graph_, wanted, hidden_);
     return std::binary_search(slice.graph_inputs.begin(), slice.graph_inputs.end(), input);
   }
 
@@ -200,6 +195,7 @@ class RegionFinder {
   Links links_;
   std::vector<bool> data_;
   std::vector<int64_t> widths_;
+  std::vector<bool> hidden_;
 };
 
 // One Linear that makes [Q heads | K heads | V heads] from the region's projections.

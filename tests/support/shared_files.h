@@ -1,4 +1,5 @@
-// Where the models and texts that larger tests use lie: $NIBBLE_SHARED, else ../shared beside the repository.
+// Where the models and texts that larger tests use lie: $NIBBLE_SHARED, else ../shared beside the
+// repository.
 #pragma once
 
 #include <filesystem>

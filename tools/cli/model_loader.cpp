@@ -54,7 +54,8 @@ graph::FusionReport count_nodes(const graph::Graph& graph) {
 // All but f32 weights under the interpreter, which reads those where they are.
 void pack_all(graph::Graph& graph, const WeightOptions& weights, bool interpreted,
               runtime::ThreadPool& pool) {
-  if (interpreted && weights.weights == "f32") return;
+  const bool plain = weights.weights == "f32" && weights.head.empty() && weights.embedding.empty();
+  if (interpreted && plain) return;
   const quant::QuantizeOptions options = weights.quantize_options();
   for (const auto& [id, format] : quant::choose_formats(graph, options)) {
     auto& constant = graph.values[static_cast<size_t>(id)].constant;
@@ -108,6 +109,15 @@ void WeightOptions::add_to(CLI::App& command) {
           ->check(CLI::IsMember({"f16", "f32"}))
           ->capture_default_str()
           ->group(title),
+      command.add_option("--lm-head", head, "The output matrix alone (default: int8 beside int4)")
+          ->check(CLI::IsMember({"int4", "int8", "f32"}))
+          ->group(title),
+      command
+          .add_option("--embedding", embedding,
+                      "The embedding table alone (default: int8 beside int4); one that is tied to "
+                      "the output matrix is stored like it")
+          ->check(CLI::IsMember({"int4", "int8", "f32"}))
+          ->group(title),
       command
           .add_flag("--no-fuse", no_fuse, "Run the graph as it is, by the reference interpreter")
           ->group(title),
@@ -120,8 +130,13 @@ void WeightOptions::add_to(CLI::App& command) {
 }
 
 quant::QuantizeOptions WeightOptions::quantize_options() const {
-  return quant::default_options(weights, group, asym,
-                                scale == "f32" ? jit::ScaleType::f32 : jit::ScaleType::f16);
+  const jit::ScaleType type = scale == "f32" ? jit::ScaleType::f32 : jit::ScaleType::f16;
+  quant::QuantizeOptions options = quant::default_options(weights, group, asym, type);
+  if (!head.empty()) options.head = quant::default_options(head, group, asym, type).linear;
+  if (!embedding.empty()) {
+    options.embedding = quant::default_options(embedding, group, asym, type).linear;
+  }
+  return options;
 }
 
 void RunOptions::add_to(CLI::App& command) {
