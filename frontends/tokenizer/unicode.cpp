@@ -168,7 +168,7 @@ std::string normalize_form(std::string_view text, NormalForm form) {
 
 const std::array<char32_t, 256>& byte_characters() {
   // Printable Latin-1 bytes stand for themselves, the others follow from U+0100 on.
-  static const std::array<char32_t, 256> kTable = [] {
+  static const std::array<char32_t, 256> by_byte = [] {
     std::array<char32_t, 256> table{};
     char32_t next = 0x100;
     for (char32_t b = 0; b < 256; ++b) {
@@ -177,7 +177,7 @@ const std::array<char32_t, 256>& byte_characters() {
     }
     return table;
   }();
-  return kTable;
+  return by_byte;
 }
 
 std::string bytes_to_characters(std::string_view bytes) {
@@ -189,14 +189,14 @@ std::string bytes_to_characters(std::string_view bytes) {
 }
 
 int character_to_byte(char32_t c) {
-  static const std::array<int16_t, 0x180> kInverse = [] {
+  static const std::array<int16_t, 0x180> by_character = [] {
     std::array<int16_t, 0x180> inverse{};
     inverse.fill(-1);
     const auto& table = byte_characters();
     for (int b = 0; b < 256; ++b) inverse[table[static_cast<size_t>(b)]] = static_cast<int16_t>(b);
     return inverse;
   }();
-  return c < kInverse.size() ? kInverse[c] : -1;
+  return c < by_character.size() ? by_character[c] : -1;
 }
 
 }  // namespace nibble::frontends

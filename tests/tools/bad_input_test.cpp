@@ -40,14 +40,14 @@ class BadInput : public testing::Test {
  protected:
   // A copy of the bundled model to damage.
   std::string copy() {
-    const std::string target = folder_.path("model");
+    std::string target = folder_.path("model");
     fs::remove_all(target);
     fs::copy(demo_model(), target);
     fs::permissions(target, fs::perms::owner_all);
     return target;
   }
   std::string compiled() {
-    const std::string nib = folder_.path("tale.nib");
+    std::string nib = folder_.path("tale.nib");
     EXPECT_EQ(nibble({"compile", demo_model(), "-o", nib}).code, 0);
     return nib;
   }

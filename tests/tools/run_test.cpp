@@ -24,7 +24,7 @@ nlohmann::json json_of(const Arguments& arguments, const Surroundings& around = 
   return nlohmann::json::parse(outcome.out);
 }
 
-const Arguments kGreedy = {"-p", "Once upon a time", "-n", "24", "--greedy", "--json"};
+const Arguments greedy = {"-p", "Once upon a time", "-n", "24", "--greedy", "--json"};
 
 TEST(Run, GreedyIdsAreTheSameFromOnnxAndNibForEveryThreadCountIsaAndChunk) {
   const TemporaryFolder folder;
@@ -32,19 +32,19 @@ TEST(Run, GreedyIdsAreTheSameFromOnnxAndNibForEveryThreadCountIsaAndChunk) {
   const auto compiled = json_of({"compile", demo_model(), "-o", nib, "--json"});
   EXPECT_TRUE(compiled["fused"].get<bool>());
   EXPECT_GT(compiled["bytes"].get<int64_t>(), 1000000);
-  const auto ids = json_of(Arguments{"run", demo_model()} + kGreedy)["ids"];
+  const auto ids = json_of(Arguments{"run", demo_model()} + greedy)["ids"];
   EXPECT_EQ(ids.size(), 24U);
-  EXPECT_EQ(json_of(Arguments{"run", nib} + kGreedy)["ids"], ids);
-  EXPECT_EQ(json_of(Arguments{"run", folder.folder()} + kGreedy)["ids"], ids);
+  EXPECT_EQ(json_of(Arguments{"run", nib} + greedy)["ids"], ids);
+  EXPECT_EQ(json_of(Arguments{"run", folder.folder()} + greedy)["ids"], ids);
   for (const char* threads : {"1", "2", "3"}) {
-    EXPECT_EQ(json_of(Arguments{"run", nib, "--threads", threads} + kGreedy)["ids"], ids);
+    EXPECT_EQ(json_of(Arguments{"run", nib, "--threads", threads} + greedy)["ids"], ids);
   }
-  EXPECT_EQ(json_of(Arguments{"run", nib, "--chunk", "1"} + kGreedy)["ids"], ids);
+  EXPECT_EQ(json_of(Arguments{"run", nib, "--chunk", "1"} + greedy)["ids"], ids);
   const auto machine = json_of({"doctor", "--json"});
   for (const std::string isa : machine["supported_isas"]) {
     Surroundings around;
     around.environment = {{"NIBBLE_ISA", isa}};
-    const auto run = json_of(Arguments{"run", nib} + kGreedy, around);
+    const auto run = json_of(Arguments{"run", nib} + greedy, around);
     EXPECT_EQ(run["isa"], isa);
     EXPECT_EQ(run["ids"], ids) << isa;
   }
@@ -65,7 +65,7 @@ TEST(Run, LogitsHaveTheSameBitsForEveryThreadCountIsaAndChunk) {
     return runtime::read_file(out);
   };
   const std::string first = logits({"--threads", "1"});
-  EXPECT_EQ(first.size(), 128 + 2 * 20 * 4096 * sizeof(float));
+  EXPECT_EQ(first.size(), 128 + size_t{2} * 20 * 4096 * sizeof(float));
   for (const Arguments& more : {Arguments{"--threads", "2"}, Arguments{"--chunk", "1"},
                                 Arguments{"--chunk", "7"}, Arguments{"--threads", "3"}}) {
     EXPECT_TRUE(logits(more) == first) << testing::PrintToString(more);
@@ -90,7 +90,7 @@ TEST(Run, TextStreamsAndTimingsGoToStandardError) {
   const Outcome text =
       nibble({"run", demo_model(), "-p", "Once upon a time", "-n", "24", "--greedy", "--echo"});
   ASSERT_EQ(text.code, 0) << text.err;
-  const auto json = json_of(Arguments{"run", demo_model()} + kGreedy);
+  const auto json = json_of(Arguments{"run", demo_model()} + greedy);
   EXPECT_EQ(text.out, "Once upon a time" + json["text"].get<std::string>() + "\n");
   EXPECT_NE(text.err.find("tok/s"), std::string::npos);
   // The token that begins a text is added where tokenizer_config.json asks for it, once.

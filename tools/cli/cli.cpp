@@ -110,7 +110,7 @@ std::string nearest(const std::string& word, const std::vector<std::string>& can
   return best;
 }
 
-int main_(int argc, char** argv) {
+int run_command_line(int argc, char** argv) {
   CLI::App program("Runs INT4 language models with machine code written for this very processor.",
                    "nibble");
   Action action;

@@ -4,6 +4,6 @@
 namespace nibble::cli {
 
 // Exit codes: 0 done, 1 failure (one message on stderr), 2 wrong usage.
-int main_(int argc, char** argv);
+int run_command_line(int argc, char** argv);
 
 }  // namespace nibble::cli

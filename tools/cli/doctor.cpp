@@ -30,6 +30,7 @@ std::string bracketed(const std::string& text) {
 
 std::vector<std::string> names(const std::vector<jit::Isa>& isas) {
   std::vector<std::string> out;
+  out.reserve(isas.size());
   for (const jit::Isa isa : isas) out.emplace_back(jit::isa_name(isa));
   return out;
 }

@@ -1,3 +1,3 @@
 #include "tools/cli/cli.h"
 
-int main(int argc, char** argv) { return nibble::cli::main_(argc, argv); }
+int main(int argc, char** argv) { return nibble::cli::run_command_line(argc, argv); }
