@@ -12,6 +12,8 @@ namespace nibble::graph {
 namespace {
 
 constexpr double kTight = 1e-5;
+constexpr double kFarTolerance = 2e-3;     // of values of about 1: fp32 angles at far positions
+constexpr int64_t kUnknownContext = 4096;  // how far to look when the model does not say
 
 // The region's Q, K, V operands for one token at position 0 with the given projection row.
 struct Operands {
@@ -175,9 +177,7 @@ void find_style(const RotationProbe& probe, AttentionMeaning& meaning) {
 std::vector<double> estimate_frequencies(const RotationProbe& probe,
                                          const AttentionMeaning& meaning, int64_t furthest) {
   std::vector<double> frequency(static_cast<size_t>(meaning.rotary) / 2, 0.0);
-  const int64_t positions[] = {1, 4, 16, 64, 256, 1024};
-  for (int64_t position : positions) {
-    if (position > furthest) break;
+  for (int64_t position = 1; position <= furthest; position *= 4) {
     const Rotation r = solve_rotation(meaning, probe.base[0], probe.at(position, 0));
     for (size_t i = 0; i < frequency.size(); ++i) {
       const double measured = std::atan2(r.sin[i], r.cos[i]);
@@ -190,40 +190,62 @@ std::vector<double> estimate_frequencies(const RotationProbe& probe,
   return frequency;
 }
 
-bool matches(const std::vector<float>& values, const std::vector<double>& frequency) {
-  for (size_t i = 0; i < frequency.size(); ++i) {
-    if (std::fabs(values[i] - frequency[i]) > 1e-4 * std::fabs(frequency[i]) + 1e-8) return false;
+// Whether these frequencies rotate head 0 as the graph does, near and far: a model that scales
+// positions beyond some length shows it there.
+bool rotates_like(const RotationProbe& probe, const AttentionMeaning& meaning,
+                  const std::vector<float>& inv_freq, int64_t furthest) {
+  for (int64_t position : {int64_t{3}, furthest / 7, furthest / 3, furthest / 2 + 1, furthest}) {
+    if (position < 1 || position > furthest) continue;
+    const auto y = probe.at(position, 1);
+    Rotation expected;
+    for (float f : inv_freq) {
+      const auto angle = static_cast<double>(static_cast<float>(position) * f);
+      expected.cos.push_back(std::cos(angle));
+      expected.sin.push_back(std::sin(angle));
+    }
+    if (rotation_error(meaning, expected, probe.base[1], y) > kFarTolerance) return false;
+    for (size_t d = static_cast<size_t>(meaning.rotary); d < y.size(); ++d) {
+      if (std::fabs(y[d] - probe.base[1][d]) > kFarTolerance) return false;
+    }
   }
   return true;
 }
 
 // The frequencies as the graph holds them, else as base^(-2i/rotary) for a round base, else as
-// measured.
-std::vector<float> exact_frequencies(const Graph& graph, const AttentionRegion& region,
-                                     const std::vector<double>& frequency) {
-  const auto count = static_cast<int64_t>(frequency.size());
+// measured: the first that rotates as the graph does.
+std::vector<std::vector<float>> frequency_candidates(const Graph& graph,
+                                                     const AttentionRegion& region,
+                                                     const std::vector<double>& measured) {
+  const auto count = static_cast<int64_t>(measured.size());
+  const auto close = [&](const std::vector<float>& values) {
+    for (size_t i = 0; i < measured.size(); ++i) {
+      if (std::fabs(values[i] - measured[i]) > 1e-4 * std::fabs(measured[i]) + 1e-8) return false;
+    }
+    return true;
+  };
+  std::vector<std::vector<float>> candidates;
   for (int32_t index : region.nodes) {
     for (ValueId input : graph.nodes[static_cast<size_t>(index)].inputs) {
       const TensorData* tensor = input == kNoValue ? nullptr : graph.tensor(input);
       if (tensor == nullptr || tensor->dtype == DType::i64) continue;
       if (element_count(tensor->shape) != count) continue;
       std::vector<float> values = to_f32(*tensor);
-      if (matches(values, frequency)) return values;
+      if (close(values)) candidates.push_back(std::move(values));
     }
   }
-  std::vector<float> values(frequency.begin(), frequency.end());
   if (count > 1) {
     const double pairs = static_cast<double>(count);
-    const double base = std::pow(frequency.back(), -pairs / (pairs - 1));
+    const double base = std::pow(measured.back(), -pairs / (pairs - 1));
     const double digits = std::pow(10.0, std::floor(std::log10(base)) - 1);
     const double round_base = std::round(base / digits) * digits;
-    std::vector<float> geometric(frequency.size());
+    std::vector<float> geometric(measured.size());
     for (size_t i = 0; i < geometric.size(); ++i) {
       geometric[i] = static_cast<float>(1.0 / std::pow(round_base, static_cast<double>(i) / pairs));
     }
-    if (matches(geometric, frequency)) return geometric;
+    if (close(geometric)) candidates.push_back(std::move(geometric));
   }
-  return values;
+  candidates.emplace_back(measured.begin(), measured.end());
+  return candidates;
 }
 
 }  // namespace
@@ -288,17 +310,24 @@ void find_rotation(const Graph& graph, const Interpreter& interpreter,
     probe.rows[which] = std::move(row);
     probe.base[which] = probe.at(0, which);
   }
-  const int64_t furthest = graph.context_length > 0 ? graph.context_length - 1 : 1024;
-  const int64_t far = std::min<int64_t>(furthest, 512);
-  meaning.rotary = changed_dimensions(probe, far);
+  const int64_t furthest =
+      graph.context_length > 1 ? graph.context_length - 1 : kUnknownContext - 1;
+  meaning.rotary = std::max(changed_dimensions(probe, std::min<int64_t>(furthest, 512)),
+                            changed_dimensions(probe, 1));
   if (meaning.rotary == 0) return;
   if (meaning.rotary > meaning.head_dim) {
     throw NotAttention(fmt::format("the last of {} head dimensions changes with the position alone",
                                    meaning.head_dim));
   }
   find_style(probe, meaning);
-  const auto frequency = estimate_frequencies(probe, meaning, furthest);
-  meaning.inv_freq = exact_frequencies(graph, region, frequency);
+  const auto measured = estimate_frequencies(probe, meaning, furthest);
+  for (std::vector<float>& candidate : frequency_candidates(graph, region, measured)) {
+    if (!rotates_like(probe, meaning, candidate, furthest)) continue;
+    meaning.inv_freq = std::move(candidate);
+    return;
+  }
+  throw NotAttention(
+      fmt::format("no constant frequencies rotate Q alike at all positions up to {}", furthest));
 }
 
 }  // namespace nibble::graph

@@ -159,6 +159,14 @@ AttentionMeaning find_attention_meaning(const ProbeGraphs& probes, const Attenti
   }
   try {
     find_columns(probes.plain, probes.plain_interpreter, region, meaning);
+    for (ValueId norm : {meaning.q_norm, meaning.k_norm}) {
+      if (norm == kNoValue) continue;
+      const int64_t found = element_count(probes.graph.tensor(norm)->shape);
+      if (found != meaning.head_dim) {
+        throw NotAttention(fmt::format("a norm of {} dimensions stands inside heads of {}", found,
+                                       meaning.head_dim));
+      }
+    }
     find_rotation(probes.plain, probes.plain_interpreter, region, meaning);
     find_scores(probes.plain, probes.plain_interpreter, region, meaning);
     find_mask(probes.plain, probes.plain_interpreter, region, meaning);

@@ -14,6 +14,7 @@ namespace {
 constexpr float kMasked = -9999.0F;
 // Longest context that is probed for a window, in positions.
 constexpr int64_t kLongestProbe = 65536;
+constexpr int64_t kUnknownContext = 4096;  // how far to look when the model does not say
 
 // The shape of Q K^T for any call: at one token of no past, with the dimension that grows with
 // tokens.
@@ -72,33 +73,50 @@ std::vector<float> scores_for(const Graph& graph, const Interpreter& interpreter
 
 bool masked(float value) { return value <= kMasked; }
 
-// The window, from one row over a long past: how many of the last positions are visible.
-int64_t visible_span(std::span<const float> row, int64_t total) {
-  int64_t visible = 0;
-  while (visible < total && row[static_cast<size_t>(total - 1 - visible)] > -60000.0F) ++visible;
-  return visible;
+// One head's scores over a row of positions, the last of which is the token itself, with ALiBi's
+// slope taken out.
+struct Row {
+  std::span<const float> scores;
+  float slope = 0;
+
+  int64_t total() const { return static_cast<int64_t>(scores.size()); }
+  // Whether the position `behind` tokens back is visible. Throws when it is neither visible nor
+  // masked.
+  bool visible(int64_t behind) const {
+    const float value = scores[static_cast<size_t>(total() - 1 - behind)];
+    const float expected = scores.back() - slope * static_cast<float>(behind);
+    if (std::fabs(value - expected) <= 1e-4F * std::max(1.0F, std::fabs(expected))) return true;
+    if (masked(value)) return false;
+    throw NotAttention(
+        fmt::format("the score of the position {} back changes by {}, which neither a mask nor a "
+                    "slope explains",
+                    behind, value));
+  }
+};
+
+// ALiBi's slope, from the token itself and its neighbour.
+float slope_of(std::span<const float> scores) {
+  const float here = scores.back(), before = scores[scores.size() - 2];
+  return masked(before) ? 0.0F : here - before;
 }
 
-// ALiBi's slope of each head: the bias grows by it per position. Empty when no head has any bias.
-std::vector<float> find_slopes(std::span<const float> rows, int64_t heads, int64_t total) {
-  std::vector<float> slopes;
-  bool any = false;
-  for (int64_t h = 0; h < heads; ++h) {
-    const float* row = rows.data() + h * total;
-    const float slope = (row[total - 1] - row[0]) / static_cast<float>(total - 1);
-    for (int64_t t = 0; t < total; ++t) {
-      const float expected = row[total - 1] - slope * static_cast<float>(total - 1 - t);
-      if (std::fabs(row[t] - expected) > 1e-4F * std::max(1.0F, std::fabs(expected))) {
-        throw NotAttention(fmt::format(
-            "head {} adds {} to the score of position {} of {}, which no slope explains", h, row[t],
-            t, total));
-      }
+// How many of the last positions are visible; 0 when all are. Every position of every head must
+// agree.
+int64_t window_of(std::span<const float> scores, const std::vector<float>& slopes, int64_t total) {
+  const Row first{scores.first(static_cast<size_t>(total)), slopes[0]};
+  int64_t window = 0;
+  while (window < total && first.visible(window)) ++window;
+  for (size_t h = 0; h < slopes.size(); ++h) {
+    const Row row{scores.subspan(h * static_cast<size_t>(total), static_cast<size_t>(total)),
+                  slopes[h]};
+    for (int64_t behind = 0; behind < total; ++behind) {
+      if (row.visible(behind) == (behind < window)) continue;
+      throw NotAttention(
+          fmt::format("head {} {} the position {} back, but not so do all in a window of {}", h,
+                      behind < window ? "does not see" : "sees", behind, window));
     }
-    any = any || slope != 0;
-    slopes.push_back(slope);
   }
-  if (!any) slopes.clear();
-  return slopes;
+  return window == total ? 0 : window;
 }
 
 void check_causal(std::span<const float> scores, const ProbeCall& call, AttentionMeaning& meaning) {
@@ -153,21 +171,31 @@ void find_scores(const Graph& graph, const Interpreter& interpreter, const Atten
 void find_mask(const Graph& graph, const Interpreter& interpreter, const AttentionRegion& region,
                AttentionMeaning& meaning) {
   const ScoreShape shape = score_shape(graph, interpreter, region);
-  const ProbeCall brief{.tokens = 1, .past = 7, .thin_cache = true};
-  const auto near = scores_for(graph, interpreter, region, shape, brief, 0.0F);
-  int64_t span = visible_span(near, 8);
-  if (span == 8) {
-    meaning.slopes = find_slopes(near, meaning.heads, 8);
-    const int64_t past = std::min(
-        kLongestProbe, graph.context_length > 8 ? graph.context_length - 1 : int64_t{4095});
-    const ProbeCall call{.tokens = 1, .past = past, .thin_cache = true};
-    const auto row = scores_for(graph, interpreter, region, shape, call, 0.0F);
-    span = meaning.slopes.empty() ? visible_span(row, past + 1) : past + 1;
-    meaning.window = span == past + 1 ? 0 : span;
-  } else {
-    meaning.window = span;
+  const int64_t furthest =
+      graph.context_length > 8 ? graph.context_length - 1 : kUnknownContext - 1;
+  const int64_t past = std::min(kLongestProbe, furthest);
+  const auto row = [&](int64_t cached) {
+    return scores_for(graph, interpreter, region, shape,
+                      {.tokens = 1, .past = cached, .thin_cache = true}, 0.0F);
+  };
+  const auto scores_far = row(past);
+  std::vector<float> slopes;
+  for (int64_t h = 0; h < meaning.heads; ++h) {
+    slopes.push_back(
+        slope_of(std::span(scores_far)
+                     .subspan(static_cast<size_t>(h * (past + 1)), static_cast<size_t>(past + 1))));
   }
-  if (span == 0) throw NotAttention("the last token does not see itself");
+  meaning.window = window_of(scores_far, slopes, past + 1);
+  // A window that moves in steps shows at another position.
+  const int64_t between = meaning.window + meaning.window / 2 + 3;
+  if (meaning.window > 0 && between < past &&
+      window_of(row(between), slopes, between + 1) != meaning.window) {
+    throw NotAttention(
+        fmt::format("the window of {} positions is not the same everywhere", meaning.window));
+  }
+  if (std::any_of(slopes.begin(), slopes.end(), [](float slope) { return slope != 0; })) {
+    meaning.slopes = std::move(slopes);
+  }
   const ProbeCall call{.tokens = 5, .past = 3, .thin_cache = true};
   auto scores = scores_for(graph, interpreter, region, shape, call, 0.0F);
   check_causal(scores, call, meaning);

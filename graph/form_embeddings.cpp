@@ -1,6 +1,7 @@
 // Gather of a table's rows by input_ids becomes Embedding; a constant factor and learned positions
 // that are added become part of it. What index a position Gather uses is found by evaluating it.
 #include <algorithm>
+#include <numeric>
 
 #include "graph/interpreter.h"
 #include "graph/ops.h"
@@ -23,7 +24,9 @@ ValueId table_value(Graph& graph, ValueId tensor_id) {
     const auto& constant = graph.values[id].constant;
     const auto* source = constant ? std::get_if<MatrixSource>(&*constant) : nullptr;
     if (source != nullptr && source->parts.size() == 1 && !source->parts[0].k_major &&
-        source->parts[0].tensor.data == table.data && source->segments.size() == 1) {
+        source->parts[0].tensor.data == table.data &&
+        source->parts[0].tensor.shape == table.shape &&
+        source->parts[0].tensor.dtype == table.dtype && source->segments.size() == 1) {
       return static_cast<ValueId>(id);
     }
   }
@@ -32,14 +35,15 @@ ValueId table_value(Graph& graph, ValueId tensor_id) {
 }
 
 // Whether `index` is input_ids, however reshaped.
-bool is_ids(const Graph& graph, const Interpreter& interpreter, ValueId index) {
+bool is_ids(const Graph& graph, const Interpreter& interpreter, ValueId index, int64_t rows) {
   if (index == graph.io.input_ids) return true;
-  Feeds feeds = decoder_feeds(graph, {.tokens = 3, .past = 2});
-  const std::vector<int64_t> ids = {1, 0, 1};
-  feeds[graph.io.input_ids] = Array::of({1, 3}, ids);
+  Feeds feeds = decoder_feeds(graph, {.tokens = rows, .past = 2});
+  std::vector<int64_t> ids(static_cast<size_t>(rows));  // every id that the table has
+  std::iota(ids.begin(), ids.end(), 0);
+  feeds[graph.io.input_ids] = Array::of({1, rows}, ids);
   try {
     const Array found = interpreter.run_one(feeds, index);
-    return found.kind == Array::Kind::i64 && found.shape == Shape{1, 3} &&
+    return found.kind == Array::Kind::i64 && found.shape == Shape{1, rows} &&
            std::equal(ids.begin(), ids.end(), found.ints().begin());
   } catch (const Error&) {
     return false;  // depends on what a probe does not feed
@@ -54,7 +58,8 @@ int replace_gathers(Graph& graph) {
       const Node& node = graph.nodes[i];
       if (!node.is("Gather") || node.get_int("axis", 0) != 0) continue;
       if (!is_table(graph.tensor(node.inputs[0]))) continue;
-      if (is_ids(graph, interpreter, node.inputs[1])) found.push_back(i);
+      const int64_t rows = graph.tensor(node.inputs[0])->shape[0];
+      if (is_ids(graph, interpreter, node.inputs[1], rows)) found.push_back(i);
     }
   }
   for (size_t i : found) {
@@ -97,8 +102,13 @@ std::optional<int64_t> position_offset(const Graph& graph, const Interpreter& in
                                        ValueId index) {
   std::optional<int64_t> offset;
   for (const auto& [tokens, past] : {std::pair<int64_t, int64_t>{3, 0}, {2, 5}, {1, 9}}) {
-    const Array array = interpreter.run_one(decoder_feeds(graph, {tokens, past}), index);
-    if (array.size() != tokens) return std::nullopt;
+    Array array;
+    try {
+      array = interpreter.run_one(decoder_feeds(graph, {tokens, past}), index);
+    } catch (const Error&) {
+      return std::nullopt;  // depends on what a probe does not feed
+    }
+    if (array.kind != Array::Kind::i64 || array.size() != tokens) return std::nullopt;
     for (int64_t s = 0; s < tokens; ++s) {
       const int64_t found = array.ints()[static_cast<size_t>(s)] - (past + s);
       if (offset && *offset != found) return std::nullopt;
@@ -116,7 +126,14 @@ std::optional<Node> with_positions(const Graph& graph, const Links& links,
     const Node* gather = links.producer(add.inputs[1 - side]);
     if (embedding == nullptr || gather == nullptr || !gather->is("Gather")) continue;
     if (!embedding->is("Embedding", kNibbleDomain) || embedding->input(2) != kNoValue) continue;
-    if (gather->get_int("axis", 0) != 0 || !is_table(graph.tensor(gather->inputs[0]))) continue;
+    const TensorData* places = graph.tensor(gather->inputs[0]);
+    const TensorData* table = nullptr;
+    if (const auto& constant = graph.values[static_cast<size_t>(embedding->inputs[1])].constant) {
+      const auto* source = std::get_if<MatrixSource>(&*constant);
+      if (source != nullptr) table = &source->parts[0].tensor;
+    }
+    if (gather->get_int("axis", 0) != 0 || !is_table(places)) continue;
+    if (table == nullptr || places->shape[1] != table->shape[1]) continue;
     if (!links.single_use(embedding->outputs[0])) continue;
     const auto offset = position_offset(graph, interpreter, gather->inputs[1]);
     if (!offset) continue;

@@ -1,5 +1,6 @@
 // MatMul or Gemm by a constant matrix, with the bias that follows, becomes Linear.
 #include <algorithm>
+#include <tuple>
 
 #include "graph/ops.h"
 #include "graph/passes.h"
@@ -59,13 +60,14 @@ std::optional<Candidate> candidate_of(const Graph& graph, const Links& links, co
 
 int replace_matmuls(Graph& graph) {
   const Links links(graph);
-  std::map<std::pair<const std::byte*, bool>, ValueId> weights;  // tied matrices stay one constant
+  using Key = std::tuple<const std::byte*, bool, Shape, DType>;
+  std::map<Key, ValueId> weights;  // tied matrices stay one constant
   int changed = 0;
   for (Node& node : graph.nodes) {
     auto candidate = candidate_of(graph, links, node);
     if (!candidate) continue;
     const MatrixPart& part = candidate->source.parts[0];
-    const auto key = std::make_pair(part.tensor.data, part.k_major);
+    const Key key{part.tensor.data, part.k_major, part.tensor.shape, part.tensor.dtype};
     auto known = weights.find(key);
     if (known == weights.end()) {
       const ValueId origin = node.inputs[1];

@@ -27,9 +27,7 @@ bool over_last_axis(const Graph& graph, const Node& reduce) {
     const TensorData* tensor = graph.tensor(reduce.inputs[1]);
     if (tensor != nullptr) axes = to_i64(*tensor);
   }
-  return (axes == std::vector<int64_t>{-1} || axes == std::vector<int64_t>{2} ||
-          axes == std::vector<int64_t>{3}) &&
-         reduce.get_int("keepdims", 1) == 1;
+  return axes == std::vector<int64_t>{-1} && reduce.get_int("keepdims", 1) == 1;
 }
 
 // The single consumer with this op, or null.
@@ -113,8 +111,11 @@ std::optional<Match> match_chain(const Graph& graph, const Links& links, const N
 std::optional<Match> match_operator(const Graph& graph, const Node& node) {
   const bool layer = node.is("LayerNormalization");
   const bool rms = node.is("SimplifiedLayerNormalization") || node.is("RMSNormalization");
-  if ((!layer && !rms) || node.get_int("axis", -1) < -1) return std::nullopt;
+  if ((!layer && !rms) || node.get_int("axis", -1) != -1) return std::nullopt;
   if (!is_vector_constant(graph, node.input(1))) return std::nullopt;
+  if (layer && node.input(2) != kNoValue && !is_vector_constant(graph, node.input(2))) {
+    return std::nullopt;
+  }
   Match match;
   match.x = node.inputs[0];
   match.weight = node.inputs[1];

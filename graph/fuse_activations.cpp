@@ -12,6 +12,7 @@
 #include "graph/passes.h"
 #include "graph/probe.h"
 #include "graph/rewrite.h"
+#include "jit/error.h"
 #include "jit/packed_layout.h"
 
 namespace nibble::graph {
@@ -105,28 +106,33 @@ class ActivationFuser {
     return Region{out, slice.frontier, slice.nodes};
   }
 
+  // The candidate that agrees at every scale: near zero, where activations bend, and far out, where
+  // a clamp would show.
   std::optional<Meaning> meaning_of(const Interpreter& interpreter, const Region& region) const {
-    Feeds feeds = decoder_feeds(graph_, {.tokens = kTokens, .past = 0, .thin_cache = true});
-    std::vector<std::vector<float>> inputs;
-    for (size_t s = 0; s < region.sources.size(); ++s) {
-      const int64_t width = widths_[static_cast<size_t>(region.sources[s])];
-      auto values =
-          probe_values(static_cast<size_t>(kTokens * width), 5 + static_cast<uint32_t>(s));
-      for (float& value : values) value *= 6.0F;
-      feeds[region.sources[s]] = Array::of({1, kTokens, width}, values);
-      inputs.push_back(std::move(values));
+    std::vector<Meaning> left = candidates(region);
+    for (const float scale : {6.0F, 0.1F, 1000.0F}) {
+      Feeds feeds = decoder_feeds(graph_, {.tokens = kTokens, .past = 0, .thin_cache = true});
+      std::vector<std::vector<float>> inputs;
+      for (size_t s = 0; s < region.sources.size(); ++s) {
+        const int64_t width = widths_[static_cast<size_t>(region.sources[s])];
+        auto values =
+            probe_values(static_cast<size_t>(kTokens * width), 5 + static_cast<uint32_t>(s));
+        for (float& value : values) value *= scale;
+        feeds[region.sources[s]] = Array::of({1, kTokens, width}, values);
+        inputs.push_back(std::move(values));
+      }
+      Array result;
+      try {
+        result = interpreter.run_one(feeds, region.out);
+      } catch (const Error&) {
+        return std::nullopt;  // depends on what a probe does not feed
+      }
+      std::erase_if(left, [&](const Meaning& candidate) {
+        const auto expected = predict(candidate, inputs, result.size() / kTokens);
+        return !(relative_difference(result.floats(), expected) < kTolerance);
+      });
     }
-    Array result;
-    try {
-      result = interpreter.run_one(feeds, region.out);
-    } catch (const std::exception&) {
-      return std::nullopt;
-    }
-    for (const Meaning& candidate : candidates(region)) {
-      const auto expected = predict(candidate, inputs, result.size() / kTokens);
-      if (relative_difference(result.floats(), expected) < kTolerance) return candidate;
-    }
-    return std::nullopt;
+    return left.empty() ? std::nullopt : std::optional<Meaning>(left.front());
   }
 
   std::vector<Meaning> candidates(const Region& region) const {

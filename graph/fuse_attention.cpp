@@ -150,6 +150,7 @@ class RegionFinder {
         throw NotAttention("the region reaches node '" + maker->name + "' (" + maker->op +
                            "), which is no projection");
       }
+      check_projection(*maker, region);
       region.projections.push_back(id);
       region.widths.push_back(widths_[static_cast<size_t>(id)]);
     }
@@ -162,6 +163,25 @@ class RegionFinder {
       if (reaches(region.v, graph_.io.layers[l].past_value)) region.layer = static_cast<int64_t>(l);
     }
     if (region.layer < 0) throw NotAttention("no cached values are part of it");
+  }
+
+  // Projections can be merged when they multiply the same value and have no epilogue yet.
+  void check_projection(const Node& linear, const AttentionRegion& region) const {
+    const auto& weight = graph_.values[static_cast<size_t>(linear.inputs[1])].constant;
+    if (!weight || !std::holds_alternative<MatrixSource>(*weight)) {
+      throw NotAttention("the weight of projection '" + linear.name + "' is packed already");
+    }
+    if (linear.has("activation") || linear.input(3) != kNoValue) {
+      throw NotAttention("projection '" + linear.name + "' already has an epilogue");
+    }
+    if (widths_[static_cast<size_t>(linear.outputs[0])] == 0) {
+      throw NotAttention("projection '" + linear.name + "' does not multiply a hidden state");
+    }
+    if (region.projections.empty()) return;
+    const Node* first = links_.producer(region.projections[0]);
+    if (linear.inputs[0] != first->inputs[0]) {
+      throw NotAttention("Q, K and V are projections of different values");
+    }
   }
 
   // The one head norm above an operand, or -1.
@@ -217,12 +237,6 @@ class ProjectionMerger {
     std::vector<float> biases;
     bool any_bias = false;
     for (const Node* linear : linears_) {
-      if (linear->inputs[0] != linears_[0]->inputs[0]) {
-        throw NotAttention("Q, K and V are projections of different values");
-      }
-      if (linear->get_string("activation", "none") != "none" || linear->input(3) != kNoValue) {
-        throw NotAttention("projection '" + linear->name + "' already has an epilogue");
-      }
       const auto& constant = graph_.values[static_cast<size_t>(linear->inputs[1])].constant;
       sources.push_back(std::get<MatrixSource>(*constant));
       std::vector<float> bias(static_cast<size_t>(sources.back().n), 0.0F);

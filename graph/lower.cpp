@@ -32,9 +32,21 @@ struct QuantizeKey {
   auto operator<=>(const QuantizeKey&) const = default;
 };
 
-std::shared_ptr<const std::vector<float>> floats_of(const Graph& graph, ValueId id) {
+using Floats = std::shared_ptr<const std::vector<float>>;
+
+// The constant vector behind an operand, which must have `expected` elements; null when it is
+// absent.
+Floats floats_of(const Graph& graph, const Node& node, size_t operand, int64_t expected) {
+  const ValueId id = node.input(operand);
   if (id == kNoValue) return nullptr;
-  return std::make_shared<const std::vector<float>>(to_f32(*graph.tensor(id)));
+  const TensorData* tensor = graph.tensor(id);
+  const int64_t found = tensor == nullptr ? -1 : element_count(tensor->shape);
+  if (found != expected) {
+    fail("{}: node '{}' ({}) needs a constant of {} elements in '{}', found {}.", graph.origin,
+         node.name, node.op, expected, graph.value_name(id),
+         tensor == nullptr ? "no constant" : to_string(tensor->shape));
+  }
+  return std::make_shared<const std::vector<float>>(to_f32(*tensor));
 }
 
 jit::Activation activation_of(const Node& node) {
@@ -64,6 +76,10 @@ class Lowering {
 
  private:
   void lower_node(const Node& node) {
+    if (node.inputs.empty() || node.inputs[0] == kNoValue || node.outputs.empty() ||
+        node.outputs[0] == kNoValue) {
+      fail("{}: node '{}' ({}) lacks its input or its output.", graph_.origin, node.name, node.op);
+    }
     if (node.domain == kNibbleDomain) {
       if (node.op == "Embedding") return lower_embedding(node);
       if (node.op == "RMSNorm" || node.op == "LayerNorm") return lower_norm(node);
@@ -75,7 +91,10 @@ class Lowering {
          node.name, node.op);
   }
 
-  const runtime::PackedMatrix& packed(const Node& node, ValueId id) const {
+  // The weight of an Embedding or Linear: its second operand.
+  const runtime::PackedMatrix& packed(const Node& node) const {
+    const ValueId id = node.input(1);
+    if (id == kNoValue) fail("{}: node '{}' has no weight.", graph_.origin, node.name);
     const auto& constant = graph_.values[static_cast<size_t>(id)].constant;
     const auto* matrix = constant ? std::get_if<runtime::PackedMatrix>(&*constant) : nullptr;
     if (matrix == nullptr) {
@@ -83,6 +102,12 @@ class Lowering {
            node.name);
     }
     return *matrix;
+  }
+
+  void expect_width(const Node& node, ValueId id, int64_t expected) const {
+    if (width_of(id) == expected) return;
+    fail("{}: node '{}' ({}) expects rows of {} in '{}', found {}.", graph_.origin, node.name,
+         node.op, expected, graph_.value_name(id), width_of(id));
   }
 
   int64_t width_of(ValueId id) const { return widths_[static_cast<size_t>(id)]; }
@@ -112,13 +137,20 @@ class Lowering {
 
   void lower_embedding(const Node& node) {
     runtime::EmbedStep step;
-    step.table = packed(node, node.inputs[1]);
+    step.table = packed(node);
     step.scale = node.get_float("scale", 1);
     if (node.input(2) != kNoValue) {
-      step.positions = floats_of(graph_, node.inputs[2]);
+      const TensorData* table = graph_.tensor(node.inputs[2]);
       step.position_offset = node.get_int("position_offset", 0);
-      const auto rows = static_cast<int64_t>(step.positions->size()) / step.table.view.k;
-      plan_->context_length = std::min(plan_->context_length, rows - step.position_offset);
+      if (table == nullptr || table->shape.size() != 2 || table->shape[1] != step.table.view.k ||
+          step.position_offset < 0 || table->shape[0] <= step.position_offset) {
+        fail("{}: node '{}' needs a position table of rows of {} beyond row {}, found {}.",
+             graph_.origin, node.name, step.table.view.k, step.position_offset,
+             table == nullptr ? "no constant" : to_string(table->shape));
+      }
+      step.positions = floats_of(graph_, node, 2, element_count(table->shape));
+      plan_->context_length =
+          std::min(plan_->context_length, table->shape[0] - step.position_offset);
     }
     step.out = make_operand(node.outputs[0]);
     vocabulary_ = step.table.view.n;
@@ -140,7 +172,7 @@ class Lowering {
   }
 
   std::optional<QuantizeKey> quantize_key(const Node& linear) const {
-    const jit::WeightFormat& format = packed(linear, linear.inputs[1]).view.format;
+    const jit::WeightFormat& format = packed(linear).view.format;
     if (options_.compute == Compute::f32 || format.type == jit::WeightType::f32)
       return std::nullopt;
     const int32_t zero = format.type == jit::WeightType::u4 ? 8 : 128;
@@ -186,8 +218,9 @@ class Lowering {
     spec.n = width_of(node.inputs[0]);
     runtime::RowStep step;
     step.x = operand(node.inputs[0]);
-    step.weight = floats_of(graph_, node.inputs[1]);
-    step.bias = layer_norm ? floats_of(graph_, node.input(2)) : nullptr;
+    step.weight = floats_of(graph_, node, 1, spec.n);
+    if (step.weight == nullptr) fail("{}: norm '{}' has no weight.", graph_.origin, node.name);
+    step.bias = layer_norm ? floats_of(graph_, node, 2, spec.n) : nullptr;
     step.eps = node.get_float("epsilon");
     spec.bias = step.bias != nullptr;
     if (const auto key = common_quantization(node.outputs[0])) {
@@ -214,26 +247,28 @@ class Lowering {
     runtime::RowStep step;
     step.kernel = kernel(spec);
     step.x = operand(node.inputs[0]);
-    if (node.input(1) != kNoValue) step.x2 = operand(node.inputs[1]);
+    if (spec.op != jit::RowOp::activation) {
+      if (node.input(1) == kNoValue)
+        fail("{}: node '{}' lacks an input.", graph_.origin, node.name);
+      expect_width(node, node.inputs[1], spec.n);
+      step.x2 = operand(node.inputs[1]);
+    }
     step.y = make_operand(node.outputs[0]);
     add(Step::of(std::move(step)), node, jit::name(spec));
   }
 
   void lower_linear(const Node& node) {
     runtime::GemmStep step;
-    step.weight = packed(node, node.inputs[1]);
+    step.weight = packed(node);
     const jit::PackedView& w = step.weight.view;
-    if (w.k != width_of(node.inputs[0])) {
-      fail("{}: node '{}' multiplies rows of {} by a weight with k = {}.", graph_.origin, node.name,
-           width_of(node.inputs[0]), w.k);
-    }
+    expect_width(node, node.inputs[0], w.k);
     jit::GemmSpec spec;
     spec.weight = w.format;
     spec.n = w.n;
     spec.k = w.k;
     spec.activation = activation_of(node);
     spec.gate = step.gate = node.get_int("gate", 0) != 0;
-    step.bias = floats_of(graph_, node.input(2));
+    step.bias = floats_of(graph_, node, 2, w.n);
     spec.bias = step.bias != nullptr;
     const auto key = quantize_key(node);
     spec.act = key ? jit::ActType::s8 : jit::ActType::f32;
@@ -242,10 +277,17 @@ class Lowering {
     } else {
       step.a = operand(node.inputs[0]);
     }
-    if (node.input(3) != kNoValue) step.residual = operand(node.inputs[3]);
+    if (node.input(3) != kNoValue) {
+      expect_width(node, node.inputs[3], width_of(node.outputs[0]));
+      step.residual = operand(node.inputs[3]);
+    }
     spec.residual = step.residual.present();
     step.out = make_operand(node.outputs[0]);
     step.out_columns = width_of(node.outputs[0]);
+    if (step.out_columns < 1 || step.out_columns > (spec.gate ? w.n / 2 : w.n)) {
+      fail("{}: node '{}' makes {} columns of a weight of {}.", graph_.origin, node.name,
+           step.out_columns, w.n);
+    }
     if (step.out.place == Operand::kLogits) plan_->vocab_size = step.out_columns;
     step.decode = gemm_kernel(spec, 1);
     step.few = gemm_kernel(spec, kFewRows);
@@ -278,7 +320,11 @@ class Lowering {
   }
 
   int rope_table(const Node& node) {
-    runtime::RopeTable table{*floats_of(graph_, node.inputs[1]), node.get_float("rope_scale", 1)};
+    const Floats frequencies = floats_of(graph_, node, 1, node.get_int("rotary") / 2);
+    if (frequencies == nullptr) {
+      fail("{}: attention '{}' rotates but has no frequencies.", graph_.origin, node.name);
+    }
+    runtime::RopeTable table{*frequencies, node.get_float("rope_scale", 1)};
     auto& tables = plan_->rope_tables;
     const auto known = std::find(tables.begin(), tables.end(), table);
     if (known != tables.end()) return static_cast<int>(known - tables.begin());
@@ -290,10 +336,15 @@ class Lowering {
     const runtime::HeadLayout head{static_cast<int64_t>(plan_->layers.size()),
                                    node.get_int("heads"), node.get_int("kv_heads"),
                                    node.get_int("head_dim")};
-    if (head.width() != width_of(node.inputs[0])) {
-      fail("{}: attention '{}' expects rows of {}, found {}.", graph_.origin, node.name,
-           head.width(), width_of(node.inputs[0]));
+    const int64_t rotary = node.get_int("rotary", 0);
+    if (head.heads < 1 || head.kv_heads < 1 || head.heads % head.kv_heads != 0 ||
+        head.head_dim < 1 || rotary < 0 || rotary % 2 != 0 || rotary > head.head_dim ||
+        node.get_int("window", 0) < 0) {
+      fail("{}: attention '{}' has {} heads of {}, {} KV heads, {} rotated dimensions, window {}.",
+           graph_.origin, node.name, head.heads, head.head_dim, head.kv_heads, rotary,
+           node.get_int("window", 0));
     }
+    expect_width(node, node.inputs[0], head.width());
     plan_->layers.push_back(head);
     add(Step::of(cache_step(node, head)), node, "kv-append");
 
@@ -304,7 +355,7 @@ class Lowering {
     step.window = node.get_int("window", 0);
     step.scale = node.get_float("scale");
     step.softcap = node.get_float("softcap", 0);
-    step.slopes = floats_of(graph_, node.input(2));
+    step.slopes = floats_of(graph_, node, 2, head.heads);
     jit::AttentionSpec spec;
     spec.head_dim = head.head_dim;
     spec.rows = kAttentionRows;
@@ -338,8 +389,11 @@ class Lowering {
       norm.op = jit::RowOp::rms_norm;
       norm.n = head.head_dim;
       step.head_norm = kernel(norm);
-      step.q_norm = floats_of(graph_, node.inputs[3]);
-      step.k_norm = floats_of(graph_, node.inputs[4]);
+      step.q_norm = floats_of(graph_, node, 3, head.head_dim);
+      step.k_norm = floats_of(graph_, node, 4, head.head_dim);
+      if (step.k_norm == nullptr) {
+        fail("{}: attention '{}' normalises Q but not K.", graph_.origin, node.name);
+      }
       step.norm_eps = node.get_float("norm_epsilon");
     }
     return step;

@@ -134,6 +134,7 @@ int64_t constant_columns(const Graph& graph, ValueId id) {
 
 int64_t fused_width(const Graph& graph, const Node& node, const std::vector<int64_t>& widths) {
   if (node.op == "Linear") {
+    if (widths[static_cast<size_t>(node.inputs[0])] == 0) return 0;  // rows of another shape
     return node.get_int("columns", constant_columns(graph, node.inputs[1]));
   }
   if (node.op == "Embedding") {

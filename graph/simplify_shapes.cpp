@@ -71,14 +71,34 @@ bool means(const Graph& graph, const Interpreter& interpreter, ValueId target,
   return true;
 }
 
-// Whether every user of `id` works on its last dimension alone, so that rows may stay [batch,
-// tokens].
-bool row_wise_users(const Graph& graph, const Links& links, ValueId id) {
-  const auto& users = links.consumers(id);
-  return !links.is_output(id) && std::all_of(users.begin(), users.end(), [&](int32_t user) {
-    const Node& node = graph.nodes[static_cast<size_t>(user)];
-    return node.domain == kNibbleDomain || node.is("Add");
-  });
+bool row_wise(const Node& node) {
+  static const char* const kElementwise[] = {"Add",  "Sub",     "Mul",     "Div", "Pow",
+                                             "Tanh", "Sigmoid", "Erf",     "Neg", "Exp",
+                                             "Abs",  "Relu",    "Identity"};
+  return node.domain == kNibbleDomain ||
+         (node.domain.empty() && std::any_of(std::begin(kElementwise), std::end(kElementwise),
+                                             [&](const char* op) { return node.op == op; }));
+}
+
+// Whether all that is computed from `id` works on its last dimension alone until a Reshape gives it
+// a shape again, so that its rows may stay [batch, tokens].
+bool row_wise_until_reshape(const Graph& graph, const Links& links, ValueId id) {
+  std::vector<ValueId> left = {id};
+  std::vector<bool> seen(graph.values.size(), false);
+  while (!left.empty()) {
+    const ValueId at = left.back();
+    left.pop_back();
+    if (seen[static_cast<size_t>(at)]) continue;
+    seen[static_cast<size_t>(at)] = true;
+    if (links.is_output(at)) return false;
+    for (int32_t user : links.consumers(at)) {
+      const Node& node = graph.nodes[static_cast<size_t>(user)];
+      if (node.is("Reshape") && node.inputs[0] == at) continue;
+      if (!row_wise(node)) return false;
+      left.insert(left.end(), node.outputs.begin(), node.outputs.end());
+    }
+  }
+  return true;
 }
 
 // Reshapes of a hidden state to the shape it has already, and to rows [tokens, width] for operators
@@ -94,7 +114,7 @@ int drop_reshapes(Graph& graph) {
       const int64_t width = widths[static_cast<size_t>(node.inputs[0])];
       if (width == 0) continue;
       if (means(graph, interpreter, node.inputs[1], {1, -1, width}) ||
-          (row_wise_users(graph, links, node.outputs[0]) &&
+          (row_wise_until_reshape(graph, links, node.outputs[0]) &&
            means(graph, interpreter, node.inputs[1], {-1, width}))) {
         same.emplace_back(node.outputs[0], node.inputs[0]);
       }

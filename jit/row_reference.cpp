@@ -173,7 +173,7 @@ void check_row_spec(const RowSpec& spec) {
          spec.group);
   }
   const int64_t group = spec.group == 0 ? spec.n : std::min(spec.group, spec.n);
-  if (quantizes && (spec.zero < 0 || spec.zero * 127 * group > INT32_MAX)) {
+  if (quantizes && (spec.zero < 0 || int64_t{spec.zero} * 127 * group > INT32_MAX)) {
     fail(
         "A row kernel sums groups of {} times a zero point of {}, which must be positive and whose "
         "product must fit 32 bits.",

@@ -23,7 +23,11 @@ KvCache::KvCache(const std::vector<HeadLayout>& layers, jit::KvType type, int64_
     const auto one = static_cast<size_t>(jit::kv_bytes(type_, head.head_dim, capacity_));
     const size_t head_bytes = round_up(one, kLine);
     layers_.push_back({bytes_, head_bytes});
-    bytes_ += 2 * head_bytes * static_cast<size_t>(head.kv_heads);
+    size_t layer_bytes = 0;
+    if (__builtin_mul_overflow(2 * head_bytes, static_cast<size_t>(head.kv_heads), &layer_bytes) ||
+        __builtin_add_overflow(bytes_, layer_bytes, &bytes_)) {
+      fail("The KV cache for {} positions needs more bytes than can be counted.", capacity);
+    }
   }
   if (bytes_ == 0) return;
   void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,

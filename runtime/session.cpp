@@ -11,7 +11,8 @@
 namespace nibble::runtime {
 namespace {
 
-constexpr int64_t kRopeGrowth = 256;  // positions computed at a time
+constexpr int64_t kRopeGrowth = 256;         // positions computed at a time
+constexpr int64_t kMostPositions = 1 << 30;  // sizes computed from a context stay in range
 
 // Page-aligned anonymous memory; zeroed, touched on use.
 class Memory {
@@ -39,9 +40,17 @@ class Memory {
   size_t bytes_ = 0;
 };
 
+// cos and sin rows of a RopeTable; memory is touched as positions are reached.
 struct RopeValues {
-  std::vector<float> cos, sin;
-  int64_t half = 0;
+  Memory memory;
+  float* cos;
+  float* sin;
+  int64_t half;
+  RopeValues(int64_t half_dims, int64_t positions)
+      : memory(2 * sizeof(float) * static_cast<size_t>(half_dims * positions), "rotation table"),
+        cos(reinterpret_cast<float*>(memory.data())),
+        sin(cos + half_dims * positions),
+        half(half_dims) {}
 };
 
 size_t page_round(int64_t bytes) { return (static_cast<size_t>(bytes) + 4095) / 4096 * 4096; }
@@ -56,7 +65,7 @@ struct Session::Impl {
   Memory arena, scratch;
   size_t scratch_stride = 0;
   std::vector<WorkCounter> work;
-  std::vector<RopeValues> rope_values;
+  std::vector<std::unique_ptr<RopeValues>> rope_values;
   std::vector<RopeRows> rope_rows;
   int64_t rope_positions = 0;
   std::vector<float> last_logits;
@@ -75,13 +84,10 @@ struct Session::Impl {
         work(plan->steps.size()),
         last_logits(static_cast<size_t>(plan->vocab_size)) {
     for (const RopeTable& table : plan->rope_tables) {
-      RopeValues values;
-      values.half = static_cast<int64_t>(table.inv_freq.size());
-      values.cos.resize(static_cast<size_t>(values.half * context_length));
-      values.sin.resize(values.cos.size());
-      rope_values.push_back(std::move(values));
-      const RopeValues& kept = rope_values.back();
-      rope_rows.push_back({kept.cos.data(), kept.sin.data(), kept.half});
+      const auto half = static_cast<int64_t>(table.inv_freq.size());
+      rope_values.push_back(std::make_unique<RopeValues>(half, context_length));
+      const RopeValues& values = *rope_values.back();
+      rope_rows.push_back({values.cos, values.sin, half});
     }
   }
 
@@ -92,11 +98,11 @@ struct Session::Impl {
     positions = std::min(context_length, std::max(positions, rope_positions + kRopeGrowth));
     for (size_t t = 0; t < rope_values.size(); ++t) {
       const RopeTable& table = plan->rope_tables[t];
-      RopeValues& values = rope_values[t];
+      const RopeValues& values = *rope_values[t];
       for (int64_t p = rope_positions; p < positions; ++p) {
         for (int64_t i = 0; i < values.half; ++i) {
           const float angle = static_cast<float>(p) * table.inv_freq[static_cast<size_t>(i)];
-          const auto at = static_cast<size_t>(p * values.half + i);
+          const int64_t at = p * values.half + i;
           values.cos[at] = static_cast<float>(std::cos(static_cast<double>(angle))) * table.scale;
           values.sin[at] = static_cast<float>(std::sin(static_cast<double>(angle))) * table.scale;
         }
@@ -158,7 +164,12 @@ int64_t choose_context(const Plan& plan, int64_t wanted) {
     fail("The context was asked to hold {} positions, but this model's context length is {}.",
          wanted, plan.context_length);
   }
-  return wanted == 0 ? plan.context_length : wanted;
+  const int64_t context = wanted == 0 ? plan.context_length : wanted;
+  if (context > kMostPositions) {
+    fail("A context of {} positions is more than {}; ask for a shorter one.", context,
+         kMostPositions);
+  }
+  return context;
 }
 
 }  // namespace

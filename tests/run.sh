@@ -24,7 +24,7 @@ give_up() {
 tools/install_deps.sh || give_up "the packages could not be installed"
 
 echo "== format"
-if git ls-files -z '*.h' '*.cpp' | xargs -0 clang-format --dry-run -Werror; then
+if git -c safe.directory="$PWD" ls-files -z '*.h' '*.cpp' | xargs -0 clang-format --dry-run -Werror; then
   passed=$((passed + 1))
 else
   failed=$((failed + 1))

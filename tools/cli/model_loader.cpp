@@ -5,6 +5,7 @@
 
 #include "frontends/onnx/onnx.h"
 #include "graph/interpreted_decoder.h"
+#include "graph/interpreter.h"
 #include "graph/lower.h"
 #include "graph/model_shapes.h"
 #include "graph/nib_model.h"
@@ -49,6 +50,15 @@ graph::FusionReport count_nodes(const graph::Graph& graph) {
     report.entries.push_back({-1, node.op, false, "it was compiled unfused", node.name});
   }
   return report;
+}
+
+// What the interpreter will have to run it must know; better said before hours of quantizing.
+void refuse_unknown_operators(const graph::Graph& graph) {
+  for (const graph::Node& node : graph.nodes) {
+    if (graph::interpreter_knows(node)) continue;
+    fail("{}: node '{}' is a {}{}{}, an operator that is not known.", graph.origin, node.name,
+         node.domain, node.domain.empty() ? "" : ".", node.op);
+  }
 }
 
 // All but f32 weights under the interpreter, which reads those where they are.
@@ -203,6 +213,7 @@ PreparedGraph prepare_graph(const std::string& model, const std::string& shape,
     if (weights.weights != "f32") graph::form_linears(out.graph);
     out.report = count_nodes(out.graph);
   }
+  if (!out.report.complete()) refuse_unknown_operators(out.graph);
   return out;
 }
 

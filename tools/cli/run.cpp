@@ -205,6 +205,7 @@ void add_run(CLI::App& program, Action& action) {
   options->ids_flag =
       command->add_option("--ids", options->ids, "Ids to go on, with commas between: 5,7,9")
           ->delimiter(',')
+          ->allow_extra_args(false)
           ->excludes(options->prompt_flag);
   command->add_option("-n,--tokens", options->tokens, "Ids to make at most (default: 256)")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 30));

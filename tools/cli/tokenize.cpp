@@ -37,7 +37,8 @@ frontends::Tokenizer find_tokenizer(const std::string& model) {
   }
   const ModelPath found = find_model(model);
   if (found.nib) {
-    const graph::Graph graph = graph::read_nib_model(found.path, nullptr);
+    runtime::ThreadPool pool(1);
+    const graph::Graph graph = graph::read_nib_model(found.path, &pool);
     if (auto tokenizer = tokenizer_of(graph)) return std::move(*tokenizer);
     fail("{}: the file holds no tokenizer.json.", found.path);
   }
