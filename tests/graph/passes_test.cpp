@@ -154,6 +154,15 @@ TEST(FormEmbeddings, AbsorbsScaleAndLearnedPositions) {
   EXPECT_EQ(graph.nodes[0].get_int("position_offset"), 2);
 }
 
+TEST(FormEmbeddings, LeavesChangedIdsAlone) {
+  GraphMaker make;
+  const ValueId wrapped =
+      make.node("Min", "wrapped", {make.graph.io.input_ids, make.ints("most", {2})});
+  Graph graph = make.finish(make.node("Gather", "logits", {make.matrix("table", 4, 3), wrapped}));
+  EXPECT_EQ(form_embeddings(graph), 0);
+  EXPECT_EQ(operators(graph), (Names{"Min", "Gather"}));
+}
+
 TEST(SimplifyShapes, HangsTheShapeOfHiddenStatesOnTheIds) {
   GraphMaker make;
   const ValueId x = make.embedding(4, 3);
@@ -179,6 +188,8 @@ Graph mlp_graph(const std::string& function) {
     const ValueId erf = make.node("Erf", "erf", {scaled});
     const ValueId sum = make.node("Add", "sum", {erf, make.scalar("one", 1)});
     y = make.node("Mul", "y", {make.node("Mul", "half", {gate, make.scalar("h", 0.5F)}), sum});
+  } else if (function == "relu6") {
+    y = make.node("Min", "y", {make.node("Relu", "relu", {gate}), make.scalar("six", 6)});
   } else {
     y = make.node("Tanh", "y", {gate});
   }
@@ -216,14 +227,16 @@ TEST(FuseActivations, KnowsAFunctionByItsValues) {
 }
 
 TEST(FuseActivations, ReportsAFunctionItDoesNotKnow) {
-  Graph graph = mlp_graph("tanh");
-  FusionReport report;
-  form_linears(graph);
-  form_embeddings(graph);
-  EXPECT_EQ(fuse_activations(graph, report), 0);
-  ASSERT_EQ(report.entries.size(), 1U);
-  EXPECT_FALSE(report.entries[0].fused);
-  EXPECT_EQ(report.entries[0].node, "y");
+  for (const char* function : {"tanh", "relu6"}) {
+    Graph graph = mlp_graph(function);
+    FusionReport report;
+    form_linears(graph);
+    form_embeddings(graph);
+    EXPECT_EQ(fuse_activations(graph, report), 0) << function;
+    ASSERT_EQ(report.entries.size(), 1U);
+    EXPECT_FALSE(report.entries[0].fused);
+    EXPECT_EQ(report.entries[0].node, "y");
+  }
 }
 
 TEST(FuseResiduals, ChainsParallelBranchesThroughTheirEpilogues) {

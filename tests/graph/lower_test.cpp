@@ -1,0 +1,167 @@
+// Lowering: the steps that a small fused graph becomes, and operands that do not fit it, each
+// refused by name before any kernel sees them.
+#include "graph/lower.h"
+
+#include <gtest/gtest.h>
+
+#include "graph/ops.h"
+#include "jit/error.h"
+#include "quant/random_weights.h"
+#include "runtime/session.h"
+#include "tests/graph/pass_fixture.h"
+
+namespace nibble::graph {
+namespace {
+
+using test::GraphMaker;
+
+constexpr int64_t kWidth = 64, kVocabulary = 96, kHeads = 4, kKvHeads = 2, kHeadDim = 16;
+
+// Ids to weights of a one-layer model; tests change one thing before lowering it.
+class LowerTest : public testing::Test {
+ protected:
+  LowerTest() : pool_(1) {
+    const ValueId x =
+        fused("Embedding", "x", {make_.graph.io.input_ids, weight("table", kVocabulary, kWidth)});
+    const ValueId normed =
+        fused("RMSNorm", "normed", {x, make_.constant("gamma", {kWidth}, ones(kWidth))},
+              {{"epsilon", 1e-5F}});
+    const int64_t qkv_width = (kHeads + 2 * kKvHeads) * kHeadDim;
+    const ValueId qkv = fused("Linear", "qkv",
+                              {normed, weight("wqkv", qkv_width, kWidth),
+                               make_.constant("bias", {qkv_width}, ones(qkv_width))});
+    const ValueId attended =
+        fused("Attention", "attended",
+              {qkv, make_.constant("inv_freq", {kHeadDim / 2}, ones(kHeadDim / 2)), kNoValue},
+              {{"layer", int64_t{0}},
+               {"heads", kHeads},
+               {"kv_heads", kKvHeads},
+               {"head_dim", kHeadDim},
+               {"scale", 0.25F},
+               {"rotary", kHeadDim}});
+    const ValueId out =
+        fused("Linear", "out", {attended, weight("wo", kWidth, kHeads * kHeadDim), kNoValue, x});
+    make_.finish(fused("Linear", "logits", {out, weight("head", kVocabulary, kWidth)}));
+    make_.graph.context_length = 32;
+  }
+
+  static std::vector<float> ones(int64_t count) {
+    return std::vector<float>(static_cast<size_t>(count), 1.0F);
+  }
+  ValueId weight(const std::string& name, int64_t n, int64_t k) {
+    return make_.graph.add_constant(name, Constant(quant::random_matrix({}, n, k, 7, pool_)));
+  }
+  ValueId fused(const std::string& op, const std::string& name, std::vector<ValueId> inputs,
+                std::map<std::string, Attribute> attributes = {}) {
+    return make_.node(op, name, std::move(inputs), std::move(attributes),
+                      std::string(kNibbleDomain));
+  }
+  Node& node(const std::string& name) {
+    for (Node& n : make_.graph.nodes) {
+      if (n.name == name) return n;
+    }
+    throw Error("no node " + name);
+  }
+
+  // What lowering says; "" when it succeeds.
+  std::string refusal() {
+    try {
+      lower(make_.graph, {.compute = Compute::int8, .isa = jit::selected_isa()});
+      return "";
+    } catch (const Error& error) {
+      return error.what();
+    }
+  }
+  void expect_refused(const std::string& name, const std::string& part) {
+    const std::string text = refusal();
+    EXPECT_NE(text.find("'" + name + "'"), std::string::npos) << text;
+    EXPECT_NE(text.find(part), std::string::npos) << text;
+  }
+
+  runtime::ThreadPool pool_;
+  GraphMaker make_;
+};
+
+TEST_F(LowerTest, EmitsTheStepsInOrder) {
+  const auto plan = lower(make_.graph, {.compute = Compute::int8, .isa = jit::selected_isa()});
+  std::vector<size_t> kinds;
+  for (const runtime::Step& step : plan->steps) kinds.push_back(step.body.index());
+  // embed, norm with its quantization, qkv, cache, attention, quantize, out, quantize, head
+  EXPECT_EQ(kinds, (std::vector<size_t>{0, 2, 1, 3, 4, 2, 1, 2, 1}));
+  EXPECT_EQ(plan->vocab_size, kVocabulary);
+  EXPECT_EQ(plan->context_length, 32);
+  runtime::Session session(plan, std::make_shared<runtime::ThreadPool>(2), {});
+  const std::vector<int32_t> ids = {1, 2, 3};
+  for (float logit : session.forward(ids)) ASSERT_TRUE(std::isfinite(logit));
+}
+
+TEST_F(LowerTest, RefusesVectorsOfTheWrongLength) {
+  const ValueId shorter = make_.constant("short", {kWidth / 2}, ones(kWidth / 2));
+  for (const auto& [name, operand] : {std::pair<std::string, size_t>{"normed", 1},
+                                      {"qkv", 2},
+                                      {"attended", 1},
+                                      {"attended", 2}}) {
+    const ValueId kept = node(name).inputs[operand];
+    node(name).inputs[operand] = shorter;
+    expect_refused(name, "found [32]");
+    node(name).inputs[operand] = kept;
+  }
+  EXPECT_EQ(refusal(), "");
+}
+
+TEST_F(LowerTest, RefusesWeightsThatDoNotFitTheirInput) {
+  node("out").inputs[1] = weight("narrow", kWidth, kWidth / 2);
+  expect_refused("out", "expects rows of 32");
+}
+
+TEST_F(LowerTest, RefusesResidualsOfAnotherWidth) {
+  node("out").inputs[3] = node("qkv").outputs[0];
+  expect_refused("out", "expects rows of 64");
+}
+
+TEST_F(LowerTest, RefusesImpossibleHeads) {
+  for (const auto& [key, value] : {std::pair<std::string, int64_t>{"kv_heads", 0},
+                                   {"heads", -4},
+                                   {"rotary", 17},
+                                   {"rotary", 2 * kHeadDim},
+                                   {"window", -1}}) {
+    const Attribute kept =
+        node("attended").has(key) ? node("attended").attributes[key] : Attribute(int64_t{0});
+    node("attended").attributes[key] = value;
+    expect_refused("attended", "heads of");
+    node("attended").attributes[key] = kept;
+  }
+  EXPECT_EQ(refusal(), "");
+}
+
+TEST_F(LowerTest, RefusesPositionTablesThatDoNotFit) {
+  node("x").inputs.push_back(make_.matrix("positions", 32, kWidth));
+  EXPECT_EQ(refusal(), "");
+  node("x").attributes["position_offset"] = int64_t{-1};
+  expect_refused("x", "position table");
+  node("x").attributes["position_offset"] = int64_t{32};
+  expect_refused("x", "position table");
+  node("x").attributes.clear();
+  node("x").inputs[2] = make_.matrix("wide", 16, 2 * kWidth);
+  expect_refused("x", "position table");
+}
+
+TEST_F(LowerTest, RefusesNodesThatAreNotFused) {
+  node("normed").domain = "";
+  node("normed").op = "Frobnicate";
+  expect_refused("normed", "Frobnicate");
+}
+
+TEST_F(LowerTest, RefusesWeightsThatAreNotPacked) {
+  node("out").inputs[1] = make_.matrix("plain", kWidth, kWidth);
+  expect_refused("plain", "not packed");
+}
+
+TEST_F(LowerTest, RefusesContextsWhoseSizesCannotBeCounted) {
+  make_.graph.context_length = int64_t{1} << 60;
+  const auto plan = lower(make_.graph, {.compute = Compute::int8, .isa = jit::selected_isa()});
+  EXPECT_THROW(runtime::Session(plan, std::make_shared<runtime::ThreadPool>(1), {}), Error);
+}
+
+}  // namespace
+}  // namespace nibble::graph
