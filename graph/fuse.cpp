@@ -1,6 +1,7 @@
 // The pipeline: passes in order, the graph verified after each.
 #include <algorithm>
 
+#include "graph/check_fused.h"
 #include "graph/ops.h"
 #include "graph/passes.h"
 #include "graph/rewrite.h"
@@ -66,6 +67,7 @@ FusionReport fuse(Graph& graph, const PassObserver& observer) {
     if (observer) observer(pass.name, graph, changes);
   }
   report_leftovers(graph, report);
+  check_fused(graph);
   return report;
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "graph/check_fused.h"
 #include "graph/ops.h"
 #include "graph/plan_buffers.h"
 #include "graph/rewrite.h"
@@ -34,19 +35,11 @@ struct QuantizeKey {
 
 using Floats = std::shared_ptr<const std::vector<float>>;
 
-// The constant vector behind an operand, which must have `expected` elements; null when it is
-// absent.
-Floats floats_of(const Graph& graph, const Node& node, size_t operand, int64_t expected) {
+// The constant vector behind an operand; null when it is absent. check_fused has seen its length.
+Floats floats_of(const Graph& graph, const Node& node, size_t operand) {
   const ValueId id = node.input(operand);
   if (id == kNoValue) return nullptr;
-  const TensorData* tensor = graph.tensor(id);
-  const int64_t found = tensor == nullptr ? -1 : element_count(tensor->shape);
-  if (found != expected) {
-    fail("{}: node '{}' ({}) needs a constant of {} elements in '{}', found {}.", graph.origin,
-         node.name, node.op, expected, graph.value_name(id),
-         tensor == nullptr ? "no constant" : to_string(tensor->shape));
-  }
-  return std::make_shared<const std::vector<float>>(to_f32(*tensor));
+  return std::make_shared<const std::vector<float>>(to_f32(*graph.tensor(id)));
 }
 
 jit::Activation activation_of(const Node& node) {
@@ -59,11 +52,13 @@ jit::Activation activation_of(const Node& node) {
 class Lowering {
  public:
   Lowering(const Graph& graph, const LowerOptions& options)
-      : graph_(graph),
-        options_(options),
-        plan_(std::make_shared<runtime::Plan>()),
-        links_(graph),
-        widths_(hidden_widths(graph)) {}
+      : graph_(graph), options_(options), plan_(std::make_shared<runtime::Plan>()), links_(graph) {
+    for (const Node& node : graph.nodes) {
+      if (node.domain != kNibbleDomain) fail_unfused(node);
+    }
+    check_fused(graph);
+    widths_ = hidden_widths(graph);
+  }
 
   std::shared_ptr<const runtime::Plan> run() {
     plan_->isa = options_.isa;
@@ -76,25 +71,22 @@ class Lowering {
 
  private:
   void lower_node(const Node& node) {
-    if (node.inputs.empty() || node.inputs[0] == kNoValue || node.outputs.empty() ||
-        node.outputs[0] == kNoValue) {
-      fail("{}: node '{}' ({}) lacks its input or its output.", graph_.origin, node.name, node.op);
-    }
-    if (node.domain == kNibbleDomain) {
-      if (node.op == "Embedding") return lower_embedding(node);
-      if (node.op == "RMSNorm" || node.op == "LayerNorm") return lower_norm(node);
-      if (node.op == "Linear") return lower_linear(node);
-      if (node.op == "Attention") return lower_attention(node);
-      if (node.op == "Activation" || node.op == "Gate" || node.op == "Add") return lower_row(node);
-    }
+    if (node.op == "Embedding") return lower_embedding(node);
+    if (node.op == "RMSNorm" || node.op == "LayerNorm") return lower_norm(node);
+    if (node.op == "Linear") return lower_linear(node);
+    if (node.op == "Attention") return lower_attention(node);
+    if (node.op == "Activation" || node.op == "Gate" || node.op == "Add") return lower_row(node);
+    fail_unfused(node);
+  }
+
+  [[noreturn]] void fail_unfused(const Node& node) const {
     fail("{}: node '{}' ({}) is no fused operator and cannot be compiled.", graph_.origin,
          node.name, node.op);
   }
 
   // The weight of an Embedding or Linear: its second operand.
   const runtime::PackedMatrix& packed(const Node& node) const {
-    const ValueId id = node.input(1);
-    if (id == kNoValue) fail("{}: node '{}' has no weight.", graph_.origin, node.name);
+    const ValueId id = node.inputs[1];
     const auto& constant = graph_.values[static_cast<size_t>(id)].constant;
     const auto* matrix = constant ? std::get_if<runtime::PackedMatrix>(&*constant) : nullptr;
     if (matrix == nullptr) {
@@ -102,12 +94,6 @@ class Lowering {
            node.name);
     }
     return *matrix;
-  }
-
-  void expect_width(const Node& node, ValueId id, int64_t expected) const {
-    if (width_of(id) == expected) return;
-    fail("{}: node '{}' ({}) expects rows of {} in '{}', found {}.", graph_.origin, node.name,
-         node.op, expected, graph_.value_name(id), width_of(id));
   }
 
   int64_t width_of(ValueId id) const { return widths_[static_cast<size_t>(id)]; }
@@ -140,17 +126,10 @@ class Lowering {
     step.table = packed(node);
     step.scale = node.get_float("scale", 1);
     if (node.input(2) != kNoValue) {
-      const TensorData* table = graph_.tensor(node.inputs[2]);
       step.position_offset = node.get_int("position_offset", 0);
-      if (table == nullptr || table->shape.size() != 2 || table->shape[1] != step.table.view.k ||
-          step.position_offset < 0 || table->shape[0] <= step.position_offset) {
-        fail("{}: node '{}' needs a position table of rows of {} beyond row {}, found {}.",
-             graph_.origin, node.name, step.table.view.k, step.position_offset,
-             table == nullptr ? "no constant" : to_string(table->shape));
-      }
-      step.positions = floats_of(graph_, node, 2, element_count(table->shape));
-      plan_->context_length =
-          std::min(plan_->context_length, table->shape[0] - step.position_offset);
+      step.positions = floats_of(graph_, node, 2);
+      const int64_t rows = graph_.tensor(node.inputs[2])->shape[0];
+      plan_->context_length = std::min(plan_->context_length, rows - step.position_offset);
     }
     step.out = make_operand(node.outputs[0]);
     vocabulary_ = step.table.view.n;
@@ -218,9 +197,8 @@ class Lowering {
     spec.n = width_of(node.inputs[0]);
     runtime::RowStep step;
     step.x = operand(node.inputs[0]);
-    step.weight = floats_of(graph_, node, 1, spec.n);
-    if (step.weight == nullptr) fail("{}: norm '{}' has no weight.", graph_.origin, node.name);
-    step.bias = layer_norm ? floats_of(graph_, node, 2, spec.n) : nullptr;
+    step.weight = floats_of(graph_, node, 1);
+    step.bias = layer_norm ? floats_of(graph_, node, 2) : nullptr;
     step.eps = node.get_float("epsilon");
     spec.bias = step.bias != nullptr;
     if (const auto key = common_quantization(node.outputs[0])) {
@@ -247,12 +225,7 @@ class Lowering {
     runtime::RowStep step;
     step.kernel = kernel(spec);
     step.x = operand(node.inputs[0]);
-    if (spec.op != jit::RowOp::activation) {
-      if (node.input(1) == kNoValue)
-        fail("{}: node '{}' lacks an input.", graph_.origin, node.name);
-      expect_width(node, node.inputs[1], spec.n);
-      step.x2 = operand(node.inputs[1]);
-    }
+    if (spec.op != jit::RowOp::activation) step.x2 = operand(node.inputs[1]);
     step.y = make_operand(node.outputs[0]);
     add(Step::of(std::move(step)), node, jit::name(spec));
   }
@@ -261,14 +234,13 @@ class Lowering {
     runtime::GemmStep step;
     step.weight = packed(node);
     const jit::PackedView& w = step.weight.view;
-    expect_width(node, node.inputs[0], w.k);
     jit::GemmSpec spec;
     spec.weight = w.format;
     spec.n = w.n;
     spec.k = w.k;
     spec.activation = activation_of(node);
     spec.gate = step.gate = node.get_int("gate", 0) != 0;
-    step.bias = floats_of(graph_, node, 2, w.n);
+    step.bias = floats_of(graph_, node, 2);
     spec.bias = step.bias != nullptr;
     const auto key = quantize_key(node);
     spec.act = key ? jit::ActType::s8 : jit::ActType::f32;
@@ -277,17 +249,10 @@ class Lowering {
     } else {
       step.a = operand(node.inputs[0]);
     }
-    if (node.input(3) != kNoValue) {
-      expect_width(node, node.inputs[3], width_of(node.outputs[0]));
-      step.residual = operand(node.inputs[3]);
-    }
+    if (node.input(3) != kNoValue) step.residual = operand(node.inputs[3]);
     spec.residual = step.residual.present();
     step.out = make_operand(node.outputs[0]);
     step.out_columns = width_of(node.outputs[0]);
-    if (step.out_columns < 1 || step.out_columns > (spec.gate ? w.n / 2 : w.n)) {
-      fail("{}: node '{}' makes {} columns of a weight of {}.", graph_.origin, node.name,
-           step.out_columns, w.n);
-    }
     if (step.out.place == Operand::kLogits) plan_->vocab_size = step.out_columns;
     step.decode = gemm_kernel(spec, 1);
     step.few = gemm_kernel(spec, kFewRows);
@@ -320,11 +285,7 @@ class Lowering {
   }
 
   int rope_table(const Node& node) {
-    const Floats frequencies = floats_of(graph_, node, 1, node.get_int("rotary") / 2);
-    if (frequencies == nullptr) {
-      fail("{}: attention '{}' rotates but has no frequencies.", graph_.origin, node.name);
-    }
-    runtime::RopeTable table{*frequencies, node.get_float("rope_scale", 1)};
+    runtime::RopeTable table{*floats_of(graph_, node, 1), node.get_float("rope_scale", 1)};
     auto& tables = plan_->rope_tables;
     const auto known = std::find(tables.begin(), tables.end(), table);
     if (known != tables.end()) return static_cast<int>(known - tables.begin());
@@ -336,15 +297,6 @@ class Lowering {
     const runtime::HeadLayout head{static_cast<int64_t>(plan_->layers.size()),
                                    node.get_int("heads"), node.get_int("kv_heads"),
                                    node.get_int("head_dim")};
-    const int64_t rotary = node.get_int("rotary", 0);
-    if (head.heads < 1 || head.kv_heads < 1 || head.heads % head.kv_heads != 0 ||
-        head.head_dim < 1 || rotary < 0 || rotary % 2 != 0 || rotary > head.head_dim ||
-        node.get_int("window", 0) < 0) {
-      fail("{}: attention '{}' has {} heads of {}, {} KV heads, {} rotated dimensions, window {}.",
-           graph_.origin, node.name, head.heads, head.head_dim, head.kv_heads, rotary,
-           node.get_int("window", 0));
-    }
-    expect_width(node, node.inputs[0], head.width());
     plan_->layers.push_back(head);
     add(Step::of(cache_step(node, head)), node, "kv-append");
 
@@ -355,7 +307,7 @@ class Lowering {
     step.window = node.get_int("window", 0);
     step.scale = node.get_float("scale");
     step.softcap = node.get_float("softcap", 0);
-    step.slopes = floats_of(graph_, node, 2, head.heads);
+    step.slopes = floats_of(graph_, node, 2);
     jit::AttentionSpec spec;
     spec.head_dim = head.head_dim;
     spec.rows = kAttentionRows;
@@ -389,11 +341,8 @@ class Lowering {
       norm.op = jit::RowOp::rms_norm;
       norm.n = head.head_dim;
       step.head_norm = kernel(norm);
-      step.q_norm = floats_of(graph_, node, 3, head.head_dim);
-      step.k_norm = floats_of(graph_, node, 4, head.head_dim);
-      if (step.k_norm == nullptr) {
-        fail("{}: attention '{}' normalises Q but not K.", graph_.origin, node.name);
-      }
+      step.q_norm = floats_of(graph_, node, 3);
+      step.k_norm = floats_of(graph_, node, 4);
       step.norm_eps = node.get_float("norm_epsilon");
     }
     return step;

@@ -153,7 +153,9 @@ TEST_F(LowerTest, RefusesNodesThatAreNotFused) {
 }
 
 TEST_F(LowerTest, RefusesWeightsThatAreNotPacked) {
-  node("out").inputs[1] = make_.matrix("plain", kWidth, kWidth);
+  const TensorData plain = *make_.graph.tensor(make_.matrix("source", kWidth, kWidth));
+  node("out").inputs[1] =
+      make_.graph.add_constant("plain", Constant(MatrixSource::whole(plain, true)));
   expect_refused("plain", "not packed");
 }
 

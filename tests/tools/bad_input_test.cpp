@@ -1,5 +1,6 @@
 // Bad input of every kind: one clear message, exit code 1, and nothing half-written.
 #include <gtest/gtest.h>
+#include <onnx/onnx_pb.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -55,8 +56,80 @@ class BadInput : public testing::Test {
     fs::remove(path);
     std::ofstream(path, std::ios::binary) << bytes;
   }
+  // The bundled model with its ModelProto changed by `change`; the path of the folder.
+  template <typename Change>
+  std::string changed(Change change) {
+    const std::string model = copy();
+    onnx::ModelProto proto;
+    EXPECT_TRUE(proto.ParseFromString(read_file(model + "/model.onnx")));
+    change(*proto.mutable_graph());
+    write(model + "/model.onnx", proto.SerializeAsString());
+    return model;
+  }
+  // run, with and without fusing, and compile: each fails with `part`, and compile leaves nothing.
+  void expect_refused(const std::string& model, const std::string& part) {
+    const std::string out = folder_.path("out.nib");
+    expect_failure({"run", model, "--ids", "1,2", "-n", "1"}, part);
+    expect_failure({"run", model, "--ids", "1,2", "-n", "1", "--no-fuse"}, part);
+    expect_failure({"compile", model, "-o", out}, part);
+    EXPECT_FALSE(fs::exists(out));
+  }
+  static onnx::TensorProto& initializer(onnx::GraphProto& graph, const std::string& name) {
+    for (onnx::TensorProto& tensor : *graph.mutable_initializer()) {
+      if (tensor.name() == name) return tensor;
+    }
+    throw std::runtime_error("no initializer " + name);
+  }
   TemporaryFolder folder_;
 };
+
+TEST_F(BadInput, AnUnknownOperatorIsNamedWithItsNode) {
+  const std::string model = changed([](onnx::GraphProto& graph) {
+    for (onnx::NodeProto& node : *graph.mutable_node()) {
+      if (node.op_type() != "Sigmoid") continue;
+      node.set_op_type("Frobnicate");
+      node.set_name("the_strange_node");
+      return;
+    }
+  });
+  expect_refused(model, "Frobnicate");
+  expect_refused(model, "the_strange_node");
+}
+
+TEST_F(BadInput, ExternalDataOutsideTheModelsFolder) {
+  for (const char* path : {"../model.onnx_data", "/etc/passwd", "a/../../model.onnx_data"}) {
+    const std::string model = changed([&](onnx::GraphProto& graph) {
+      auto& tensor = initializer(graph, "m.model.embed_tokens.weight");
+      ASSERT_EQ(tensor.data_location(), onnx::TensorProto::EXTERNAL);
+      for (auto& entry : *tensor.mutable_external_data()) {
+        if (entry.key() == "location") entry.set_value(path);
+      }
+    });
+    expect_refused(model, "m.model.embed_tokens.weight");
+  }
+}
+
+TEST_F(BadInput, AWeightOfTheWrongShape) {
+  const std::string model = changed([](onnx::GraphProto& graph) {
+    auto& tensor = initializer(graph, "m.model.norm.weight");
+    ASSERT_EQ(tensor.dims(0), 256);
+    tensor.set_dims(0, 128);
+    tensor.mutable_raw_data()->resize(tensor.raw_data().size() / 2);
+  });
+  const std::string out = folder_.path("out.nib");
+  expect_failure({"run", model, "--ids", "1,2", "-n", "1"}, "m.model.norm.weight");
+  expect_failure({"run", model, "--ids", "1,2", "-n", "1", "--no-fuse"}, "128");
+  expect_failure({"compile", model, "-o", out}, "m.model.norm.weight");
+  EXPECT_FALSE(fs::exists(out));
+}
+
+TEST_F(BadInput, AWeightOfTheWrongType) {
+  const std::string model = changed([](onnx::GraphProto& graph) {
+    auto& tensor = initializer(graph, "m.model.norm.weight");
+    tensor.set_data_type(onnx::TensorProto::STRING);
+  });
+  expect_refused(model, "m.model.norm.weight");
+}
 
 TEST_F(BadInput, ModelsThatAreNotThere) {
   const auto run = [&](const std::string& model) {
