@@ -35,7 +35,7 @@ Kind kind_of_cast(int64_t to) {
 }
 
 bool makes_boolean(const std::string& op) {
-  static const char* const kOps[] = {"Equal",          "Less",  "LessOrEqual", "Greater",
+  static constexpr const char* kOps[] = {"Equal",          "Less",  "LessOrEqual", "Greater",
                                      "GreaterOrEqual", "And",   "Or",          "Not",
                                      "IsNaN",          "IsInf", "Xor"};
   return std::any_of(std::begin(kOps), std::end(kOps),

@@ -115,7 +115,7 @@ int64_t layer_of_name(const std::string& name) {
 namespace {
 
 bool keeps_shape(const Node& node) {
-  static const char* const kElementwise[] = {
+  static constexpr const char* kElementwise[] = {
       "Add",     "Sub",  "Mul",  "Div",      "Pow",  "Sqrt",     "Tanh",
       "Sigmoid", "Relu", "Erf",  "Neg",      "Exp",  "Abs",      "Where",
       "Max",     "Min",  "Cast", "Identity", "Gelu", "Softplus", "LayerNormalization"};

@@ -72,7 +72,7 @@ bool means(const Graph& graph, const Interpreter& interpreter, ValueId target,
 }
 
 bool row_wise(const Node& node) {
-  static const char* const kElementwise[] = {"Add",  "Sub",     "Mul",     "Div", "Pow",
+  static constexpr const char* kElementwise[] = {"Add",  "Sub",     "Mul",     "Div", "Pow",
                                              "Tanh", "Sigmoid", "Erf",     "Neg", "Exp",
                                              "Abs",  "Relu",    "Identity"};
   return node.domain == kNibbleDomain ||

@@ -17,7 +17,7 @@ namespace {
 using test::FusedOptions;
 
 // Families that fuse wholly. A family may join this list, never leave it.
-const char* const kFused[] = {"bloom",       "falcon-40b", "falcon-7b",       "gemma",
+constexpr const char* kFused[] = {"bloom",       "falcon-40b", "falcon-7b",       "gemma",
                               "gpt-bigcode", "gpt-neox",   "gpt-neox-serial", "gpt2",
                               "gptj",        "llama",      "llama-gqa-rope3", "mistral-window",
                               "mpt",         "opt",        "phi-2",           "phi-3",
