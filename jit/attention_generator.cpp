@@ -24,6 +24,11 @@ using Reg = CompilerMath::Reg;
 constexpr uint32_t kMinusInfinity = 0xFF800000U;
 constexpr int kSplitBytes = kKvSplit * 4;  // one row of weights
 
+// Element (row, column) of a tile held as one list.
+size_t index_of(int row, int columns, int column) {
+  return static_cast<size_t>(row) * static_cast<size_t>(columns) + static_cast<size_t>(column);
+}
+
 // Two paths in one function: all rows together, which share every key and value that is loaded,
 // and, where the call has one row only, that row alone. A call with fewer rows than the spec
 // repeats its last one and drops the copies.
@@ -209,6 +214,7 @@ class AttentionGenerator {
 
   void score_tile(int row, int row_tile, int block_tile, const Gp& keys, const Gp& target) {
     std::vector<Reg> acc;
+    acc.reserve(index_of(row_tile, block_tile, 0));
     for (int i = 0; i < row_tile * block_tile; ++i) acc.push_back(v_.accumulator(v_.imm(0.0F)));
     const Gp key = copy(keys, "key");
     const Gp query = address(at(scratch_.query + row * scratch_.width_bytes), "query");
@@ -227,7 +233,7 @@ class AttentionGenerator {
     for (int r = 0; r < row_tile; ++r) {
       for (int b = 0; b < block_tile; ++b) {
         v_.store(x86::ptr(target, (row + r) * kSplitBytes + b * 64),
-                 acc[static_cast<size_t>(r * block_tile + b)]);
+                 acc[index_of(r, block_tile, b)]);
       }
     }
   }
@@ -245,7 +251,7 @@ class AttentionGenerator {
     for (int r = 0; r < row_tile; ++r) {
       const Reg q = v_.broadcast(x86::dword_ptr(query, r * scratch_.width_bytes + query_offset));
       for (int b = 0; b < block_tile; ++b) {
-        v_.fma_into(acc[static_cast<size_t>(r * block_tile + b)], q,
+        v_.fma_into(acc[index_of(r, block_tile, b)], q,
                     row_tile > 1 ? block[static_cast<size_t>(b)] : load_key(b));
       }
     }
@@ -441,6 +447,7 @@ class AttentionGenerator {
       return x86::ptr(partial, r * scratch_.width_bytes + (column + c) * 64);
     };
     std::vector<Reg> acc;
+    acc.reserve(index_of(rows, tile, 0));
     for (int i = 0; i < rows * tile; ++i) {
       acc.push_back(from_zero ? v_.accumulator(v_.imm(0.0F)) : v_.load(slot(i / tile, i % tile)));
     }
@@ -448,6 +455,7 @@ class AttentionGenerator {
     const Gp p = copy(from, "p");
     v_.loop(p, to, 4, [&] {
       std::vector<Reg> weight;
+      weight.reserve(static_cast<size_t>(rows));
       for (int r = 0; r < rows; ++r) {
         weight.push_back(v_.broadcast(x86::dword_ptr(p, r * kSplitBytes)));
       }
@@ -457,7 +465,7 @@ class AttentionGenerator {
         const auto offset = static_cast<int32_t>(element * kv_bytes_);
         const Reg x = load_cached(x86::ptr(value, offset), count);
         for (int r = 0; r < rows; ++r) {
-          v_.fma_into(acc[static_cast<size_t>(r * tile + c)], weight[static_cast<size_t>(r)], x);
+          v_.fma_into(acc[index_of(r, tile, c)], weight[static_cast<size_t>(r)], x);
         }
       }
       cc_.add(value, static_cast<int32_t>(dim_ * kv_bytes_));

@@ -16,7 +16,7 @@ namespace x86 = asmjit::x86;
 CompilerMath::Reg CompilerMath::load(const Mem& from, const Mask* mask) {
   Reg r = fresh();
   for (int p = 0; p < parts(); ++p) {
-    const Mem m = from.cloneAdjusted(32 * p);
+    const Mem m = from.cloneAdjusted(int64_t{32} * p);
     if (mask == nullptr) {
       cc_.vmovups(r.part[p], m);
     } else if (wide_) {
@@ -30,7 +30,7 @@ CompilerMath::Reg CompilerMath::load(const Mem& from, const Mask* mask) {
 
 void CompilerMath::store(const Mem& to, const Reg& a, const Mask* mask) {
   for (int p = 0; p < parts(); ++p) {
-    const Mem m = to.cloneAdjusted(32 * p);
+    const Mem m = to.cloneAdjusted(int64_t{32} * p);
     if (mask == nullptr) {
       cc_.vmovups(m, vec(a, p));
     } else if (wide_) {
@@ -102,7 +102,7 @@ CompilerMath::Reg CompilerMath::load_half(const Mem& from, int count) {
   }
   for (int p = 0; p < 2; ++p) {
     const int here = count - 8 * p;
-    const Mem m = from.cloneAdjusted(16 * p);
+    const Mem m = from.cloneAdjusted(int64_t{16} * p);
     if (here >= 8) {
       cc_.vcvtph2ps(r.part[p], m);
       continue;
@@ -110,11 +110,12 @@ CompilerMath::Reg CompilerMath::load_half(const Mem& from, int count) {
     x86::Xmm halves = cc_.newXmm();
     cc_.vpxor(halves, halves, halves);
     int next = 0;
-    for (; here - next >= 4; next += 4) cc_.vpinsrq(halves, halves, m.cloneAdjusted(next * 2), 0);
+    for (; here - next >= 4; next += 4)
+      cc_.vpinsrq(halves, halves, m.cloneAdjusted(int64_t{2} * next), 0);
     for (; here - next >= 2; next += 2) {
-      cc_.vpinsrd(halves, halves, m.cloneAdjusted(next * 2), next / 2);
+      cc_.vpinsrd(halves, halves, m.cloneAdjusted(int64_t{2} * next), next / 2);
     }
-    if (here > next) cc_.vpinsrw(halves, halves, m.cloneAdjusted(next * 2), next);
+    if (here > next) cc_.vpinsrw(halves, halves, m.cloneAdjusted(int64_t{2} * next), next);
     cc_.vcvtph2ps(r.part[p], halves);
   }
   return r;
@@ -145,7 +146,7 @@ CompilerMath::Reg CompilerMath::load_twice(const Mem& from, int count) {
     } else {
       cc_.vextractf128(lanes, mask.part[0], 1);
     }
-    cc_.vmaskmovps(four, lanes, from.cloneAdjusted(16 * p));
+    cc_.vmaskmovps(four, lanes, from.cloneAdjusted(int64_t{16} * p));
     cc_.vpmovzxdq(r.part[p], four);
     cc_.vmovsldup(r.part[p], r.part[p]);
   }

@@ -145,7 +145,7 @@ class RowGenerator {
     const Gp y = y_row();
     quantize_row(
         [&](const Gp& i, const Mask* mask) {
-          const Reg result = value(i, mask);
+          Reg result = value(i, mask);
           v_.store(element(y, i), result, mask);
           return result;
         },
