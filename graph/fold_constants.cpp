@@ -36,8 +36,8 @@ Kind kind_of_cast(int64_t to) {
 
 bool makes_boolean(const std::string& op) {
   static constexpr const char* kOps[] = {"Equal",          "Less",  "LessOrEqual", "Greater",
-                                     "GreaterOrEqual", "And",   "Or",          "Not",
-                                     "IsNaN",          "IsInf", "Xor"};
+                                         "GreaterOrEqual", "And",   "Or",          "Not",
+                                         "IsNaN",          "IsInf", "Xor"};
   return std::any_of(std::begin(kOps), std::end(kOps),
                      [&](const char* name) { return op == name; });
 }

@@ -73,8 +73,8 @@ bool means(const Graph& graph, const Interpreter& interpreter, ValueId target,
 
 bool row_wise(const Node& node) {
   static constexpr const char* kElementwise[] = {"Add",  "Sub",     "Mul",     "Div", "Pow",
-                                             "Tanh", "Sigmoid", "Erf",     "Neg", "Exp",
-                                             "Abs",  "Relu",    "Identity"};
+                                                 "Tanh", "Sigmoid", "Erf",     "Neg", "Exp",
+                                                 "Abs",  "Relu",    "Identity"};
   return node.domain == kNibbleDomain ||
          (node.domain.empty() && std::any_of(std::begin(kElementwise), std::end(kElementwise),
                                              [&](const char* op) { return node.op == op; }));
