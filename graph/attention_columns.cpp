@@ -12,8 +12,7 @@ namespace nibble::graph {
 namespace {
 
 constexpr double kTight = 1e-5;
-constexpr double kFarTolerance = 2e-3;     // of values of about 1: fp32 angles at far positions
-constexpr int64_t kUnknownContext = 4096;  // how far to look when the model does not say
+constexpr double kFarTolerance = 2e-3;  // of values of about 1: fp32 angles at far positions
 
 // The region's Q, K, V operands for one token at position 0 with the given projection row.
 struct Operands {
@@ -310,8 +309,7 @@ void find_rotation(const Graph& graph, const Interpreter& interpreter,
     probe.rows[which] = std::move(row);
     probe.base[which] = probe.at(0, which);
   }
-  const int64_t furthest =
-      graph.context_length > 1 ? graph.context_length - 1 : kUnknownContext - 1;
+  const int64_t furthest = furthest_position(graph);
   meaning.rotary = std::max(changed_dimensions(probe, std::min<int64_t>(furthest, 512)),
                             changed_dimensions(probe, 1));
   if (meaning.rotary == 0) return;

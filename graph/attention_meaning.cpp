@@ -169,7 +169,6 @@ AttentionMeaning find_attention_meaning(const ProbeGraphs& probes, const Attenti
     }
     find_rotation(probes.plain, probes.plain_interpreter, region, meaning);
     find_scores(probes.plain, probes.plain_interpreter, region, meaning);
-    find_mask(probes.plain, probes.plain_interpreter, region, meaning);
     verify_meaning(probes.graph, probes.interpreter, region, meaning);
   } catch (const Error& error) {
     throw NotAttention(fmt::format("probing failed: {}", error.what()));

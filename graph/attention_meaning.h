@@ -16,7 +16,6 @@ namespace nibble::graph {
 
 // A subgraph from projections to the attention output.
 struct AttentionRegion {
-  int32_t softmax = -1;                              // node index
   ValueId scores = kNoValue;                         // softmax input
   ValueId products = kNoValue;                       // Q K^T
   ValueId q = kNoValue, k = kNoValue, v = kNoValue;  // operands of the two matmuls
@@ -72,8 +71,6 @@ void find_rotation(const Graph& graph, const Interpreter& interpreter,
                    const AttentionRegion& region, AttentionMeaning& meaning);
 void find_scores(const Graph& graph, const Interpreter& interpreter, const AttentionRegion& region,
                  AttentionMeaning& meaning);
-void find_mask(const Graph& graph, const Interpreter& interpreter, const AttentionRegion& region,
-               AttentionMeaning& meaning);
 void verify_meaning(const Graph& graph, const Interpreter& interpreter,
                     const AttentionRegion& region, const AttentionMeaning& meaning);
 

@@ -14,7 +14,6 @@ namespace {
 constexpr float kMasked = -9999.0F;
 // Longest context that is probed for a window, in positions.
 constexpr int64_t kLongestProbe = 65536;
-constexpr int64_t kUnknownContext = 4096;  // how far to look when the model does not say
 
 // The shape of Q K^T for any call: at one token of no past, with the dimension that grows with
 // tokens.
@@ -138,14 +137,11 @@ void check_causal(std::span<const float> scores, const ProbeCall& call, Attentio
   }
 }
 
-}  // namespace
-
-void find_scores(const Graph& graph, const Interpreter& interpreter, const AttentionRegion& region,
-                 AttentionMeaning& meaning) {
-  const ScoreShape shape = score_shape(graph, interpreter, region);
+void find_scale(const Graph& graph, const Interpreter& interpreter, const AttentionRegion& region,
+                const ScoreShape& shape, AttentionMeaning& meaning) {
   const ProbeCall call{.tokens = 1, .past = 0, .thin_cache = true};
+  const float zero = scores_for(graph, interpreter, region, shape, call, 0.0F)[0];
   const auto response = [&](float product) {
-    const float zero = scores_for(graph, interpreter, region, shape, call, 0.0F)[0];
     return scores_for(graph, interpreter, region, shape, call, product)[0] - zero;
   };
   const float unit = response(1.0F);
@@ -169,11 +165,8 @@ void find_scores(const Graph& graph, const Interpreter& interpreter, const Atten
 }
 
 void find_mask(const Graph& graph, const Interpreter& interpreter, const AttentionRegion& region,
-               AttentionMeaning& meaning) {
-  const ScoreShape shape = score_shape(graph, interpreter, region);
-  const int64_t furthest =
-      graph.context_length > 8 ? graph.context_length - 1 : kUnknownContext - 1;
-  const int64_t past = std::min(kLongestProbe, furthest);
+               const ScoreShape& shape, AttentionMeaning& meaning) {
+  const int64_t past = std::min(kLongestProbe, furthest_position(graph));
   const auto row = [&](int64_t cached) {
     return scores_for(graph, interpreter, region, shape,
                       {.tokens = 1, .past = cached, .thin_cache = true}, 0.0F);
@@ -199,6 +192,15 @@ void find_mask(const Graph& graph, const Interpreter& interpreter, const Attenti
   const ProbeCall call{.tokens = 5, .past = 3, .thin_cache = true};
   auto scores = scores_for(graph, interpreter, region, shape, call, 0.0F);
   check_causal(scores, call, meaning);
+}
+
+}  // namespace
+
+void find_scores(const Graph& graph, const Interpreter& interpreter, const AttentionRegion& region,
+                 AttentionMeaning& meaning) {
+  const ScoreShape shape = score_shape(graph, interpreter, region);
+  find_scale(graph, interpreter, region, shape, meaning);
+  find_mask(graph, interpreter, region, shape, meaning);
 }
 
 }  // namespace nibble::graph

@@ -84,15 +84,8 @@ class ActivationFuser {
 
  private:
   std::optional<Region> region_of(ValueId out) const {
-    std::vector<bool> stop(graph_.values.size(), false);
-    for (const Node& node : graph_.nodes) {
-      if (node.domain != kNibbleDomain) continue;
-      for (ValueId output : node.outputs) {
-        if (output != kNoValue) stop[static_cast<size_t>(output)] = true;
-      }
-    }
     const ValueId wanted[] = {out};
-    const Slice slice = backward_slice(graph_, wanted, stop);
+    const Slice slice = backward_slice(graph_, wanted, fused_values(graph_));
     if (slice.frontier.empty() || slice.frontier.size() > 2) return std::nullopt;
     for (ValueId input : slice.graph_inputs) {
       if (input != graph_.io.input_ids) return std::nullopt;

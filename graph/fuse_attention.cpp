@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <optional>
 
 #include "graph/attention_meaning.h"
 #include "graph/ops.h"
@@ -49,7 +48,6 @@ class RegionFinder {
 
   AttentionRegion around(int32_t softmax) const {
     AttentionRegion region;
-    region.softmax = softmax;
     const Node& node = graph_.nodes[static_cast<size_t>(softmax)];
     region.scores = node.inputs[0];
     const Node& products = products_above(region.scores);
@@ -134,12 +132,9 @@ class RegionFinder {
   }
 
   void add_slice(AttentionRegion& region) const {
-    std::vector<bool> stop(graph_.values.size(), false);
+    std::vector<bool> stop = fused_values(graph_);
     for (const Node& node : graph_.nodes) {
-      if (node.domain != kNibbleDomain || is_head_norm(node, widths_)) continue;
-      for (ValueId output : node.outputs) {
-        if (output != kNoValue) stop[static_cast<size_t>(output)] = true;
-      }
+      if (is_head_norm(node, widths_)) stop[static_cast<size_t>(node.outputs[0])] = false;
     }
     const ValueId wanted[] = {region.out};
     const Slice slice = backward_slice(graph_, wanted, stop);

@@ -7,6 +7,11 @@
 
 namespace nibble::graph {
 
+int64_t furthest_position(const Graph& graph) {
+  constexpr int64_t kUnknownContext = 4096;
+  return (graph.context_length > 1 ? graph.context_length : kUnknownContext) - 1;
+}
+
 Shape cache_shape(const Graph& graph, ValueId past_input, int64_t past) {
   const Value& value = graph.values[static_cast<size_t>(past_input)];
   Shape shape = value.shape.value_or(Shape{1, 1, -1, 1});

@@ -21,6 +21,10 @@ struct ProbeCall {
 // Feeds for every graph input: ids 0, mask 1, positions past..past+tokens, cache zeros.
 Feeds decoder_feeds(const Graph& graph, const ProbeCall& call);
 
+// The last position that probes look at: the context's, or one far enough when the model does not
+// say.
+int64_t furthest_position(const Graph& graph);
+
 // The declared shape of a cache input with batch 1 and `past` positions.
 Shape cache_shape(const Graph& graph, ValueId past_input, int64_t past);
 

@@ -91,6 +91,17 @@ void sort_nodes(Graph& graph) {
   graph.nodes = std::move(sorted);
 }
 
+std::vector<bool> fused_values(const Graph& graph) {
+  std::vector<bool> fused(graph.values.size(), false);
+  for (const Node& node : graph.nodes) {
+    if (node.domain != kNibbleDomain) continue;
+    for (ValueId output : node.outputs) {
+      if (output != kNoValue) fused[static_cast<size_t>(output)] = true;
+    }
+  }
+  return fused;
+}
+
 std::optional<float> scalar_constant(const Graph& graph, ValueId id) {
   const TensorData* tensor = id == kNoValue ? nullptr : graph.tensor(id);
   if (tensor == nullptr || element_count(tensor->shape) != 1) return std::nullopt;

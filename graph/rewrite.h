@@ -39,6 +39,9 @@ void erase_nodes(Graph& graph, const std::vector<bool>& dead);
 // Puts nodes in topological order, keeping the order of independent nodes. Throws Error on a cycle.
 void sort_nodes(Graph& graph);
 
+// Marks the values that fused operators (domain "nibble") make.
+std::vector<bool> fused_values(const Graph& graph);
+
 // The value of a constant with one element (any rank), as float; nullopt otherwise.
 std::optional<float> scalar_constant(const Graph& graph, ValueId id);
 

@@ -7,6 +7,7 @@
 
 #include "frontends/onnx/onnx.h"
 #include "graph/interpreted_decoder.h"
+#include "tests/support/fused_model.h"
 #include "tests/support/zoo.h"
 
 namespace nibble {
@@ -18,13 +19,6 @@ std::unique_ptr<graph::InterpretedDecoder> load(const std::string& folder) {
   return std::make_unique<graph::InterpretedDecoder>(model, 0);
 }
 
-std::vector<float> all_logits(runtime::Decoder& decoder, const std::vector<int32_t>& ids) {
-  std::vector<float> logits(ids.size() * static_cast<size_t>(decoder.vocab_size()));
-  decoder.reset();
-  decoder.forward_all(ids, logits);
-  return logits;
-}
-
 class ZooUnfused : public testing::TestWithParam<std::string> {};
 
 TEST_P(ZooUnfused, LogitsAgreeWithTheReference) {
@@ -34,7 +28,7 @@ TEST_P(ZooUnfused, LogitsAgreeWithTheReference) {
   ASSERT_EQ(decoder->vocab_size(), reference.vocabulary());
   for (int64_t row = 0; row < reference.batch(); ++row) {
     const auto wanted = reference.row_logits(row);
-    const std::vector<float> logits = all_logits(*decoder, reference.ids(row));
+    const std::vector<float> logits = test::all_logits(*decoder, reference.ids(row));
     EXPECT_LE(test::max_abs_difference(logits, wanted), 1e-5F * test::max_abs(wanted))
         << "row " << row;
   }
@@ -58,7 +52,7 @@ TEST_P(ZooUnfused, ChunksOfThePromptChangeLittle) {
   const test::Reference reference = test::zoo_reference(GetParam());
   const auto decoder = load(test::zoo_folder(GetParam()));
   const std::vector<int32_t> ids = reference.ids(0);
-  const std::vector<float> whole = all_logits(*decoder, ids);
+  const std::vector<float> whole = test::all_logits(*decoder, ids);
   std::vector<float> parts(whole.size());
   decoder->reset();
   const auto vocabulary = static_cast<size_t>(decoder->vocab_size());
@@ -81,7 +75,7 @@ TEST(ZooUnfusedDynamo, LogitsAgreeWithTheReference) {
                                   .greedy = {}};
   const auto decoder = load(folder);
   const auto wanted = reference.row_logits(1);
-  EXPECT_LE(test::max_abs_difference(all_logits(*decoder, reference.ids(1)), wanted),
+  EXPECT_LE(test::max_abs_difference(test::all_logits(*decoder, reference.ids(1)), wanted),
             1e-5F * test::max_abs(wanted));
 }
 
@@ -103,7 +97,7 @@ TEST_P(TaleUnfused, LogitsAgreeWithTheReference) {
   const auto [variant, tolerance] = GetParam();
   const test::Reference reference = test::tale_reference();
   const auto decoder = load(test::tale_folder(variant));
-  const std::vector<float> logits = all_logits(*decoder, reference.ids(0));
+  const std::vector<float> logits = test::all_logits(*decoder, reference.ids(0));
   const auto wanted = reference.row_logits(0);
   EXPECT_LE(test::max_abs_difference(logits, wanted), tolerance * test::max_abs(wanted));
 }
