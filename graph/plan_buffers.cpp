@@ -48,7 +48,53 @@ void for_each_operand(runtime::Step& step, Visit visit) {
   std::visit(OperandVisitor<Visit>{visit}, step.body);
 }
 
+// Attention turns heads in place, each thread some of them, so what it works on must be shared.
+bool shares_operands(const runtime::Step& step) {
+  return std::holds_alternative<runtime::CacheStep>(step.body) ||
+         std::holds_alternative<runtime::AttentionStep>(step.body);
+}
+
+bool is_result(const runtime::RowStep& s, const Operand& operand) {
+  return &operand != &s.x && &operand != &s.x2;
+}
+
+// The step whose barrier is the first behind step i: until then other threads may still run step i.
+size_t next_barrier(const std::vector<runtime::Step>& steps, size_t i) {
+  while (i + 1 < steps.size() && steps[i].replicable) ++i;
+  return i;
+}
+
 }  // namespace
+
+void PlanBuffers::mark_replicable(std::vector<runtime::Step>& steps) const {
+  std::vector<bool> shared(row_bytes_.size(), false), replicable(row_bytes_.size(), false);
+  for (runtime::Step& step : steps) {
+    if (!shares_operands(step)) continue;
+    for_each_operand(step, [&](Operand& operand) {
+      if (operand.place >= 0) shared[static_cast<size_t>(operand.place)] = true;
+    });
+  }
+  for (runtime::Step& step : steps) {
+    auto* row = std::get_if<runtime::RowStep>(&step.body);
+    if (row == nullptr) continue;
+    step.replicable = true;
+    const auto each_result = [&](auto visit) {
+      for_each_operand(step, [&](Operand& operand) {
+        if (operand.present() && is_result(*row, operand)) visit(operand);
+      });
+    };
+    each_result([&](const Operand& operand) {
+      if (operand.place < 0 || shared[static_cast<size_t>(operand.place)]) step.replicable = false;
+    });
+    if (!step.replicable) continue;
+    each_result([&](const Operand& o) { replicable[static_cast<size_t>(o.place)] = true; });
+  }
+  for (runtime::Step& step : steps) {
+    for_each_operand(step, [&](Operand& operand) {
+      operand.replicable = operand.place >= 0 && replicable[static_cast<size_t>(operand.place)];
+    });
+  }
+}
 
 Operand PlanBuffers::add(int64_t row_bytes, int64_t width) {
   row_bytes_.push_back(line_round(row_bytes));
@@ -68,6 +114,7 @@ Operand PlanBuffers::bytes(int64_t width) {
 }
 
 int64_t PlanBuffers::place(std::vector<runtime::Step>& steps) const {
+  mark_replicable(steps);
   std::vector<runtime::BufferLife> lives;
   for (int64_t bytes : row_bytes_) lives.push_back({bytes, static_cast<int>(steps.size()), -1});
   for (size_t i = 0; i < steps.size(); ++i) {
@@ -75,7 +122,7 @@ int64_t PlanBuffers::place(std::vector<runtime::Step>& steps) const {
       if (operand.place < 0) return;
       runtime::BufferLife& life = lives[static_cast<size_t>(operand.place)];
       life.first_step = std::min(life.first_step, static_cast<int>(i));
-      life.last_step = std::max(life.last_step, static_cast<int>(i));
+      life.last_step = std::max(life.last_step, static_cast<int>(next_barrier(steps, i)));
     });
   }
   for (runtime::BufferLife& life : lives) {

@@ -17,11 +17,14 @@ class PlanBuffers {
   runtime::Operand words(int64_t width);
   runtime::Operand bytes(int64_t width);
 
-  // Rewrites the operands of all steps; returns the arena's bytes a row.
+  // Marks the row kernels whose results every thread may compute for itself, and those results
+  // wherever they are used, then rewrites the operands of all steps; returns the arena's bytes a
+  // row.
   int64_t place(std::vector<runtime::Step>& steps) const;
 
  private:
   runtime::Operand add(int64_t row_bytes, int64_t width);
+  void mark_replicable(std::vector<runtime::Step>& steps) const;
   std::vector<int64_t> row_bytes_;
 };
 

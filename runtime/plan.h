@@ -7,7 +7,6 @@
 // row alone.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -25,6 +24,9 @@ struct Operand {
   static constexpr int64_t kLogits = -2;
   int64_t place = -1;  // bytes per row
   int64_t width = 0;   // elements between rows
+  // Written by a row kernel: in a pass of few rows every thread makes a copy of its own, which
+  // costs less than waiting for one (StepContext::replicate).
+  bool replicable = false;
   bool present() const { return place != -1; }
 };
 
@@ -102,6 +104,7 @@ struct Step {
   Run run = nullptr;
   std::variant<EmbedStep, GemmStep, RowStep, CacheStep, AttentionStep> body;
   bool tail = false;
+  bool replicable = false;  // its output is (Operand::replicable)
   int64_t layer = -1;
   std::string label;         // for traces: kernel name, or what it does
   int64_t weight_bytes = 0;  // read once a pass

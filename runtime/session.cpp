@@ -62,8 +62,9 @@ struct Session::Impl {
   std::shared_ptr<ThreadPool> pool;
   int64_t context_length = 0, position = 0, max_rows = 0;
   KvCache kv;
-  Memory arena, scratch;
-  size_t scratch_stride = 0;
+  Memory arena, scratch, copies;
+  size_t scratch_stride = 0, copies_stride = 0;
+  // Two sets of one counter a thread: while a step uses one, the other is cleared for the next.
   std::vector<WorkCounter> work;
   std::vector<std::unique_ptr<RopeValues>> rope_values;
   std::vector<RopeRows> rope_rows;
@@ -80,8 +81,11 @@ struct Session::Impl {
         arena(page_round(plan->row_bytes * max_rows), "activation arena"),
         scratch(page_round(plan->scratch_bytes) * static_cast<size_t>(pool->size()),
                 "kernels' scratch"),
+        copies(page_round(plan->row_bytes * kReplicatedRows) * static_cast<size_t>(pool->size()),
+               "threads' copies of activations"),
         scratch_stride(page_round(plan->scratch_bytes)),
-        work(plan->steps.size()),
+        copies_stride(page_round(plan->row_bytes * kReplicatedRows)),
+        work(2 * static_cast<size_t>(pool->size())),
         last_logits(static_cast<size_t>(plan->vocab_size)) {
     for (const RopeTable& table : plan->rope_tables) {
       const auto half = static_cast<int64_t>(table.inv_freq.size());
@@ -114,7 +118,6 @@ struct Session::Impl {
   // One pass over `ids`. logits: null, or where the tail rows' logits go; `all`: a row for every
   // id, otherwise for the last one only.
   void pass(std::span<const int32_t> ids, float* logits, bool all) noexcept {
-    for (WorkCounter& counter : work) counter.next.store(0, std::memory_order_relaxed);
     struct Call {
       Impl* self;
       std::span<const int32_t> ids;
@@ -132,28 +135,41 @@ struct Session::Impl {
 
   void walk(int thread, std::span<const int32_t> ids, float* logits, bool all) noexcept {
     const auto rows = static_cast<int64_t>(ids.size());
+    const auto at = static_cast<size_t>(thread);
     StepContext context;
-    context.thread = thread;
-    context.threads = pool->size();
+    context.share = {thread, pool->size(), work.data()};
+    context.replicate = rows <= kReplicatedRows && pool->size() > 1;
     context.position = position;
     context.ids = ids.data();
     context.arena = arena.data();
     context.max_rows = max_rows;
+    context.copies = copies.data() + at * copies_stride;
     context.logits = logits;
     context.logits_width = plan->vocab_size;
     context.kv = &kv;
     context.rope = rope_rows.data();
-    context.scratch = scratch.data() + static_cast<size_t>(thread) * scratch_stride;
+    context.scratch = scratch.data() + at * scratch_stride;
     for (size_t i = 0; i < plan->steps.size(); ++i) {
       const Step& step = plan->steps[i];
-      if (step.tail && logits == nullptr) continue;
+      if (step.tail && logits == nullptr) break;  // and so are all behind it
       const bool last_only = step.tail && !all;
       context.row = last_only ? rows - 1 : 0;
       context.rows = last_only ? 1 : rows;
-      context.work = &work[i];
       step.run(step, context);
-      pool->barrier();
+      if (!(context.replicate && step.replicable)) end_step(context, i + 1);
     }
+  }
+
+  // Waits for the others, and fetches weights meanwhile that this thread will need next.
+  void end_step(StepContext& context, size_t next) noexcept {
+    while (next < plan->steps.size() && plan->steps[next].replicable) ++next;
+    const Ahead ahead = next < plan->steps.size()
+                            ? weights_ahead(plan->steps[next], context.share, context.rows)
+                            : Ahead{};
+    pool->barrier(ahead.data, ahead.end);
+    WorkShare& share = context.share;
+    share.counters[share.thread].taken.store(0, std::memory_order_relaxed);
+    share.counters = share.counters == work.data() ? work.data() + share.threads : work.data();
   }
 };
 

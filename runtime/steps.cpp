@@ -11,22 +11,12 @@
 namespace nibble::runtime {
 namespace {
 
-constexpr int64_t kFewRows = 16;         // GemmStep::few serves 2..kFewRows rows
-constexpr int64_t kClaimsPerThread = 8;  // work is claimed in about this many pieces a thread
-
-// Calls body(begin, end) for pieces of [0, count) until all are claimed; pieces are multiples of
-// `unit`.
-template <typename Body>
-void claim(const StepContext& context, int64_t count, int64_t unit, Body body) noexcept {
-  int64_t piece = count / (context.threads * kClaimsPerThread) / unit * unit;
-  piece = std::max(piece, unit);
-  if (context.threads == 1) piece = count;
-  for (;;) {
-    const int64_t begin = context.work->next.fetch_add(piece, std::memory_order_relaxed);
-    if (begin >= count) return;
-    body(begin, std::min(begin + piece, count));
-  }
-}
+constexpr int64_t kFewRows = 16;  // GemmStep::few serves 2..kFewRows rows
+// Weights that a thread takes at a time while memory is the bound: a microsecond or two of reading,
+// which is what the threads' ends lie apart at most.
+constexpr int64_t kPieceBytes = 64 << 10;
+// Weights fetched ahead of a step: what waiting at a barrier has time for, and an L2 has room for.
+constexpr int64_t kAheadBytes = 128 << 10;
 
 const float* pointer(const std::shared_ptr<const std::vector<float>>& values) {
   return values ? values->data() : nullptr;
@@ -35,7 +25,7 @@ const float* pointer(const std::shared_ptr<const std::vector<float>>& values) {
 void run_embed(const Step& step, const StepContext& context) noexcept {
   const auto& s = *std::get_if<EmbedStep>(&step.body);
   const int64_t width = s.table.view.k;
-  claim(context, context.rows, 1, [&](int64_t begin, int64_t end) {
+  context.claim(context.rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = context.row + begin; r < context.row + end; ++r) {
       float* out = context.at<float>(s.out, r);
       jit::unpack_column(s.table.view, context.ids[r], {out, static_cast<size_t>(width)});
@@ -50,14 +40,23 @@ void run_embed(const Step& step, const StepContext& context) noexcept {
   });
 }
 
+const jit::Kernel& kernel_of(const GemmStep& s, int64_t rows) noexcept {
+  return rows == 1 ? *s.decode : rows <= kFewRows ? *s.few : *s.many;
+}
+
+// Column blocks that a kernel takes together.
+int64_t blocks_of_unit(const GemmStep& s, const jit::Kernel& kernel) noexcept {
+  const int64_t nr = kernel.key.tiling.nr;
+  return s.gate && nr % 2 != 0 ? 2 * nr : nr;
+}
+
+int64_t column_blocks(const jit::PackedView& w) noexcept {
+  return (w.n + jit::kColumnBlock - 1) / jit::kColumnBlock;
+}
+
 void run_gemm(const Step& step, const StepContext& context) noexcept {
   const auto& s = *std::get_if<GemmStep>(&step.body);
-  const jit::Kernel* kernel = s.many;
-  if (context.rows == 1) {
-    kernel = s.decode;
-  } else if (context.rows <= kFewRows) {
-    kernel = s.few;
-  }
+  const jit::Kernel& kernel = kernel_of(s, context.rows);
   jit::GemmArgs args;
   if (s.a.present()) {
     args.a = context.at<float>(s.a, context.row);
@@ -81,20 +80,21 @@ void run_gemm(const Step& step, const StepContext& context) noexcept {
   args.c_columns = s.out_columns;
   args.m = context.rows;
   args.scratch = context.scratch;
-  const int64_t nblocks = (s.weight.view.n + jit::kColumnBlock - 1) / jit::kColumnBlock;
-  const int64_t nr = kernel->key.tiling.nr;
-  const int64_t unit = s.gate ? (nr % 2 == 0 ? nr : 2 * nr) : nr;
-  claim(context, nblocks, unit, [&](int64_t begin, int64_t end) {
+  const int64_t blocks = column_blocks(s.weight.view);
+  const int64_t unit = blocks_of_unit(s, kernel);
+  const auto multiply = [&](int64_t begin, int64_t end) {
     jit::GemmArgs part = args;
     part.nb_begin = begin;
     part.nb_end = end;
-    kernel->run(part);
-  });
+    kernel.run(part);
+  };
+  if (context.rows > kFewRows) return context.claim(blocks, unit, multiply);
+  context.share.claim(blocks, unit, kPieceBytes * blocks / step.weight_bytes, multiply);
 }
 
 void run_row(const Step& step, const StepContext& context) noexcept {
   const auto& s = *std::get_if<RowStep>(&step.body);
-  claim(context, context.rows, 1, [&](int64_t begin, int64_t end) {
+  const auto rows = [&](int64_t begin, int64_t end) {
     const int64_t r = context.row + begin;
     jit::RowArgs args;
     args.x = context.at<float>(s.x, r);
@@ -119,7 +119,9 @@ void run_row(const Step& step, const StepContext& context) noexcept {
     }
     args.rows = end - begin;
     s.kernel->run(args);
-  });
+  };
+  if (context.replicate && step.replicable) return rows(0, context.rows);
+  context.claim(context.rows, 1, rows);
 }
 
 // Normalises and rotates `heads` adjacent heads in place.
@@ -154,7 +156,7 @@ void run_cache(const Step& step, const StepContext& context) noexcept {
   const auto& s = *std::get_if<CacheStep>(&step.body);
   const HeadLayout& head = s.head;
   const int64_t share = head.heads / head.kv_heads;  // query heads a KV head
-  claim(context, context.rows * head.kv_heads, 1, [&](int64_t begin, int64_t end) {
+  context.claim(context.rows * head.kv_heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t r = context.row + unit / head.kv_heads;
       const int64_t h = unit % head.kv_heads;
@@ -216,7 +218,7 @@ void run_attention(const Step& step, const StepContext& context) noexcept {
   const int64_t span = over_heads ? share : context.rows;
   const int64_t blocks = (span + s.kernel_rows - 1) / s.kernel_rows;
   const int64_t lanes = over_heads ? head.kv_heads : head.heads;
-  claim(context, lanes * blocks, 1, [&](int64_t begin, int64_t end) {
+  context.claim(lanes * blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t lane = unit / blocks;
       const int64_t first = unit % blocks * s.kernel_rows;
@@ -240,6 +242,18 @@ Step wrap(Body body, Step::Run run) {
 }
 
 }  // namespace
+
+Ahead weights_ahead(const Step& step, const WorkShare& share, int64_t rows) noexcept {
+  const auto* s = std::get_if<GemmStep>(&step.body);
+  if (s == nullptr || rows > kFewRows) return {};
+  const jit::PackedView& w = s->weight.view;
+  const int64_t blocks = column_blocks(w);
+  const WorkRange home = share.home(blocks, blocks_of_unit(*s, kernel_of(*s, rows)));
+  const int64_t block_bytes = jit::packed_shape(w.format, w.n, w.k).block_bytes;
+  const int64_t bytes = std::min((home.end - home.begin) * block_bytes, kAheadBytes);
+  const auto* data = reinterpret_cast<const std::byte*>(w.data) + home.begin * block_bytes;
+  return {data, data + bytes};
+}
 
 Step Step::of(EmbedStep body) { return wrap(std::move(body), run_embed); }
 Step Step::of(GemmStep body) { return wrap(std::move(body), run_gemm); }

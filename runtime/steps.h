@@ -1,13 +1,13 @@
 // What a step sees when it runs: the call's rows, the session's memory, and this thread's share.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "runtime/kv_cache.h"
 #include "runtime/plan.h"
+#include "runtime/work_sharing.h"
 
 namespace nibble::runtime {
 
@@ -18,24 +18,30 @@ struct RopeRows {
   int64_t half = 0;
 };
 
-// One work counter a step, a cache line each, so that claims of different steps do not collide.
-struct alignas(64) WorkCounter {
-  std::atomic<int64_t> next{0};
-};
+// In a pass of at most this many rows, what row kernels compute is computed by every thread.
+inline constexpr int64_t kReplicatedRows = 4;
 
 struct StepContext {
-  int thread = 0, threads = 1;
+  WorkShare share;
+  bool replicate = false;     // a pass of few rows
   int64_t row = 0, rows = 0;  // the rows this step works on: [row, row + rows)
   int64_t position = 0;       // position of row 0 of the call
   const int32_t* ids = nullptr;
-  std::byte* arena = nullptr;
+  std::byte* arena = nullptr;  // shared, of max_rows rows
   int64_t max_rows = 0;
-  float* logits = nullptr;  // where row `row` of the logits goes
+  std::byte* copies = nullptr;  // this thread's replicated buffers, of kReplicatedRows rows
+  float* logits = nullptr;      // where row `row` of the logits goes
   int64_t logits_width = 0;
   KvCache* kv = nullptr;
   const RopeRows* rope = nullptr;  // by table
   std::byte* scratch = nullptr;    // this thread's
-  WorkCounter* work = nullptr;     // this step's
+
+  // Work in about kPiecesPerThread pieces a thread (WorkShare::claim).
+  static constexpr int64_t kPiecesPerThread = 8;
+  template <typename Body>
+  void claim(int64_t count, int64_t unit, Body body) const noexcept {
+    share.claim(count, unit, count / (share.threads * kPiecesPerThread), body);
+  }
 
   // Pointer to element 0 of row `r` (absolute within the call).
   template <typename T>
@@ -43,8 +49,19 @@ struct StepContext {
     if (operand.place == Operand::kLogits) {
       return reinterpret_cast<T*>(logits) + (r - row) * logits_width;
     }
+    if (replicate && operand.replicable) {
+      return reinterpret_cast<T*>(copies + operand.place * kReplicatedRows) + r * operand.width;
+    }
     return reinterpret_cast<T*>(arena + operand.place * max_rows) + r * operand.width;
   }
 };
+
+// What a thread will read first when it comes to a step: the beginning of its home range's weights,
+// to be fetched while it has nothing else to do. Empty for steps without weights.
+struct Ahead {
+  const std::byte* data = nullptr;
+  const std::byte* end = nullptr;
+};
+Ahead weights_ahead(const Step& step, const WorkShare& share, int64_t rows) noexcept;
 
 }  // namespace nibble::runtime

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <climits>
 #include <cmath>
+#include <cstddef>
 #include <exception>
 #include <thread>
 #include <vector>
@@ -25,6 +26,25 @@ namespace {
 constexpr uint64_t kSpinTicks = 150'000;
 constexpr int kMostThreads = 4096;
 constexpr size_t kCacheLine = 64;
+// Lines fetched between two looks at a gate (each takes a few nanoseconds of bandwidth), and by
+// whoever need not wait (what a core keeps under way at once).
+constexpr int kLinesAWait = 4;
+constexpr int kLinesAtOnce = 32;
+
+// Cache lines to fetch while there is nothing else to do.
+struct Lines {
+  const std::byte* next = nullptr;
+  const std::byte* end = nullptr;
+
+  // Whether there was something to fetch.
+  bool fetch(int lines) noexcept {
+    if (next >= end) return false;
+    for (int i = 0; i < lines && next < end; ++i, next += kCacheLine) {
+      _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
+    }
+    return true;
+  }
+};
 
 // A number that threads wait on until it changes: spin, then park in the kernel.
 class alignas(kCacheLine) Gate {
@@ -40,12 +60,12 @@ class alignas(kCacheLine) Gate {
     }
   }
 
-  void wait_past(uint32_t old, uint64_t spin_ticks) noexcept {
+  void wait_past(uint32_t old, uint64_t spin_ticks, Lines ahead = {}) noexcept {
     const uint64_t start = __rdtsc();
     do {
       for (int i = 0; i < 16; ++i) {
         if (value_.load(std::memory_order_acquire) != old) return;
-        _mm_pause();
+        if (!ahead.fetch(kLinesAWait)) _mm_pause();
       }
     } while (__rdtsc() - start < spin_ticks);
     sleepers_.fetch_add(1, std::memory_order_seq_cst);
@@ -86,14 +106,15 @@ struct ThreadPool::Impl {
   alignas(kCacheLine) std::atomic<int> arrived{0};
 
   // The last to arrive resets the count before it opens the gate, so the next barrier starts clean.
-  void barrier() noexcept {
+  void barrier(Lines ahead = {}) noexcept {
     if (threads == 1) return;
     const uint32_t old = turn.read();
     if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
       arrived.store(0, std::memory_order_relaxed);
       turn.advance();
+      ahead.fetch(kLinesAtOnce);
     } else {
-      turn.wait_past(old, spin_ticks);
+      turn.wait_past(old, spin_ticks, ahead);
     }
   }
 
@@ -166,6 +187,8 @@ void ThreadPool::run(Task task, void* arg) noexcept {
   impl_->barrier();
 }
 
-void ThreadPool::barrier() noexcept { impl_->barrier(); }
+void ThreadPool::barrier(const std::byte* ahead, const std::byte* end) noexcept {
+  impl_->barrier({ahead, end});
+}
 
 }  // namespace nibble::runtime

@@ -2,7 +2,7 @@
 // between steps. Waiters spin for a while and then park.
 #pragma once
 
-#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 
@@ -31,8 +31,9 @@ class ThreadPool {
   using Task = void (*)(void* arg, int thread) noexcept;
   void run(Task task, void* arg) noexcept;
 
-  // Within run: waits until every thread has arrived. All writes before are visible after.
-  void barrier() noexcept;
+  // Within run: waits until every thread has arrived. All writes before are visible after. While it
+  // waits, and once before, it fetches lines of [ahead, end) into the cache.
+  void barrier(const std::byte* ahead = nullptr, const std::byte* end = nullptr) noexcept;
 
   // parallel_for over [0, count) in contiguous parts; body(begin, end, thread).
   template <typename Body>

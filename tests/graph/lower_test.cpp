@@ -95,6 +95,31 @@ TEST_F(LowerTest, EmitsTheStepsInOrder) {
   for (float logit : session.forward(ids)) ASSERT_TRUE(std::isfinite(logit));
 }
 
+// Every thread may repeat a row kernel; nobody waits behind it, so what it reads must outlive the
+// step that follows.
+TEST_F(LowerTest, RowKernelsAreReplicableAndTheirInputsLiveOn) {
+  const auto plan = lower(make_.graph, {});
+  int replicable = 0;
+  for (size_t i = 0; i < plan->steps.size(); ++i) {
+    const runtime::Step& step = plan->steps[i];
+    const auto* row = std::get_if<runtime::RowStep>(&step.body);
+    EXPECT_EQ(step.replicable, row != nullptr) << step.label;
+    if (row == nullptr) continue;
+    ++replicable;
+    EXPECT_FALSE(row->x.replicable);
+    EXPECT_TRUE(row->quantized.q.replicable);
+    const auto& next = std::get<runtime::GemmStep>(plan->steps[i + 1].body);
+    EXPECT_TRUE(next.quantized.q.replicable && next.quantized.scale.replicable);
+    EXPECT_FALSE(next.out.replicable);
+    if (next.out.place == runtime::Operand::kLogits) continue;
+    const auto overlap = [](const runtime::Operand& a, const runtime::Operand& b) {
+      return a.place < b.place + b.width * 4 && b.place < a.place + a.width * 4;
+    };
+    EXPECT_FALSE(overlap(row->x, next.out)) << step.label;
+  }
+  EXPECT_GE(replicable, 3);
+}
+
 TEST_F(LowerTest, RefusesVectorsOfTheWrongLength) {
   const ValueId shorter = make_.constant("short", {kWidth / 2}, ones(kWidth / 2));
   for (const auto& [name, operand] : {std::pair<std::string, size_t>{"normed", 1},

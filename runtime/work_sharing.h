@@ -1,0 +1,61 @@
+// How the threads of a pass share one step's work. Every thread has a home range, contiguous and
+// the same in every pass, so that it reads one long stream of weights and finds its share of them
+// and of the KV cache in its own caches (and, on large machines, in its own memory). It takes its
+// range piece by piece, and when that is done takes pieces of the others': on a noisy machine all
+// end together. Called by steps, within a parallel region; a barrier must follow.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+namespace nibble::runtime {
+
+// How far a thread's home range has been taken; a cache line each. Zero before a step.
+struct alignas(64) WorkCounter {
+  std::atomic<int64_t> taken{0};
+};
+
+struct WorkRange {
+  int64_t begin = 0, end = 0;
+};
+
+// The home range of one of `threads` threads in [0, count), cut at multiples of `unit`.
+inline WorkRange home_range(int64_t count, int64_t unit, int thread, int threads) noexcept {
+  const int64_t units = (count + unit - 1) / unit;
+  const int64_t begin = units * thread / threads * unit;
+  const int64_t end = units * (thread + 1) / threads * unit;
+  return {std::min(begin, count), std::min(end, count)};
+}
+
+// The threads of a step and the counter of each.
+struct WorkShare {
+  int thread = 0, threads = 1;
+  WorkCounter* counters = nullptr;  // [threads]
+
+  WorkRange home(int64_t count, int64_t unit) const noexcept {
+    return home_range(count, unit, thread, threads);
+  }
+
+  // Calls body(begin, end) until all of [0, count) is taken. Pieces are `piece` long, a multiple of
+  // `unit` (at least one unit), and the last of a range is what is left.
+  template <typename Body>
+  void claim(int64_t count, int64_t unit, int64_t piece, Body body) const noexcept {
+    if (threads == 1) return body(0, count);
+    piece = std::max(piece / unit * unit, unit);
+    for (int i = 0; i < threads; ++i) {
+      const int owner = thread + i < threads ? thread + i : thread + i - threads;
+      const WorkRange range = home_range(count, unit, owner, threads);
+      std::atomic<int64_t>& taken = counters[owner].taken;
+      for (;;) {
+        // Read first: a range that is all taken is left without disturbing its owner.
+        if (range.begin + taken.load(std::memory_order_relaxed) >= range.end) break;
+        const int64_t begin = range.begin + taken.fetch_add(piece, std::memory_order_relaxed);
+        if (begin >= range.end) break;
+        body(begin, std::min(begin + piece, range.end));
+      }
+    }
+  }
+};
+
+}  // namespace nibble::runtime
