@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "jit/error.h"
+#include "runtime/recorder.h"
 #include "runtime/steps.h"
 
 namespace nibble::runtime {
@@ -69,6 +70,7 @@ struct Session::Impl {
   std::vector<RopeRows> rope_rows;
   int64_t rope_positions = 0;
   std::vector<float> last_logits;
+  Recorder* recorder = nullptr;
 
   Impl(std::shared_ptr<const Plan> p, std::shared_ptr<ThreadPool> t, const SessionOptions& options,
        int64_t context)
@@ -151,6 +153,10 @@ struct Session::Impl {
       context.row = last_only ? rows - 1 : 0;
       context.rows = last_only ? 1 : rows;
       context.work = &work[i];
+      if (recorder != nullptr) {
+        recorder->run(step, i, context, *pool);
+        continue;
+      }
       step.run(step, context);
       pool->barrier();
     }
@@ -189,6 +195,8 @@ int64_t Session::vocab_size() const { return impl_->plan->vocab_size; }
 int64_t Session::context_length() const { return impl_->context_length; }
 int64_t Session::position() const { return impl_->position; }
 void Session::reset() { impl_->position = 0; }
+jit::KvType Session::kv_type() const { return impl_->kv.type(); }
+void Session::record(Recorder* recorder) { impl_->recorder = recorder; }
 const Plan& Session::plan() const { return *impl_->plan; }
 
 std::span<const float> Session::forward(std::span<const int32_t> ids) {
