@@ -1,11 +1,13 @@
 #include "runtime/session.h"
 
 #include <sys/mman.h>
+#include <x86intrin.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "jit/error.h"
+#include "runtime/recorder.h"
 #include "runtime/steps.h"
 
 namespace nibble::runtime {
@@ -70,6 +72,7 @@ struct Session::Impl {
   std::vector<RopeRows> rope_rows;
   int64_t rope_positions = 0;
   std::vector<float> last_logits;
+  Recorder* recorder = nullptr;
 
   Impl(std::shared_ptr<const Plan> p, std::shared_ptr<ThreadPool> t, const SessionOptions& options,
        int64_t context)
@@ -155,8 +158,11 @@ struct Session::Impl {
       const bool last_only = step.tail && !all;
       context.row = last_only ? rows - 1 : 0;
       context.rows = last_only ? 1 : rows;
+      const uint64_t begin = recorder != nullptr ? __rdtsc() : 0;
       step.run(step, context);
+      const uint64_t end = recorder != nullptr ? __rdtsc() : 0;
       if (!(context.replicate && step.replicable)) end_step(context, i + 1);
+      if (recorder != nullptr) recorder->mark(i, context, {begin, end, __rdtsc()});
     }
   }
 
@@ -205,6 +211,8 @@ int64_t Session::vocab_size() const { return impl_->plan->vocab_size; }
 int64_t Session::context_length() const { return impl_->context_length; }
 int64_t Session::position() const { return impl_->position; }
 void Session::reset() { impl_->position = 0; }
+jit::KvType Session::kv_type() const { return impl_->kv.type(); }
+void Session::record(Recorder* recorder) { impl_->recorder = recorder; }
 const Plan& Session::plan() const { return *impl_->plan; }
 
 std::span<const float> Session::forward(std::span<const int32_t> ids) {

@@ -24,6 +24,8 @@ struct SessionMemory {
   int64_t weight_bytes = 0, arena_bytes = 0, kv_bytes = 0, scratch_bytes = 0;
 };
 
+class Recorder;
+
 class Session : public Decoder {
  public:
   // Throws Error when the context is larger than the model's or memory is refused.
@@ -40,6 +42,11 @@ class Session : public Decoder {
 
   SessionMemory memory() const;
   const Plan& plan() const;
+  jit::KvType kv_type() const;
+
+  // Times every step from now on; null: no longer. The recorder is the caller's, with a lane for
+  // every thread of the pool.
+  void record(Recorder* recorder);
 
  private:
   struct Impl;

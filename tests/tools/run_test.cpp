@@ -1,7 +1,10 @@
 // The program on the bundled model: the same answers whichever way it is asked.
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "tests/runtime/temporary_folder.h"
 #include "tests/support/npy.h"
@@ -171,6 +174,57 @@ TEST(Bench, PrintsEveryFigure) {
     EXPECT_FALSE(json[key].is_null()) << key;
   }
   EXPECT_GT(json["decode_tok_s"].get<double>(), 0);
+}
+
+TEST(Bench, RowsContextStepsAndTrace) {
+  if (sanitized()) GTEST_SKIP() << "figures under sanitizers mean nothing";
+  const std::string trace = testing::TempDir() + "bench_trace.json";
+  const auto json =
+      json_of({"bench", demo_model(), "--prompt", "40", "--gen", "8", "--threads", "2", "--context",
+               "300", "--rows=1,3", "--per-op", "--trace", trace, "--json"});
+  EXPECT_EQ(json["context"], 304);
+  EXPECT_GT(json["kv_bytes_per_token"].get<int64_t>(), 0);
+  EXPECT_GE(json["roof_read_gbs"].get<double>(), json["roof_read_gbs_median"].get<double>());
+  ASSERT_EQ(json["rows"].size(), 2U);
+  EXPECT_EQ(json["rows"][0]["m"], 1);
+  EXPECT_EQ(json["rows"][0]["ratio"], 1);
+  EXPECT_EQ(json["rows"][1]["m"], 3);
+  EXPECT_GT(json["rows"][1]["ms"].get<double>(), 0);
+  for (const char* phase : {"decode", "prefill"}) {
+    const auto& profile = json["per_op"][phase];
+    double ms = profile["between_steps_ms"];
+    for (const auto& op : profile["ops"]) ms += op["ms"].get<double>();
+    EXPECT_GT(profile["ms"].get<double>(), 0) << phase;
+    EXPECT_NEAR(ms, profile["ms"].get<double>(), 1e-3 * ms) << phase;
+    EXPECT_TRUE(profile.contains("barrier_wait_ms")) << phase;
+  }
+  EXPECT_EQ(json["per_op"]["decode"]["units"], 4);
+  EXPECT_EQ(json["per_op"]["prefill"]["rows"], 40);
+  std::ifstream file(trace);
+  const auto events = nlohmann::json::parse(file);
+  std::set<int64_t> positions;  // of the prompt's pass and of the last four tokens
+  for (const auto& event : events) {
+    if (event["ph"] == "X" && event.contains("args") && event["args"]["step"] == 0) {
+      positions.insert(event["args"]["position"].get<int64_t>());
+    }
+  }
+  EXPECT_EQ(positions, (std::set<int64_t>{0, 304, 305, 306, 307}));
+  std::filesystem::remove(trace);
+}
+
+TEST(Bench, RefusesWhatDoesNotFit) {
+  const Outcome rows = nibble({"bench", demo_model(), "--rows=1,2,x"});
+  EXPECT_EQ(rows.code, 2);
+  EXPECT_NE(rows.err.find("'x'"), std::string::npos) << rows.err;
+  const Outcome many = nibble({"bench", demo_model(), "--rows=500"});
+  EXPECT_EQ(many.code, 1);
+  EXPECT_NE(many.err.find("--rows needs 4000 positions"), std::string::npos) << many.err;
+  const Outcome context = nibble({"bench", demo_model(), "--context", "4000"});
+  EXPECT_EQ(context.code, 1);
+  EXPECT_NE(context.err.find("1024"), std::string::npos) << context.err;
+  const Outcome interpreted = nibble({"bench", demo_model(), "--no-fuse", "--per-op"});
+  EXPECT_EQ(interpreted.code, 1);
+  EXPECT_NE(interpreted.err.find("interpreted"), std::string::npos) << interpreted.err;
 }
 
 }  // namespace

@@ -149,14 +149,16 @@ quant::QuantizeOptions WeightOptions::quantize_options() const {
   return options;
 }
 
-void RunOptions::add_to(CLI::App& command) {
+void RunOptions::add_to(CLI::App& command, bool with_context) {
   const char* title = "Running";
   command.add_option("--threads", threads, "Threads (default: one a physical core)")
       ->check(CLI::Range(1, 1024))
       ->group(title);
-  command.add_option("--context", context, "Positions to keep (default: all of the model's)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
-      ->group(title);
+  if (with_context) {
+    command.add_option("--context", context, "Positions to keep (default: all of the model's)")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
+        ->group(title);
+  }
   command.add_option("--chunk", chunk, "Rows of a prefill pass")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str()

@@ -41,7 +41,7 @@ struct RunOptions {
   int64_t chunk = 512;  // rows of a prefill pass
   std::string kv;       // "f16", "f32"; empty: f32 when all computes in f32
 
-  void add_to(CLI::App& command);
+  void add_to(CLI::App& command, bool with_context = true);
 };
 
 // Where MODEL lies: an .onnx or a .nib, given itself or by the folder that holds one.

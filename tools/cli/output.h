@@ -39,5 +39,7 @@ class Progress {
 double now();
 // The most memory this process has held so far.
 double peak_rss_mb();
+// What it holds now; 0 where the system does not say.
+double rss_mb();
 
 }  // namespace nibble::cli

@@ -1,0 +1,46 @@
+// How cost moves with the context and with the rows of a pass: measurements of a decoder, shared by
+// `nibble bench` and the report. Each is a median, so that one interruption does not count.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "runtime/decoder.h"
+
+namespace nibble::report {
+
+double median(std::vector<double> values);  // of at least one
+std::vector<int32_t> random_ids(int64_t count, int64_t vocabulary);
+
+// Called between passes; throws to stop.
+using Pause = std::function<void()>;
+
+// Appends random ids until `context` positions are held, in one call of forward.
+void fill(runtime::Decoder& decoder, int64_t context);
+
+// Seconds of decoding a token, the median of `steps`, from where the decoder stands.
+double decode_seconds(runtime::Decoder& decoder, int64_t steps, const Pause& pause);
+
+struct ContextPoint {
+  int64_t context = 0;  // positions held before the middle token
+  double seconds = 0;   // a token
+};
+// Resets the decoder and decodes `steps` tokens at each context; `contexts` ascend.
+std::vector<ContextPoint> context_curve(runtime::Decoder& decoder,
+                                        std::span<const int64_t> contexts, int64_t steps,
+                                        const Pause& pause);
+
+struct RowsPoint {
+  int64_t m = 0;
+  double seconds = 0;  // a pass of m rows, logits of all
+  double ratio = 0;    // to the first of the list, the median over rounds
+};
+// Passes of each m from where the decoder stands, `rounds` times in turn: a machine that slows down
+// slows all alike. Appends rows_needed positions.
+std::vector<RowsPoint> rows_curve(runtime::Decoder& decoder, std::span<const int64_t> rows,
+                                  int64_t rounds, const Pause& pause);
+int64_t rows_needed(std::span<const int64_t> rows, int64_t rounds);
+
+}  // namespace nibble::report
