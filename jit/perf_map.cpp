@@ -4,32 +4,17 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdlib>
-#include <cstring>
 #include <utility>
 
+#include "jit/dump_file.h"
 #include "jit/error.h"
 
 namespace nibble::jit {
 namespace {
 
 void write_file(const std::string& path, int flags, const void* bytes, size_t size) {
-  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | flags, 0644);
-  if (file < 0) fail("The JIT dump {} cannot be opened: {}.", path, std::strerror(errno));
-  const auto* next = static_cast<const char*>(bytes);
-  while (size > 0) {
-    const ssize_t written = write(file, next, size);
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) {
-      const int error = errno;
-      close(file);
-      fail("The JIT dump {} cannot be written: {}.", path, std::strerror(error));
-    }
-    next += written;
-    size -= static_cast<size_t>(written);
-  }
-  close(file);
+  DumpFile(path, flags).write(bytes, size);
 }
 
 }  // namespace
@@ -42,8 +27,10 @@ CodeDump::CodeDump(std::string_view modes, std::string folder) : folder_(std::mo
       perf_ = true;
     } else if (word == "bin") {
       bin_ = true;
+    } else if (word == "jitdump") {
+      if (!jitdump_) jitdump_ = std::make_unique<JitDump>(folder_);
     } else {
-      fail("NIBBLE_JIT_DUMP holds '{}'; expected perf, bin or both with a comma between.", word);
+      fail("NIBBLE_JIT_DUMP holds '{}'; expected perf, jitdump or bin, with commas between.", word);
     }
   }
 }
@@ -58,6 +45,7 @@ CodeDump CodeDump::from_environment() {
 void CodeDump::record(const std::string& name, const void* address,
                       std::span<const uint8_t> code) const {
   if (bin_) write_file(folder_ + "/" + name + ".bin", O_TRUNC, code.data(), code.size());
+  if (jitdump_) jitdump_->add(name, address, code);
   if (!perf_) return;
   // One write of one line to a file opened for appending: lines of several threads do not mix. The
   // name is fixed by perf, in a folder that all users share: a link planted there is not followed.
