@@ -136,7 +136,7 @@ int most_rows(const GemmSpec& spec, Isa isa) {
 // By perf/gemm_bench.cpp on Zen 4: one long stream of weights, prefetched two pages
 // ahead, beats several side by side in decoding; batches need less.
 constexpr Tiling kDecodeTiling{.mr = 1, .nr = 1, .k_unroll = 4, .prefetch = 8192};
-constexpr Tiling kBatchTiling{.mr = 1, .nr = 1, .k_unroll = 8, .prefetch = 2048};
+constexpr Tiling kBatchTiling{.mr = 1, .nr = 1, .k_unroll = 8, .prefetch = 8192};
 
 }  // namespace
 

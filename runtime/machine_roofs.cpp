@@ -158,20 +158,10 @@ Peak peak_of(std::vector<double> rates) {
   return {rates.back() * 1e-9, rates[rates.size() / 2] * 1e-9};
 }
 
-Peak measure_read(ThreadPool& pool, const jit::CpuInfo& cpu) {
-  const size_t wanted = std::clamp<size_t>(8 * cpu.l3_bytes, kLeastBuffer, kMostBuffer);
-  const Buffer buffer(wanted / kPiece * kPiece);
-  // Untouched pages are all one page of zeros, which a cache would hold.
-  for_each_piece(pool, buffer, [](std::byte* p) { std::memset(p, 1, kPiece); });
-  const ReadPiece read = cpu.avx512f ? read_avx512 : read_avx2;
-  std::atomic<uint64_t> sink{0};
+Peak measure_read(ThreadPool& pool) {
+  ReadRoof roof(pool);
   std::vector<double> rates;
-  for (int pass = 0; pass < kReadPasses; ++pass) {
-    const auto start = Clock::now();
-    for_each_piece(pool, buffer, [&](const std::byte* p) { sink ^= read(p, kPiece); });
-    const auto bytes = static_cast<double>(buffer.pieces()) * static_cast<double>(kPiece);
-    rates.push_back(bytes / seconds_since(start));
-  }
+  for (int pass = 0; pass < kReadPasses; ++pass) rates.push_back(roof.pass() * 1e9);
   return peak_of(std::move(rates));
 }
 
@@ -189,10 +179,39 @@ Peak measure_dots(ThreadPool& pool, const jit::CpuInfo& cpu) {
 
 }  // namespace
 
+struct ReadRoof::Impl {
+  ThreadPool& pool;
+  const Buffer buffer;
+  const ReadPiece read;
+  std::atomic<uint64_t> sink{0};
+
+  static size_t buffer_bytes(const jit::CpuInfo& cpu) {
+    if (!cpu.avx2) fail("Measuring this machine's roofs needs AVX2, which it does not have.");
+    return std::clamp<size_t>(8 * cpu.l3_bytes, kLeastBuffer, kMostBuffer) / kPiece * kPiece;
+  }
+
+  explicit Impl(ThreadPool& p)
+      : pool(p),
+        buffer(buffer_bytes(jit::cpu())),
+        read(jit::cpu().avx512f ? read_avx512 : read_avx2) {
+    // Untouched pages are all one page of zeros, which a cache would hold.
+    for_each_piece(pool, buffer, [](std::byte* at) { std::memset(at, 1, kPiece); });
+  }
+};
+
+ReadRoof::ReadRoof(ThreadPool& pool) : impl_(std::make_unique<Impl>(pool)) {}
+ReadRoof::~ReadRoof() = default;
+
+double ReadRoof::pass() {
+  const auto start = Clock::now();
+  for_each_piece(impl_->pool, impl_->buffer,
+                 [this](const std::byte* p) { impl_->sink ^= impl_->read(p, kPiece); });
+  const auto bytes = static_cast<double>(impl_->buffer.pieces()) * static_cast<double>(kPiece);
+  return bytes / seconds_since(start) * 1e-9;
+}
+
 Roofs measure_roofs(ThreadPool& pool) {
-  const jit::CpuInfo& cpu = jit::cpu();
-  if (!cpu.avx2) fail("Measuring this machine's roofs needs AVX2, which it does not have.");
-  const Peak read = measure_read(pool, cpu), dots = measure_dots(pool, cpu);
+  const Peak read = measure_read(pool), dots = measure_dots(pool, jit::cpu());
   return {read.best, dots.best, read.median, dots.median};
 }
 

@@ -2,6 +2,8 @@
 // Called by benchmarks; takes about a second, with nothing else running.
 #pragma once
 
+#include <memory>
+
 #include "runtime/thread_pool.h"
 
 namespace nibble::runtime {
@@ -19,5 +21,22 @@ Roofs best_of(const Roofs& a, const Roofs& b);
 // With the widest loads and the best 8-bit dot product of the machine, tiles excepted. The best of
 // several passes. Throws Error when memory is refused or the machine has no AVX2.
 Roofs measure_roofs(ThreadPool& pool);
+
+// The read roof by itself, for shared machines whose memory changes its pace from one second to the
+// next: passes between what is measured tell what the machine could do at that very moment.
+class ReadRoof {
+ public:
+  // Takes a buffer far larger than the caches. Throws as measure_roofs does.
+  explicit ReadRoof(ThreadPool& pool);
+  ~ReadRoof();
+  ReadRoof(const ReadRoof&) = delete;
+  ReadRoof& operator=(const ReadRoof&) = delete;
+
+  double pass();  // 1e9 bytes a second; some 10 to 30 ms
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
 
 }  // namespace nibble::runtime

@@ -60,7 +60,8 @@ void stop_if_interrupted() {
 }
 
 struct Figures {
-  double prefill_tok_s = 0, decode_tok_s = 0, rss_mb = 0;
+  double prefill_tok_s = 0, rss_mb = 0;
+  report::DecodeRounds decode;
   int64_t decode_position = 0;  // of the middle token
   std::vector<report::RowsPoint> rows;
   std::vector<runtime::StepTime> prefill_steps, decode_steps;  // where they are asked for
@@ -80,10 +81,20 @@ double measure_prefill(runtime::Decoder& decoder, const std::vector<int32_t>& id
   return static_cast<double>(ids.size()) / (now() - start);
 }
 
+// What decoding reads: weights, and the keys and values of `position` positions. 0 when
+// interpreted.
+int64_t bytes_per_token(const LoadedModel& model, int64_t position) {
+  if (!model.session) return 0;
+  const runtime::Plan& plan = model.session->plan();
+  return plan.weight_bytes_per_token +
+         runtime::kv_bytes_read(plan, position, model.session->kv_type());
+}
+
 // The passes of several rows come before the tokens, so that one filling of the context serves
 // both; where the context is too short for --context and the tokens, the tokens end with it.
-void measure_decode(const Options& options, runtime::Decoder& decoder, Figures& figures,
+void measure_decode(const Options& options, LoadedModel& model, Figures& figures,
                     const std::function<void()>& about_to_measure) {
+  runtime::Decoder& decoder = *model.decoder;
   const auto rows = options.row_counts();
   const int64_t from = std::min(options.context, decoder.context_length() - options.tokens);
   const int64_t rows_from = std::max<int64_t>(1, from - report::rows_needed(rows, kRounds));
@@ -93,8 +104,11 @@ void measure_decode(const Options& options, runtime::Decoder& decoder, Figures& 
   if (decoder.position() > from) decoder.reset();
   report::fill(decoder, from);
   figures.decode_position = decoder.position() + options.tokens / 2;
+  runtime::ReadRoof roof(*model.pool);
   about_to_measure();
-  figures.decode_tok_s = 1 / report::decode_seconds(decoder, options.tokens, stop_if_interrupted);
+  figures.decode = report::decode_rounds(decoder, options.tokens,
+                                         bytes_per_token(model, figures.decode_position), roof,
+                                         stop_if_interrupted);
 }
 
 // With the steps of the prompt and of the tokens, when they are asked for: the marks cost less than
@@ -118,7 +132,7 @@ void measure_model(const Options& options, LoadedModel& model, Figures& figures)
   };
   figures.prefill_tok_s = measure_prefill(*model.decoder, ids, start);
   take(figures.prefill_steps);
-  measure_decode(options, *model.decoder, figures, start);
+  measure_decode(options, model, figures, start);
   take(figures.decode_steps);
 }
 
@@ -199,7 +213,8 @@ Json figures_json(const Options& options, const LoadedModel& model, const Figure
                {"roof_int8_gops", roofs.int8_gops},
                {"roof_read_gbs_median", roofs.read_gbs_median},
                {"roof_int8_gops_median", roofs.int8_gops_median},
-               {"decode_tok_s", figures.decode_tok_s},
+               {"roof_read_gbs_decode", figures.decode.roof_gbs},
+               {"decode_tok_s", 1 / figures.decode.seconds},
                {"decode_share", nullptr},
                {"prefill_tok_s", figures.prefill_tok_s},
                {"prefill_share", nullptr},
@@ -216,12 +231,11 @@ Json figures_json(const Options& options, const LoadedModel& model, const Figure
     const runtime::Plan& plan = model.session->plan();
     const int64_t kv =
         runtime::kv_bytes_read(plan, figures.decode_position, model.session->kv_type());
-    const auto bytes = static_cast<double>(plan.weight_bytes_per_token + kv);
     const auto macs = static_cast<double>(plan.macs_per_token);
     json["weight_bytes_per_token"] = plan.weight_bytes_per_token;
     json["kv_bytes_per_token"] = kv;
     json["macs_per_token"] = plan.macs_per_token;
-    json["decode_share"] = bytes * figures.decode_tok_s / (roofs.read_gbs * 1e9);
+    json["decode_share"] = figures.decode.share;
     json["prefill_share"] = 2 * macs * figures.prefill_tok_s / (roofs.int8_gops * 1e9);
   }
   if (!figures.rows.empty()) json["rows"] = rows_json(figures.rows);
@@ -246,7 +260,8 @@ void print_figures(const Options& options, const LoadedModel& model, const Figur
   print_line(fmt::format("roofs    {:>9.2f} GB/s read   {:.0f} GOP/s int8", roofs.read_gbs,
                          roofs.int8_gops));
   print_line(fmt::format("decode   {:>9.2f} tok/s       {}, {} positions held",
-                         figures.decode_tok_s, share("decode_share"), figures.decode_position));
+                         1 / figures.decode.seconds, share("decode_share"),
+                         figures.decode_position));
   print_line(fmt::format("prefill  {:>9.2f} tok/s       {}", figures.prefill_tok_s,
                          share("prefill_share")));
   print_line(fmt::format(

@@ -9,6 +9,8 @@
 namespace nibble::report {
 namespace {
 
+constexpr size_t kTokensARound = 3;
+
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -43,15 +45,44 @@ void fill(runtime::Decoder& decoder, int64_t context) {
   if (missing > 0) decoder.forward(random_ids(missing, decoder.vocab_size()));
 }
 
-double decode_seconds(runtime::Decoder& decoder, int64_t steps, const Pause& pause) {
+namespace {
+
+// Seconds of each of `ids`, decoded one by one.
+std::vector<double> token_seconds(runtime::Decoder& decoder, std::span<const int32_t> ids,
+                                  const Pause& pause) {
   std::vector<double> seconds;
-  for (const int32_t id : random_ids(steps, decoder.vocab_size())) {
+  for (const int32_t id : ids) {
     pause();
     const double start = now();
     decoder.forward(std::span(&id, 1));
     seconds.push_back(now() - start);
   }
-  return median(std::move(seconds));
+  return seconds;
+}
+
+}  // namespace
+
+double decode_seconds(runtime::Decoder& decoder, int64_t steps, const Pause& pause) {
+  return median(token_seconds(decoder, random_ids(steps, decoder.vocab_size()), pause));
+}
+
+DecodeRounds decode_rounds(runtime::Decoder& decoder, int64_t steps, int64_t bytes_per_token,
+                           runtime::ReadRoof& roof, const Pause& pause) {
+  const auto ids = random_ids(steps, decoder.vocab_size());
+  std::span<const int32_t> left(ids);
+  std::vector<double> seconds, roofs, shares;
+  double before = roof.pass();
+  while (!left.empty()) {
+    const auto round = left.first(std::min(left.size(), kTokensARound));
+    left = left.subspan(round.size());
+    const auto times = token_seconds(decoder, round, pause);
+    const double after = roof.pass();
+    roofs.push_back((before + after) / 2);
+    shares.push_back(static_cast<double>(bytes_per_token) / median(times) / roofs.back() * 1e-9);
+    seconds.insert(seconds.end(), times.begin(), times.end());
+    before = after;
+  }
+  return {median(std::move(seconds)), median(std::move(roofs)), median(std::move(shares))};
 }
 
 std::vector<ContextPoint> context_curve(runtime::Decoder& decoder,

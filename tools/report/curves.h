@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "runtime/decoder.h"
+#include "runtime/machine_roofs.h"
 
 namespace nibble::report {
 
@@ -22,6 +23,16 @@ void fill(runtime::Decoder& decoder, int64_t context);
 
 // Seconds of decoding a token, the median of `steps`, from where the decoder stands.
 double decode_seconds(runtime::Decoder& decoder, int64_t steps, const Pause& pause);
+
+// The same beside the read roof of the same moment: tokens in rounds, a pass over memory before and
+// after each. On shared machines the share says more than the rates.
+struct DecodeRounds {
+  double seconds = 0;   // a token, the median
+  double roof_gbs = 0;  // 1e9 bytes a second, the median over rounds
+  double share = 0;     // bytes a token / seconds / roof, the median over rounds
+};
+DecodeRounds decode_rounds(runtime::Decoder& decoder, int64_t steps, int64_t bytes_per_token,
+                           runtime::ReadRoof& roof, const Pause& pause);
 
 struct ContextPoint {
   int64_t context = 0;  // positions held before the middle token
