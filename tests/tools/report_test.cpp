@@ -4,7 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <memory>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -184,15 +186,47 @@ TEST(Report, ExtremesStayOnThePage) {
   }
 }
 
+// Figures as they may come: many dots in one place, none within reach of an axis's middle.
+TEST(Report, AnyFiguresMakeAPage) {
+  std::mt19937_64 random(1);
+  const auto between = [&](double low, double high) {
+    return low * std::pow(high / low, std::uniform_real_distribution<double>(0, 1)(random));
+  };
+  for (int round = 0; round < 300; ++round) {
+    ReportData data;
+    data.roofs = {.read_gbs = between(1, 1000), .int8_gops = between(1, 1e5)};
+    const double bytes = between(1, 1e10), operations = between(1, 1e13);
+    for (int i = 0; i < 24; ++i) {
+      data.ops.push_back({"op", i % 2 == 0 ? "decode" : "prefill", 1,
+                          static_cast<int64_t>(bytes * between(0.9, 1.1)),
+                          static_cast<int64_t>(operations * between(0.9, 1.1)),
+                          between(1e-6, 1.1e-6)});
+    }
+    for (int i = 0; i < 5; ++i) {
+      data.contexts.push_back({i * 100, between(1e-3, 1e4), between(1e-3, 1e4)});
+      data.rows.push_back({1 << i, between(1e-6, 10), i == 0 ? 1 : between(0.5, 40)});
+    }
+    data.tilings = {{"spec", "avx2", 1, 1, {}, "", ""}};
+    for (int i = 1; i < 20; ++i) {
+      const double time = between(1e-7, 1);
+      data.tilings.front().candidates.push_back(
+          {std::to_string(i) + "x16x4", time, time * 0.9, time * 1.3, i});
+    }
+    ASSERT_EQ(fault_of(render_report(data)), "") << "round " << round;
+  }
+}
+
 TEST(Axis, TicksAreRoundAndWithin) {
   const double values[] = {0.0, 4096.0};
   const Axis linear = axis_over(values, false, 0, 100);
   EXPECT_EQ(linear.ticks(), (std::vector<double>{0, 1000, 2000, 3000, 4000, 5000}));
+  EXPECT_EQ(number(linear.ticks().front()), "0");  // not -0
   EXPECT_EQ(linear.at(0), 0);
   EXPECT_EQ(linear.at(linear.high), 100);
-  const Axis logarithmic{1, 100, 0, 100, true};
+  const Axis logarithmic{1, 100, 0, 100, true, {}};
   EXPECT_EQ(logarithmic.ticks(), (std::vector<double>{1, 2, 5, 10, 20, 50, 100}));
   EXPECT_NEAR(logarithmic.at(10), 50, 1e-9);
+  EXPECT_EQ((Axis{1, 100, 0, 100, true, {3, 7}}.ticks()), (std::vector<double>{3, 7}));
   EXPECT_EQ(number(0.5), "0.5");
   EXPECT_EQ(number(4096), "4096");
   EXPECT_EQ(number(20000), "20k");

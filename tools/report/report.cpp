@@ -39,7 +39,7 @@ std::string section(const char* title, const char* about, const std::string& bod
   return fmt::format("<section>\n<h2>{}</h2>\n<p>{}</p>\n{}</section>\n", title, about, content);
 }
 
-std::string figure(const std::string& value, const char* what) {
+std::string figure(const std::string& value, const std::string& what) {
   return fmt::format("<div class=\"figure\"><b>{}</b>{}</div>\n", escape(value), what);
 }
 
@@ -54,7 +54,8 @@ std::string heading(const ReportData& data) {
   }
   if (!data.contexts.empty()) {
     const ContextSpeed& first = data.contexts.front();
-    text += figure(fmt::format("{:.1f} tok/s", first.tok_s), "decoding, least context");
+    text += figure(fmt::format("{:.1f} tok/s", first.tok_s),
+                   fmt::format("decoding, {} positions held", first.context));
     if (first.roof_tok_s > 0) {
       text +=
           figure(fmt::format("{:.0f}%", first.tok_s / first.roof_tok_s * 100), "of the read roof");

@@ -60,14 +60,18 @@ std::string render_rows(const ReportData& data) {
     rows.push_back(static_cast<double>(cost.m));
     ratios.push_back(cost.ratio);
   }
-  const Axis x = axis_over(rows, false, kLeft, kWidth - kRight);
+  Axis x = axis_over(rows, true, kLeft, kWidth - kRight);
+  x.marks = rows;
   ratios.push_back(1.5);
   const Axis y = axis_over(ratios, false, kHeight - kBottom, kTop);
   Svg svg(kWidth, kHeight, "Time of a pass over that of one row, against its rows");
   draw_axes(svg, x, y, "rows of the pass (m)", "times the cost of one row");
   svg.line({x.from, y.at(1)}, {x.to, y.at(1)}, kRoofColour, 1.5, true);
-  const double most = std::min(x.high, y.high);
-  svg.line({x.at(1), y.at(1)}, {x.at(most), y.at(most)}, kGrey, 1.5, true);
+  std::vector<Point> one_by_one;
+  for (double m = 1; m <= std::min(x.high, y.high); m += 0.05) {
+    one_by_one.push_back({x.at(m), y.at(m)});
+  }
+  svg.polyline(one_by_one, kGrey, 1.5, true);
   std::vector<Point> points;
   for (const RowsCost& cost : data.rows) {
     points.push_back({x.at(static_cast<double>(cost.m)), y.at(cost.ratio)});

@@ -46,8 +46,9 @@ std::vector<Dot> dots_of(const ReportData& data) {
   return dots;
 }
 
+// Half a pixel is no overlap, so that a label moved by kLabelHeight is past, however it rounds.
 bool overlaps(Point a, Point b) {
-  return std::abs(a.x - b.x) < kLabelWidth && std::abs(a.y - b.y) < kLabelHeight;
+  return std::abs(a.x - b.x) < kLabelWidth && std::abs(a.y - b.y) < kLabelHeight - 0.5;
 }
 
 // Numbers stand right of their dots, and move down past those that are already there.
@@ -71,7 +72,8 @@ void draw_roofs(Svg& svg, const Axis& x, const Axis& y, const runtime::Roofs& ro
     const double to = std::min(ridge, x.high);
     svg.line({x.at(from), y.at(from * roofs.read_gbs)}, {x.at(to), y.at(to * roofs.read_gbs)},
              "#111827", 2);
-    svg.text({x.at(from) + 10, y.at(from * roofs.read_gbs) - 14}, Anchor::start,
+    const double middle = std::sqrt(from * to);
+    svg.text({x.at(middle) - 12, y.at(middle * roofs.read_gbs) - 6}, Anchor::end,
              fmt::format("read {:.1f} GB/s", roofs.read_gbs), "#111827", true);
   }
   if (ridge < x.high) {

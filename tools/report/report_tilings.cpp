@@ -114,8 +114,12 @@ std::string error_bars(const TilingChoice& choice, const std::vector<TilingTime>
   const double best = sorted.front().median;
   const double room = std::max((high - low) * 0.06, best * 0.01);
   const double bottom = kMapTop - 6 + kLine * static_cast<double>(list.size());
-  const Axis x{(low - room) / best, (high + room) / best, kNames + kBarLeft,
-               kNames + kBarLeft + kBars, false};
+  const Axis x{(low - room) / best,
+               (high + room) / best,
+               kNames + kBarLeft,
+               kNames + kBarLeft + kBars,
+               false,
+               {}};
   Svg svg(kNames + kBarLeft + kBars + 90, bottom + 44, "The fastest tilings of " + choice.spec);
   for (const double tick : x.ticks()) {
     svg.line({x.at(tick), kMapTop - 12}, {x.at(tick), bottom}, "#e5e7eb");

@@ -131,11 +131,12 @@ double Axis::at(double value) const {
 }
 
 std::vector<double> Axis::ticks() const {
+  if (!marks.empty()) return marks;
   if (logarithmic) return logarithmic_ticks(low, high);
   std::vector<double> ticks;
   const double step = round_step((high - low) / 7);
   for (double i = std::ceil(low / step - 1e-9); i * step <= high * (1 + 1e-9); ++i) {
-    ticks.push_back(i * step);
+    ticks.push_back(i * step + 0.0);  // no -0
   }
   return ticks;
 }
@@ -143,12 +144,12 @@ std::vector<double> Axis::ticks() const {
 Axis axis_over(std::span<const double> values, bool logarithmic, double from, double to) {
   double low = *std::min_element(values.begin(), values.end());
   double high = *std::max_element(values.begin(), values.end());
-  if (logarithmic) return {low / 1.6, high * 1.6, from, to, true};
+  if (logarithmic) return {low / 1.6, high * 1.6, from, to, true, {}};
   low = std::min(low, 0.0);
   if (high <= low) high = low + 1;
   const double step = round_step((high - low) / 7);
   high = std::ceil(high * 1.02 / step) * step;
-  return {low, high, from, to, false};
+  return {low, high, from, to, false, {}};
 }
 
 std::string number(double value) {

@@ -49,6 +49,7 @@ struct Axis {
   double low = 0, high = 1;  // values; above 0 on a logarithmic axis
   double from = 0, to = 1;   // pixels of low and high
   bool logarithmic = false;
+  std::vector<double> marks;  // ticks instead of round values
 
   double at(double value) const;
   std::vector<double> ticks() const;  // round values within, ascending
