@@ -70,10 +70,10 @@ done
 
 if [ $quick = yes ]; then
   [ -n "$cases" ] || cases="matmul demo"
-  rounds=1 size=512 rows=1,8 pool=16 seconds=0.05 prompt=32 tokens=8
+  rounds=1 groups=128 size=512 rows=1,8 pool=16 seconds=0.05 prompt=32 tokens=8
 else
   [ -n "$cases" ] || cases="matmul tinyllama-1.1b llama2-7b"
-  size=4096 rows=1,4,8,512 pool=320 seconds=0.5 prompt=512 tokens=64
+  groups="128 32" size=4096 rows=1,4,8,512 pool=320 seconds=0.5 prompt=512 tokens=64
 fi
 for case in $cases; do
   [[ $case =~ ^(matmul|demo|tinyllama-1.1b|llama2-7b|llama3-8b)$ ]] || wrong_usage "there is no case '$case'."
@@ -209,7 +209,8 @@ llama_model() { # CASE
   # of PROMPT KEY: the field of the test with that many prompt tokens.
   of() { grep "\"n_prompt\": $1," <<<"$lines" | number "$2"; }
   one=$(quotient "$(of 0 avg_ns)" "$tokens")
-  for name in "$1 g128" "$1 g32"; do
+  for name in $groups; do
+    name="$1 g$name"
     record "$name" decode tok/s "llama.cpp Q4_0" "$(of 0 avg_ts)"
     record "$name" "prefill of $prompt" tok/s "llama.cpp Q4_0" "$(of "$prompt" avg_ts)"
     for m in 4 8; do
@@ -234,7 +235,7 @@ make_models() {
 
 run_case() { # CASE
   local group
-  for group in 128 32; do
+  for group in $groups; do
     if [ "$1" != matmul ]; then
       nibble_model "$1" $group
       continue

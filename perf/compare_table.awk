@@ -64,7 +64,7 @@ function cell(row, who,    n, middle) {
 }
 
 function quoted(text) {
-  gsub(/\\/, "\\\\", text)
+  gsub(/\\/, "&&", text)
   gsub(/"/, "\\\"", text)
   gsub(/[\001-\037]/, " ", text)
   return "\"" text "\""
