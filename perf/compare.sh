@@ -123,7 +123,7 @@ record_roofs() { # CASE JSON
 }
 
 nibble_model() { # CASE GROUP
-  local name="$1 g$2" model=(--shape "$1") json m one
+  local name="$1 g$2" model=(--shape "$1") json m
   [ "$1" != demo ] || model=(tools/demo/tale)
   local command=("$build/nibble" bench "${model[@]}" --group "$2" --threads "$threads" --json
     --prompt "$prompt" --gen "$tokens")
@@ -133,10 +133,9 @@ nibble_model() { # CASE GROUP
   record "$name" "decode, of the read roof" share nibble "$(number decode_share <<<"$json")"
   record "$name" "prefill of $prompt" tok/s nibble "$(number prefill_tok_s <<<"$json")"
   record "$name" "prefill, of the int8 roof" share nibble "$(number prefill_share <<<"$json")"
-  one=$(tr '{' '\n' <<<"$json" | grep '"m":1,' | number ms || true)
   for m in 4 8; do
     record "$name" "a pass of $m rows, in passes of one" x nibble \
-      "$(quotient "$(tr '{' '\n' <<<"$json" | grep "\"m\":$m," | number ms || true)" "$one")"
+      "$(tr '{' '\n' <<<"$json" | grep "\"m\":$m," | number ratio || true)"
   done
   record_roofs "$name" "$json"
 }
@@ -237,14 +236,14 @@ run_case() { # CASE
   local group
   for group in $groups; do
     if [ "$1" != matmul ]; then
-      nibble_model "$1" $group
+      nibble_model "$1" "$group"
       continue
     fi
-    nibble_matmul $group
-    [ $ort = no ] || peer_matmul $group "onnxruntime MatMulNBits" python3 ort_matmul_nbits.py \
-      --size "$size" --group $group --rows "$rows" --threads "$threads" --pool-mb "$pool" --seconds "$seconds"
-    [ $onednn = no ] || peer_matmul $group "oneDNN f32 x u4" env OMP_NUM_THREADS="$threads" \
-      OMP_PROC_BIND=true ./onednn_matmul "$size" $group "$rows" "$pool" "$seconds"
+    nibble_matmul "$group"
+    [ $ort = no ] || peer_matmul "$group" "onnxruntime MatMulNBits" python3 ort_matmul_nbits.py \
+      --size "$size" --group "$group" --rows "$rows" --threads "$threads" --pool-mb "$pool" --seconds "$seconds"
+    [ $onednn = no ] || peer_matmul "$group" "oneDNN f32 x u4" env OMP_NUM_THREADS="$threads" \
+      OMP_PROC_BIND=true ./onednn_matmul "$size" "$group" "$rows" "$pool" "$seconds"
   done
   [ $llama = no ] || [[ $1 != *llama* ]] || llama_model "$1"
 }
