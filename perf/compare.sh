@@ -70,10 +70,10 @@ done
 
 if [ $quick = yes ]; then
   [ -n "$cases" ] || cases="matmul demo"
-  rounds=1 groups=128 size=512 rows=1,8 pool=16 seconds=0.05 prompt=32 tokens=8
+  rounds=1 groups=128 size=512 rows=8,1 pool=16 seconds=0.05 prompt=32 tokens=8
 else
   [ -n "$cases" ] || cases="matmul tinyllama-1.1b llama2-7b"
-  groups="128 32" size=4096 rows=1,4,8,512 pool=320 seconds=0.5 prompt=512 tokens=64
+  groups="128 32" size=4096 rows=512,8,4,1 pool=320 seconds=0.5 prompt=512 tokens=64
 fi
 for case in $cases; do
   [[ $case =~ ^(matmul|demo|tinyllama-1.1b|llama2-7b|llama3-8b)$ ]] || wrong_usage "there is no case '$case'."
@@ -91,8 +91,18 @@ records=$out/records.tsv about=$out/about.tsv log=$out/compare.log
 
 # record CASE MEASURE UNIT WHO VALUE: one line of the records; nothing without a value.
 record() { [ -z "$5" ] || printf '%s\t%s\t%s\t%s\t%s\n' "$@" >>"$records"; }
-# quotient A B
+# quotient A B: A / B; nothing unless both are above 0.
 quotient() { awk -v a="$1" -v b="$2" 'BEGIN { if (a > 0 && b > 0) printf "%.5g", a / b }'; }
+
+# What a shared machine's memory gives changes from minute to minute, and with it everything that is
+# bound by it. So the read roof is measured right after everyone's single row, and speed is also
+# recorded as a share of it, counting the bytes that Nibble reads: those shares can be compared.
+declare -A bytes # by case: of one matmul's or one token's weights
+# record_share CASE MEASURE WHO PER_SECOND READ_ROOF
+record_share() {
+  record "$1" "$2, of the read roof" share "$3" \
+    "$(quotient "$(awk -v a="$4" -v b="${bytes[$1]}" 'BEGIN { print a * b * 1e-9 }')" "$5")"
+}
 
 # --- Nibble
 
@@ -102,19 +112,24 @@ nibble_alone() {
 }
 
 nibble_matmul() { # GROUP
-  local name="matmul ${size}x$size g$1" lines line m
+  local name="matmul ${size}x$size g$1" lines
   lines=$(nibble_alone "$build/perf/nibble_matmul" --size "$size" --group "$1" --rows "$rows" \
     --threads "$threads" --pool-mb "$pool" --seconds "$seconds")
-  while read -r line; do
-    m=$(number m <<<"$line")
-    record "$name" "m = $m" ms nibble "$(number ms <<<"$line")"
-    if [ "$m" -lt 64 ]; then
-      record "$name" "m = $m, of the read roof" share nibble "$(number read_share <<<"$line")"
-    else
-      record "$name" "m = $m, of the int8 roof" share nibble "$(number int8_share <<<"$line")"
-    fi
-  done <<<"$lines"
+  bytes[$name]=$(number bytes <<<"${lines%%$'\n'*}")
+  record_matmul "$name" nibble "$lines" "$(number roof_read_gbs <<<"${lines%%$'\n'*}")"
+  record "$name" "m = ${rows%%,*}, of the int8 roof" share nibble \
+    "$(number int8_share <<<"${lines%%$'\n'*}")"
   record_roofs "$name" "${lines%%$'\n'*}"
+}
+
+# record_matmul CASE WHO LINES READ_ROOF: the lines that all drivers print, the last rows first.
+record_matmul() {
+  local line m ms
+  while read -r line; do
+    m=$(number m <<<"$line") ms=$(number ms <<<"$line")
+    record "$1" "m = $m" ms "$2" "$ms"
+    [ "$m" != 1 ] || record_share "$1" "m = 1" "$2" "$(quotient 1000 "$ms")" "$4"
+  done < <(tac <<<"$3")
 }
 
 record_roofs() { # CASE JSON
@@ -130,7 +145,9 @@ nibble_model() { # CASE GROUP
   ! "$build/nibble" bench --help | grep -q -- --rows || command+=(--rows "1,4,8")
   json=$(nibble_alone "${command[@]}")
   record "$name" decode tok/s nibble "$(number decode_tok_s <<<"$json")"
-  record "$name" "decode, of the read roof" share nibble "$(number decode_share <<<"$json")"
+  bytes[$name]=$(number weight_bytes_per_token <<<"$json")
+  record_share "$name" decode nibble "$(number decode_tok_s <<<"$json")" \
+    "$(number roof_read_gbs <<<"$json")"
   record "$name" "prefill of $prompt" tok/s nibble "$(number prefill_tok_s <<<"$json")"
   record "$name" "prefill, of the int8 roof" share nibble "$(number prefill_share <<<"$json")"
   for m in 4 8; do
@@ -148,6 +165,13 @@ root=${PEERS_ROOT:-} room=/var/tmp/nibble-compare
 enter='for d in proc sys dev; do mkdir -p "$0/$d"; mount --rbind "/$d" "$0/$d"; done; exec chroot "$0" "$@"'
 inside=(unshare --mount bash -c "$enter" "$root" env -C "$room" LC_ALL=C.UTF-8)
 peer() { "${via[@]}" "${inside[@]}" "$@" 2>>"$log"; }
+# read_roof CASE WHO: what it is just now; recorded as what it was beside that peer.
+read_roof() {
+  local roof
+  roof=$(nibble_alone "$build/perf/nibble_matmul" --roofs --threads "$threads" | number roof_read_gbs)
+  record "$1" "read roof" GB/s "$2" "$roof"
+  echo "$roof"
+}
 # give_up_on WHO: a peer failed while it was measured.
 give_up_on() {
   say "$1 failed (see $log): left out of this round."
@@ -193,27 +217,28 @@ find_peers() {
 
 # peer_matmul GROUP WHO COMMAND...
 peer_matmul() {
-  local name="matmul ${size}x$size g$1" who=$2 lines line
+  local name="matmul ${size}x$size g$1" who=$2 lines
   shift 2
   lines=$(peer "$@") || { give_up_on "$who" && return; }
-  while read -r line; do
-    record "$name" "m = $(number m <<<"$line")" ms "$who" "$(number ms <<<"$line")"
-  done <<<"$lines"
+  record_matmul "$name" "$who" "$lines" "$(read_roof "$name" "$who")"
 }
 
 llama_model() { # CASE
-  local gguf=$1.gguf lines name m one
+  local gguf=$1.gguf who="llama.cpp Q4_0" lines name m one roof
   lines=$(peer llama-bench -m "$gguf" -t "$threads" -p "4,8,$prompt" -n "$tokens" -r 1 -o jsonl) ||
     { give_up_on llama.cpp && return; }
   # of PROMPT KEY: the field of the test with that many prompt tokens.
   of() { grep "\"n_prompt\": $1," <<<"$lines" | number "$2"; }
   one=$(quotient "$(of 0 avg_ns)" "$tokens")
+  roof=
   for name in $groups; do
     name="$1 g$name"
-    record "$name" decode tok/s "llama.cpp Q4_0" "$(of 0 avg_ts)"
-    record "$name" "prefill of $prompt" tok/s "llama.cpp Q4_0" "$(of "$prompt" avg_ts)"
+    [ -n "$roof" ] && record "$name" "read roof" GB/s "$who" "$roof" || roof=$(read_roof "$name" "$who")
+    record "$name" decode tok/s "$who" "$(of 0 avg_ts)"
+    record_share "$name" decode "$who" "$(of 0 avg_ts)" "$roof"
+    record "$name" "prefill of $prompt" tok/s "$who" "$(of "$prompt" avg_ts)"
     for m in 4 8; do
-      record "$name" "a pass of $m rows, in passes of one" x "llama.cpp Q4_0" \
+      record "$name" "a pass of $m rows, in passes of one" x "$who" \
         "$(quotient "$(of "$m" avg_ns)" "$one")"
     done
   done

@@ -43,13 +43,16 @@ function median(row, who,    n, half) {
   return n % 2 ? sorted[half + 1] : (sorted[half] + sorted[half + 1]) / 2
 }
 
+# Nobody's speed, so without a ratio.
+function is_roof(measure) { return measure ~ / roof$/ && measure !~ /,/ }
+
 function less_is_better(unit) { return unit == "ms" || unit == "x" }
 
 function ratio(row, who,    a, b, parts) {
   split(row, parts, FS)
   a = median(row, "nibble")
   b = median(row, who)
-  if (a == 0 || b == 0) return 0
+  if (a == 0 || b == 0 || is_roof(parts[2])) return 0
   return less_is_better(parts[3]) ? b / a : a / b
 }
 

@@ -35,6 +35,7 @@ struct Options {
   std::vector<int64_t> rows = {1, 4, 8, 512};
   int threads = 0;
   double seconds = 0.5;
+  bool roofs = false;
 };
 
 // Nibbles of 1 to 15, whose mean is the zero point and whose variance is 56 / 3: outputs are as
@@ -105,6 +106,7 @@ double seconds_of_pass(runtime::Session& session, const std::vector<int32_t>& id
 }
 
 struct Timing {
+  int64_t m = 0;
   double ms = 0, min_ms = 0, max_ms = 0;  // a matmul; the median over passes, and the extremes
 };
 
@@ -124,7 +126,12 @@ Timing measure(runtime::Session& session, int64_t m, int64_t copies, double seco
   if (!finite || out[0] == 0) fail("The result of the chain is not finite, or zero.");
   std::sort(passes.begin(), passes.end());
   const double to_ms = 1e3 / static_cast<double>(copies);
-  return {passes[passes.size() / 2] * to_ms, passes.front() * to_ms, passes.back() * to_ms};
+  return {m, passes[passes.size() / 2] * to_ms, passes.front() * to_ms, passes.back() * to_ms};
+}
+
+std::string text(const runtime::Roofs& roofs) {
+  return fmt::format("\"roof_read_gbs\":{:.4g},\"roof_int8_gops\":{:.5g}", roofs.read_gbs,
+                     roofs.int8_gops);
 }
 
 void run(const Options& options) {
@@ -134,25 +141,33 @@ void run(const Options& options) {
   }
   const int threads = options.threads > 0 ? options.threads : runtime::default_threads();
   auto pool = std::make_shared<runtime::ThreadPool>(threads);
-  const runtime::Roofs roofs = runtime::measure_roofs(*pool);
+  if (options.roofs) {
+    fmt::print("{{{}}}\n", text(runtime::measure_roofs(*pool)));
+    return;
+  }
   const jit::WeightFormat format{.type = jit::WeightType::u4, .group = options.group};
   const Weights weights(format, options.size);
   const int64_t copies = std::max<int64_t>(1, (options.pool_mb << 20) / weights.bytes());
   const jit::Isa isa = jit::selected_isa();
   const auto plan = graph::lower(chain(options, weights, copies, *pool), {.isa = isa});
   runtime::Session session(plan, pool, {.prefill_chunk = plan->context_length});
+  std::vector<Timing> timings;
   for (const int64_t m : options.rows) {
-    const Timing timing = measure(session, m, copies, options.seconds);
+    timings.push_back(measure(session, m, copies, options.seconds));
+  }
+  // Right after the last, as a shared machine's memory changes its pace.
+  const runtime::Roofs roofs = runtime::measure_roofs(*pool);
+  for (const Timing& timing : timings) {
     const double gbs = static_cast<double>(weights.bytes()) * 1e-6 / timing.ms;
-    const double gops = 2e-6 * static_cast<double>(m * options.size * options.size) / timing.ms;
+    const auto macs = static_cast<double>(timing.m * options.size * options.size);
+    const double gops = 2e-6 * macs / timing.ms;
     fmt::print(
         "{{\"size\":{},\"group\":{},\"m\":{},\"threads\":{},\"isa\":\"{}\",\"copies\":{},"
-        "\"ms\":{:.5g},\"min_ms\":{:.5g},\"max_ms\":{:.5g},\"gbs\":{:.4g},\"gops\":{:.5g},"
-        "\"read_share\":{:.4g},\"int8_share\":{:.4g},\"roof_read_gbs\":{:.4g},"
-        "\"roof_int8_gops\":{:.5g}}}\n",
-        options.size, options.group, m, threads, jit::isa_name(isa), copies, timing.ms,
-        timing.min_ms, timing.max_ms, gbs, gops, gbs / roofs.read_gbs, gops / roofs.int8_gops,
-        roofs.read_gbs, roofs.int8_gops);
+        "\"bytes\":{},\"ms\":{:.5g},\"min_ms\":{:.5g},\"max_ms\":{:.5g},\"gbs\":{:.4g},"
+        "\"gops\":{:.5g},\"read_share\":{:.4g},\"int8_share\":{:.4g},{}}}\n",
+        options.size, options.group, timing.m, pool->size(), jit::isa_name(isa), copies,
+        weights.bytes(), timing.ms, timing.min_ms, timing.max_ms, gbs, gops, gbs / roofs.read_gbs,
+        gops / roofs.int8_gops, text(roofs));
   }
 }
 
@@ -179,6 +194,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   program.add_option("--seconds", options.seconds, "Time to measure each row count for")
       ->capture_default_str();
+  program.add_flag("--roofs", options.roofs, "Measure the machine's roofs alone");
   CLI11_PARSE(program, argc, argv);
   try {
     run(options);
