@@ -14,13 +14,13 @@
 #include "jit/code_cache.h"
 #include "jit/kernel_catalog.h"
 #include "jit/kv_layout.h"
+#include "perf/roof_share.h"
 
 namespace {
 
 using namespace nibble::jit;  // NOLINT(google-build-using-namespace)
 
 constexpr int64_t kPoolBytes = int64_t{192} << 20;  // several times a large L3
-constexpr int64_t kSmallestHead = 64;               // smaller heads are tests of tails
 
 struct FreeAligned {
   void operator()(void* memory) const { std::free(memory); }
@@ -81,6 +81,7 @@ void run_kernel(benchmark::State& state, const KernelKey& key, int64_t context, 
   const auto& spec = std::get<AttentionSpec>(key.spec);
   const std::string difference = check_kernel(key, 1);
   if (!difference.empty()) return state.SkipWithError(difference.c_str());
+  nibble::perf::roofs_of(state.threads());
   const Kernel& kernel = CodeCache::instance().get(key);
   Operands operands(spec, context, decode);
   int64_t head = 0;
@@ -91,18 +92,16 @@ void run_kernel(benchmark::State& state, const KernelKey& key, int64_t context, 
     benchmark::ClobberMemory();
     head = (head + 1) % operands.heads;
   }
-  using benchmark::Counter;
   const auto bytes = static_cast<double>(2 * operands.head_bytes);
   const double operations = 4.0 * static_cast<double>(spec.rows * spec.head_dim * context);
-  state.counters["GB/s"] = Counter(bytes * 1e-9, Counter::kIsIterationInvariantRate);
-  state.counters["GFLOP/s"] = Counter(operations * 1e-9, Counter::kIsIterationInvariantRate);
+  nibble::perf::count_work(state, {.bytes = bytes, .operations = operations});
 }
 
 const bool kRegistered = [] {
   for (const Isa isa : supported_isas()) {
     for (const KernelKey& key : kernel_catalog(isa)) {
       const auto* spec = std::get_if<AttentionSpec>(&key.spec);
-      if (spec == nullptr || spec->head_dim < kSmallestHead) continue;
+      if (spec == nullptr) continue;
       for (const bool decode : {true, false}) {
         for (const int64_t context : {int64_t{128}, int64_t{2048}}) {
           benchmark::RegisterBenchmark(

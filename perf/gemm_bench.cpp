@@ -20,6 +20,7 @@
 #include "jit/code_cache.h"
 #include "jit/float16.h"
 #include "jit/kernel_catalog.h"
+#include "perf/roof_share.h"
 
 namespace {
 
@@ -135,6 +136,7 @@ void run_kernel(benchmark::State& state, const KernelKey& key, int64_t m) {
   const auto& spec = std::get<GemmSpec>(key.spec);
   const std::string difference = verify_once(key);
   if (!difference.empty()) return state.SkipWithError(difference.c_str());
+  nibble::perf::roofs_of(state.threads());
   const Kernel& kernel = CodeCache::instance().get(key);
   Operands operands(spec, key.tiling, m);
   // Threads start apart, so that none finds what another has just read.
@@ -147,9 +149,7 @@ void run_kernel(benchmark::State& state, const KernelKey& key, int64_t m) {
   const PackedShape& shape = operands.shape;
   const auto bytes = static_cast<double>(shape.data_bytes + shape.scale_bytes + shape.zero_bytes);
   const double operations = 2.0 * static_cast<double>(m) * static_cast<double>(spec.n * spec.k);
-  using benchmark::Counter;
-  state.counters["GB/s"] = Counter(bytes * 1e-9, Counter::kIsIterationInvariantRate);
-  state.counters["GOP/s"] = Counter(operations * 1e-9, Counter::kIsIterationInvariantRate);
+  nibble::perf::count_work(state, {bytes, operations, spec.act == ActType::s8});
 }
 
 void register_case(const KernelKey& key, int64_t m, int threads) {

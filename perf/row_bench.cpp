@@ -8,6 +8,7 @@
 
 #include "jit/code_cache.h"
 #include "jit/kernel_catalog.h"
+#include "perf/roof_share.h"
 
 namespace {
 
@@ -16,7 +17,6 @@ using namespace nibble::jit;  // NOLINT(google-build-using-namespace)
 constexpr int64_t kRows = 8;
 constexpr int64_t kSoftmaxLength = 2048;
 constexpr int64_t kHeads = 32;
-constexpr int64_t kShortest = 80;  // shorter rows of the catalog are tests of tails
 
 struct Operands {
   explicit Operands(const RowSpec& spec)
@@ -92,24 +92,24 @@ void run_kernel(benchmark::State& state, const KernelKey& key) {
   const auto& spec = std::get<RowSpec>(key.spec);
   const std::string difference = check_kernel(key, 1);
   if (!difference.empty()) return state.SkipWithError(difference.c_str());
+  nibble::perf::roofs_of(state.threads());
   const Kernel& kernel = CodeCache::instance().get(key);
   const Operands operands(spec);
   for (auto _ : state) {
     kernel.run(operands.args);
     benchmark::ClobberMemory();
   }
-  using benchmark::Counter;
   const auto elements = static_cast<double>(kRows * operands.width);
-  state.counters["GB/s"] =
-      Counter(elements * bytes_an_element(spec) * 1e-9, Counter::kIsIterationInvariantRate);
-  state.counters["Gelement/s"] = Counter(elements * 1e-9, Counter::kIsIterationInvariantRate);
+  // Operations are counted as elements: what one takes depends on the kernel.
+  nibble::perf::count_work(state,
+                           {.bytes = elements * bytes_an_element(spec), .operations = elements});
 }
 
 const bool kRegistered = [] {
   for (const Isa isa : supported_isas()) {
     for (const KernelKey& key : kernel_catalog(isa)) {
       const auto* spec = std::get_if<RowSpec>(&key.spec);
-      if (spec == nullptr || (spec->op != RowOp::softmax && spec->n < kShortest)) continue;
+      if (spec == nullptr) continue;
       benchmark::RegisterBenchmark(name(key).c_str(),
                                    [key](benchmark::State& state) { run_kernel(state, key); });
     }
