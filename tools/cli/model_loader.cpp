@@ -12,6 +12,7 @@
 #include "graph/ops.h"
 #include "jit/error.h"
 #include "quant/random_weights.h"
+#include "runtime/tuning_db.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/output.h"
 
@@ -278,7 +279,13 @@ LoadedModel load_model(const std::string& model, const std::string& shape,
     out.decoder = std::make_shared<graph::InterpretedDecoder>(out.graph, run.context);
   } else {
     const bool exact = out.compute == "f32";
-    auto plan = graph::lower(*out.graph, {exact ? graph::Compute::f32 : graph::Compute::int8, isa});
+    const runtime::TuningDb& tunings = runtime::shared_tuning_db();
+    if (!tunings.warning.empty()) warn(tunings.warning);
+    auto plan =
+        graph::lower(*out.graph, {.compute = exact ? graph::Compute::f32 : graph::Compute::int8,
+                                  .isa = isa,
+                                  .tunings = &tunings,
+                                  .threads = out.pool->size()});
     out.session = std::make_shared<runtime::Session>(
         std::move(plan), out.pool,
         runtime::SessionOptions{run.context, run.chunk, choose_kv(run, exact)});
