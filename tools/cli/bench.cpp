@@ -105,11 +105,13 @@ int bench(const Options& options) {
                {"isa", model.isa()},
                {"prompt", options.prompt},
                {"gen", options.tokens},
-               {"compute", model.compute}};
+               {"compute", model.compute},
+               {"tuned", 0}};
   if (model.session) {
     const runtime::Plan& plan = model.session->plan();
     const auto bytes = static_cast<double>(plan.weight_bytes_per_token);
     const auto macs = static_cast<double>(plan.macs_per_token);
+    json["tuned"] = plan.tuned;
     json["weight_bytes_per_token"] = plan.weight_bytes_per_token;
     json["macs_per_token"] = plan.macs_per_token;
     json["decode_share"] = bytes * decode / (roofs.read_gbs * 1e9);
@@ -125,6 +127,10 @@ int bench(const Options& options) {
   };
   print_line(fmt::format("{} on {} threads, {}, {} activations", json["model"].get<std::string>(),
                          model.pool->size(), model.isa(), model.compute));
+  if (json["tuned"] > 0) {
+    print_line(
+        fmt::format("tuned    {:>9} tilings by the tuning database", json["tuned"].get<int64_t>()));
+  }
   print_line(fmt::format("roofs    {:>9.2f} GB/s read   {:.0f} GOP/s int8", roofs.read_gbs,
                          roofs.int8_gops));
   print_line(fmt::format("decode   {:>9.2f} tok/s       {}", decode, share("decode_share")));

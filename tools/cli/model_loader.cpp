@@ -300,6 +300,32 @@ LoadedModel load_model(const std::string& model, const std::string& shape,
   return out;
 }
 
+std::shared_ptr<const runtime::Plan> plan_without_weights(const std::string& model,
+                                                          const std::string& shape,
+                                                          const WeightOptions& weights,
+                                                          jit::Isa isa, runtime::ThreadPool& pool) {
+  PreparedGraph prepared = prepare_graph(model, shape, weights, pool);
+  graph::Graph& graph = prepared.graph;
+  if (weights.no_fuse || !prepared.report.complete()) {
+    fail("{}: only a fully fused model has matmuls to tune; see 'nibble inspect --fusion'.",
+         graph.origin);
+  }
+  const std::string compute = choose_compute(graph, weights);
+  if (!prepared.from_nib) {
+    for (const auto& [id, format] : quant::choose_formats(graph, weights.quantize_options())) {
+      auto& constant = graph.values[static_cast<size_t>(id)].constant;
+      const auto* source = std::get_if<graph::MatrixSource>(&*constant);
+      if (source == nullptr) continue;
+      runtime::PackedMatrix described;
+      described.view = {.format = format, .n = source->n, .k = source->k};
+      constant = std::move(described);
+    }
+  }
+  const bool exact = compute == "f32";
+  return graph::lower(graph,
+                      {.compute = exact ? graph::Compute::f32 : graph::Compute::int8, .isa = isa});
+}
+
 std::optional<frontends::Tokenizer> tokenizer_of(const graph::Graph& graph) {
   const auto it = graph.documents.find("tokenizer.json");
   if (it == graph.documents.end()) return std::nullopt;
