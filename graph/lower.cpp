@@ -20,8 +20,6 @@ using runtime::Operand;
 using runtime::QuantizedOperand;
 using runtime::Step;
 
-constexpr int64_t kFewRows = 16;    // bucket of small batches
-constexpr int64_t kManyRows = 512;  // bucket of prefill
 constexpr int64_t kUnknownContext = 2048;
 constexpr int kAttentionRows = 4;
 
@@ -254,9 +252,9 @@ class Lowering {
     step.out = make_operand(node.outputs[0]);
     step.out_columns = width_of(node.outputs[0]);
     if (step.out.place == Operand::kLogits) plan_->vocab_size = step.out_columns;
-    step.decode = gemm_kernel(spec, 1);
-    step.few = gemm_kernel(spec, kFewRows);
-    step.many = gemm_kernel(spec, kManyRows);
+    step.decode = gemm_kernel(spec, kRowBuckets[0]);
+    step.few = gemm_kernel(spec, kRowBuckets[1]);
+    step.many = gemm_kernel(spec, kRowBuckets[2]);
     const std::string label = jit::name(step.decode->key);
     const int64_t bytes = runtime::stored_bytes(w), macs = w.n * w.k;
     Step wrapped = Step::of(std::move(step));
@@ -268,8 +266,18 @@ class Lowering {
     add(std::move(wrapped), node, label);
   }
 
+  jit::Tiling choose_tiling(const jit::GemmSpec& spec, int64_t rows) {
+    if (options_.tunings != nullptr) {
+      if (const auto t = options_.tunings->tiling(spec, options_.isa, rows, options_.threads)) {
+        ++plan_->tuned;
+        return *t;
+      }
+    }
+    return jit::default_tiling(spec, options_.isa, rows);
+  }
+
   const jit::Kernel* gemm_kernel(const jit::GemmSpec& spec, int64_t rows) {
-    const jit::Tiling tiling = jit::default_tiling(spec, options_.isa, rows);
+    const jit::Tiling tiling = choose_tiling(spec, rows);
     need_scratch(jit::gemm_scratch_bytes(spec, tiling));
     return kernel(spec, tiling);
   }

@@ -2,20 +2,29 @@
 // step.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 #include "graph/graph.h"
 #include "graph/passes.h"
 #include "jit/code_cache.h"
 #include "runtime/plan.h"
+#include "runtime/tuning_db.h"
 
 namespace nibble::graph {
 
 enum class Compute : uint8_t { int8, f32 };  // activations of the matmuls: quantized to s8, or fp32
 
+// A matmul has a kernel a bucket of rows, tiled for the bucket's most rows: one row of decoding,
+// few, and the many of prefill.
+inline constexpr int64_t kRowBuckets[] = {1, 16, 512};
+
 struct LowerOptions {
   Compute compute = Compute::int8;  // f32 weights always compute in f32
   jit::Isa isa = jit::Isa::avx2;
+  // Where tilings are looked up that were measured with so many threads; null: all are the default.
+  const runtime::TuningDb* tunings = nullptr;
+  int threads = 1;
 };
 
 // Throws Error naming the first node that is no fused operator or whose weights are not packed.

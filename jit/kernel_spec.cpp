@@ -75,14 +75,6 @@ std::string attention_name(const AttentionSpec& spec) {
   return out;
 }
 
-std::string tiling_name(const Tiling& tiling) {
-  std::string out =
-      fmt::format("{}x{}x{}", tiling.mr, int64_t{tiling.nr} * kColumnBlock, tiling.k_unroll);
-  if (tiling.panel) out += "p";
-  if (tiling.prefetch != 0) out += fmt::format("f{}", tiling.prefetch);
-  return out;
-}
-
 // --- parsing: consumes a name from the left ---
 
 struct Reader {
@@ -217,7 +209,7 @@ std::optional<AttentionSpec> read_attention(Reader& in) {
 
 bool read_tiling(Reader& in, Tiling& tiling) {
   int columns = 0;
-  if (!in.word("_") || !in.number(tiling.mr) || !in.word("x") || !in.number(columns) ||
+  if (!in.number(tiling.mr) || !in.word("x") || !in.number(columns) ||
       !in.word("x") || !in.number(tiling.k_unroll)) {
     return false;
   }
@@ -239,7 +231,15 @@ std::string name(const KernelSpec& spec) {
 std::string name(const KernelKey& key) {
   std::string out = fmt::format("{}_{}", name(key.spec), isa_name(key.isa));
   if (std::holds_alternative<GemmSpec>(key.spec))
-    out += fmt::format("_{}", tiling_name(key.tiling));
+    out += fmt::format("_{}", name(key.tiling));
+  return out;
+}
+
+std::string name(const Tiling& tiling) {
+  std::string out =
+      fmt::format("{}x{}x{}", tiling.mr, int64_t{tiling.nr} * kColumnBlock, tiling.k_unroll);
+  if (tiling.panel) out += "p";
+  if (tiling.prefetch != 0) out += fmt::format("f{}", tiling.prefetch);
   return out;
 }
 
@@ -276,10 +276,17 @@ std::optional<KernelKey> parse_kernel_name(std::string_view text) {
   if (!gemm && in.word("row_")) known = accept(read_row(in));
   if (!gemm && in.word("attention")) known = accept(read_attention(in));
   if (!known || !in.isa(key.isa)) return std::nullopt;
-  if (gemm && !read_tiling(in, key.tiling)) return std::nullopt;
+  if (gemm && (!in.word("_") || !read_tiling(in, key.tiling))) return std::nullopt;
   // One spelling only: no leading zeros, no default written out, nothing after the end.
   if (!in.rest.empty() || name(key) != text) return std::nullopt;
   return key;
+}
+
+std::optional<Tiling> parse_tiling_name(std::string_view text) {
+  Reader in{text};
+  Tiling tiling;
+  if (!read_tiling(in, tiling) || name(tiling) != text) return std::nullopt;
+  return tiling;
 }
 
 std::string_view activation_name(Activation activation) {

@@ -96,11 +96,13 @@ struct KernelKey {
 
 std::string name(const KernelSpec& spec);
 std::string name(const KernelKey& key);
+std::string name(const Tiling& tiling);  // the last field of a kernel's name: "1x64x8f2048"
 // Throws Error when no kernel can compute this spec, or not exactly in int32. (Row and attention
 // specs: check_row_spec, check_attention_spec.)
 void check_gemm_spec(const GemmSpec& spec);
 // Inverse of name(); nullopt when the text is no kernel's name.
 std::optional<KernelKey> parse_kernel_name(std::string_view text);
+std::optional<Tiling> parse_tiling_name(std::string_view text);
 
 std::string_view activation_name(Activation activation);
 std::optional<Activation> parse_activation(std::string_view name);

@@ -99,4 +99,12 @@ AllowedCpus allowed_cpus() {
   return allowed;
 }
 
+MachineCounts machine_counts() {
+  const std::scoped_lock lock(machine_mutex());
+  hwloc_topology* topology = machine();
+  if (topology == nullptr) return {};
+  return {std::max(0, hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE)),
+          std::max(0, hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE))};
+}
+
 }  // namespace nibble::runtime

@@ -136,6 +136,7 @@ struct Plan {
   int64_t weight_bytes_per_token = 0;  // what decode must read per token
   int64_t macs_per_token = 0;          // of the matmuls
   int64_t weight_bytes = 0;            // resident weights, embeddings included
+  int64_t tuned = 0;                   // tilings of matmuls that the tuning database chose
   jit::Isa isa = jit::Isa::avx2;
   std::vector<std::string> notes;  // for reports: e.g. "int8 compute"
 };

@@ -120,6 +120,28 @@ TEST_F(LowerTest, RowKernelsAreReplicableAndTheirInputsLiveOn) {
   EXPECT_GE(replicable, 3);
 }
 
+TEST_F(LowerTest, TakesTilingsFromTheDatabaseThatWereMeasuredWithAsManyThreads) {
+  const jit::Isa isa = jit::selected_isa();
+  const jit::GemmSpec spec{.weight = {}, .n = kVocabulary, .k = kWidth};
+  const jit::Tiling tiling{.mr = 1, .nr = 2, .k_unroll = 2, .prefetch = 512};
+  runtime::TuningDb db;
+  db.state = runtime::TuningState::usable;
+  db.entries[{jit::name(jit::KernelSpec(spec)), isa, kRowBuckets[0], 2}] = {
+      .winner = jit::name(tiling), .candidates = {{jit::name(tiling), {1, 1, 1, 1}}}};
+  const auto head_of = [&](int threads) {
+    const auto plan = lower(
+        make_.graph, {.compute = Compute::int8, .isa = isa, .tunings = &db, .threads = threads});
+    return std::pair(plan->tuned, *std::get_if<runtime::GemmStep>(&plan->steps.back().body));
+  };
+  const auto [tuned, head] = head_of(2);
+  EXPECT_EQ(tuned, 1);
+  EXPECT_EQ(head.decode->key.tiling, tiling);
+  EXPECT_EQ(head.many->key.tiling, jit::default_tiling(spec, isa, kRowBuckets[2]));
+  const auto [others, same] = head_of(1);
+  EXPECT_EQ(others, 0);
+  EXPECT_EQ(same.decode->key.tiling, jit::default_tiling(spec, isa, 1));
+}
+
 TEST_F(LowerTest, RefusesVectorsOfTheWrongLength) {
   const ValueId shorter = make_.constant("short", {kWidth / 2}, ones(kWidth / 2));
   for (const auto& [name, operand] : {std::pair<std::string, size_t>{"normed", 1},

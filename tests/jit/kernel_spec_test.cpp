@@ -159,5 +159,16 @@ TEST(GemmSpec, SumsThatOverflowInt32AreRefused) {
   check_gemm_spec(spec);
 }
 
+TEST(TilingName, IsTheEndOfAKernelsName) {
+  const Tiling tiling{.mr = 6, .nr = 4, .k_unroll = 16, .panel = true, .prefetch = 2048};
+  EXPECT_EQ(name(tiling), "6x64x16pf2048");
+  EXPECT_EQ(parse_tiling_name("6x64x16pf2048"), tiling);
+  EXPECT_EQ(parse_tiling_name("1x16x8"), Tiling{});
+  for (const char* text : {"", "1x16", "1x16x", "01x16x8", "1x17x8", "1x16x8f0", "1x16x8q", "x16x8",
+                           "1x16x8 ", "_1x16x8", "1x16x8pf"}) {
+    EXPECT_EQ(parse_tiling_name(text), std::nullopt) << text;
+  }
+}
+
 }  // namespace
 }  // namespace nibble::jit

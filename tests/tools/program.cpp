@@ -39,6 +39,7 @@ struct Pipe {
   dup2(open("/dev/null", O_RDONLY), 0);
   dup2(around.output.empty() ? out : open(around.output.c_str(), O_WRONLY), 1);
   dup2(err, 2);
+  setenv("NIBBLE_TUNE_DB", "off", 1);  // not this user's measurements
   for (const auto& [name, value] : around.environment) setenv(name.c_str(), value.c_str(), 1);
   if (around.memory_limit > 0) {
     const rlimit limit{around.memory_limit, around.memory_limit};

@@ -61,7 +61,7 @@ TEST(Usage, SamplingOptionsOutOfTheirRange) {
 
 TEST(Usage, HelpAndVersionAreNoErrors) {
   for (const char* command :
-       {"compile", "run", "logits", "tokenize", "inspect", "doctor", "bench", "kernels"}) {
+       {"compile", "run", "logits", "tokenize", "inspect", "doctor", "bench", "kernels", "tune"}) {
     const Outcome outcome = nibble({command, "--help"});
     EXPECT_EQ(outcome.code, 0) << command;
     EXPECT_NE(outcome.out.find("Usage: nibble " + std::string(command)), std::string::npos)

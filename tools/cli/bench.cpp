@@ -226,9 +226,11 @@ Json figures_json(const Options& options, const LoadedModel& model, const Figure
                {"prompt", options.prompt},
                {"gen", options.tokens},
                {"context", figures.decode_position},
-               {"compute", model.compute}};
+               {"compute", model.compute},
+               {"tuned", 0}};
   if (model.session) {
     const runtime::Plan& plan = model.session->plan();
+    json["tuned"] = plan.tuned;
     const int64_t kv =
         runtime::kv_bytes_read(plan, figures.decode_position, model.session->kv_type());
     const auto macs = static_cast<double>(plan.macs_per_token);
@@ -257,6 +259,10 @@ void print_figures(const Options& options, const LoadedModel& model, const Figur
   const runtime::Roofs& roofs = figures.roofs;
   print_line(fmt::format("{} on {} threads, {}, {} activations", json["model"].get<std::string>(),
                          model.pool->size(), model.isa(), model.compute));
+  if (json["tuned"] > 0) {
+    print_line(
+        fmt::format("tuned    {:>9} tilings by the tuning database", json["tuned"].get<int64_t>()));
+  }
   print_line(fmt::format("roofs    {:>9.2f} GB/s read   {:.0f} GOP/s int8", roofs.read_gbs,
                          roofs.int8_gops));
   print_line(fmt::format("decode   {:>9.2f} tok/s       {}, {} positions held",

@@ -123,6 +123,7 @@ int run_command_line(int argc, char** argv) {
   add_inspect(program, action);
   add_bench(program, action);
   add_kernels(program, action);
+  add_tune(program, action);
   add_doctor(program, action);
 
   const std::vector<std::string> names = command_names(program);

@@ -20,6 +20,7 @@ void add_inspect(CLI::App& program, Action& action);
 void add_doctor(CLI::App& program, Action& action);
 void add_bench(CLI::App& program, Action& action);
 void add_kernels(CLI::App& program, Action& action);
+void add_tune(CLI::App& program, Action& action);
 
 // A command line that is wrong as a whole: exit code 2.
 class UsageError : public std::runtime_error {

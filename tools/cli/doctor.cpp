@@ -8,6 +8,7 @@
 #include "jit/error.h"
 #include "jit/isa.h"
 #include "runtime/thread_pool.h"
+#include "runtime/tuning_db.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/output.h"
 
@@ -57,9 +58,26 @@ Findings examine() {
   return out;
 }
 
+// What the tuning database has for this machine, in words.
+std::string tunings_text(const runtime::TuningDb& db) {
+  switch (db.state) {
+    case runtime::TuningState::disabled:
+      return "off";
+    case runtime::TuningState::absent:
+      return fmt::format("none yet ({} is not there; 'nibble tune' makes it)", db.path);
+    case runtime::TuningState::usable:
+      return fmt::format("{} matmuls tuned ({})", db.entries.size(), db.path);
+    default:
+      return "not used";
+  }
+}
+
 int doctor(bool as_json) {
   const jit::CpuInfo& cpu = jit::cpu();
-  const Findings findings = examine();
+  Findings findings = examine();
+  const runtime::TuningDb& tunings = runtime::shared_tuning_db();
+  const bool tuned = tunings.state == runtime::TuningState::usable;
+  if (!tunings.warning.empty()) findings.problems.push_back(tunings.warning);
   const double quota = runtime::cgroup_cpu_quota();
   const std::string huge = bracketed(first_line("/sys/kernel/mm/transparent_hugepage/enabled"));
   const Json json = {
@@ -77,6 +95,8 @@ int doctor(bool as_json) {
       {"cgroup_cpu_quota", quota > 0 ? Json(quota) : Json()},
       {"transparent_huge_pages", huge},
       {"jit_allowed", findings.jit},
+      {"tuning_database", tunings.path.empty() ? Json() : Json(tunings.path)},
+      {"tuned", tuned ? tunings.entries.size() : 0},
       {"problems", findings.problems},
   };
   if (as_json) {
@@ -97,6 +117,7 @@ int doctor(bool as_json) {
   line("cgroup quota", quota > 0 ? fmt::format("{:.2f} processors", quota) : "none");
   line("huge pages", huge);
   line("machine code", findings.jit ? "can be made and run" : "cannot be run");
+  line("tuning", tunings_text(tunings));
   for (const Json& problem : findings.problems) line("PROBLEM", problem.get<std::string>());
   if (findings.isa.empty()) {
     flush_output();

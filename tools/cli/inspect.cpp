@@ -102,6 +102,7 @@ int show_memory(const Options& options) {
                 {"weight_bytes_per_token", plan.weight_bytes_per_token},
                 {"macs_per_token", plan.macs_per_token},
                 {"steps", plan.steps.size()},
+                {"tuned", plan.tuned},
                 {"peak_rss_mb", peak_rss_mb()}});
     return 0;
   }
@@ -116,6 +117,8 @@ int show_memory(const Options& options) {
   line("activations", memory.arena_bytes, fmt::format("{} rows a pass", options.run.chunk));
   line("scratch", memory.scratch_bytes, fmt::format("{} threads", model.pool->size()));
   line("together", total, "");
+  print_line(fmt::format("tilings      {} by the tuning database, the others are the default",
+                         plan.tuned));
   return 0;
 }
 

@@ -12,6 +12,7 @@
 #include "graph/ops.h"
 #include "jit/error.h"
 #include "quant/random_weights.h"
+#include "runtime/tuning_db.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/output.h"
 
@@ -280,7 +281,13 @@ LoadedModel load_model(const std::string& model, const std::string& shape,
     out.decoder = std::make_shared<graph::InterpretedDecoder>(out.graph, run.context);
   } else {
     const bool exact = out.compute == "f32";
-    auto plan = graph::lower(*out.graph, {exact ? graph::Compute::f32 : graph::Compute::int8, isa});
+    const runtime::TuningDb& tunings = runtime::shared_tuning_db();
+    if (!tunings.warning.empty()) warn(tunings.warning);
+    auto plan =
+        graph::lower(*out.graph, {.compute = exact ? graph::Compute::f32 : graph::Compute::int8,
+                                  .isa = isa,
+                                  .tunings = &tunings,
+                                  .threads = out.pool->size()});
     out.session = std::make_shared<runtime::Session>(
         std::move(plan), out.pool,
         runtime::SessionOptions{run.context, run.chunk, choose_kv(run, exact)});
@@ -293,6 +300,32 @@ LoadedModel load_model(const std::string& model, const std::string& shape,
                      reason));
   }
   return out;
+}
+
+std::shared_ptr<const runtime::Plan> plan_without_weights(const std::string& model,
+                                                          const std::string& shape,
+                                                          const WeightOptions& weights,
+                                                          jit::Isa isa, runtime::ThreadPool& pool) {
+  PreparedGraph prepared = prepare_graph(model, shape, weights, pool);
+  graph::Graph& graph = prepared.graph;
+  if (weights.no_fuse || !prepared.report.complete()) {
+    fail("{}: only a fully fused model has matmuls to tune; see 'nibble inspect --fusion'.",
+         graph.origin);
+  }
+  const std::string compute = choose_compute(graph, weights);
+  if (!prepared.from_nib) {
+    for (const auto& [id, format] : quant::choose_formats(graph, weights.quantize_options())) {
+      auto& constant = graph.values[static_cast<size_t>(id)].constant;
+      const auto* source = std::get_if<graph::MatrixSource>(&*constant);
+      if (source == nullptr) continue;
+      runtime::PackedMatrix described;
+      described.view = {.format = format, .n = source->n, .k = source->k};
+      constant = std::move(described);
+    }
+  }
+  const bool exact = compute == "f32";
+  return graph::lower(graph,
+                      {.compute = exact ? graph::Compute::f32 : graph::Compute::int8, .isa = isa});
 }
 
 std::optional<frontends::Tokenizer> tokenizer_of(const graph::Graph& graph) {

@@ -14,6 +14,7 @@
 #include "graph/passes.h"
 #include "quant/quantize.h"
 #include "runtime/decoder.h"
+#include "runtime/plan.h"
 #include "runtime/session.h"
 #include "runtime/thread_pool.h"
 
@@ -84,6 +85,13 @@ struct LoadedModel {
 // fully fused, or when reference kernels stand in for machine code.
 LoadedModel load_model(const std::string& model, const std::string& shape,
                        const WeightOptions& weights, const RunOptions& run);
+
+// The plan of a model whose weights are described but not there: what it multiplies, not with what.
+// It cannot be run. Throws Error when the model is not fully fused.
+std::shared_ptr<const runtime::Plan> plan_without_weights(const std::string& model,
+                                                          const std::string& shape,
+                                                          const WeightOptions& weights,
+                                                          jit::Isa isa, runtime::ThreadPool& pool);
 
 // The tokenizer among the documents of a graph; nullopt when there is none.
 std::optional<frontends::Tokenizer> tokenizer_of(const graph::Graph& graph);

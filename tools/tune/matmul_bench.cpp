@@ -1,0 +1,322 @@
+#include "tools/tune/matmul_bench.h"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <span>
+#include <unordered_map>
+#include <utility>
+
+#include "jit/error.h"
+#include "jit/gemm.h"
+#include "quant/random_weights.h"
+#include "tools/tune/candidates.h"
+
+namespace nibble::tune {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kLeastWeightBytes = int64_t{128} << 20;
+constexpr int64_t kMostCopies = 4096;
+constexpr int64_t kClaimsPerThread = 8;    // as runtime/steps.cpp
+constexpr double kPartSeconds = 3e-3;      // long matmuls are sampled by parts of about this length
+constexpr double kRepeatSeconds = 200e-6;  // short ones are repeated for as long
+constexpr int64_t kMostRepeats = 64;
+constexpr int64_t kReferenceRows = 3;  // the reference is slow
+constexpr size_t kLine = 64;
+
+struct alignas(kLine) Counter {
+  std::atomic<int64_t> next{0};
+};
+
+// Activations, and where results go.
+struct Operands {
+  Operands(const jit::GemmSpec& spec, int64_t m)
+      : shape(jit::packed_shape(spec.weight, spec.n, spec.k)),
+        columns(spec.gate ? spec.n / 2 : spec.n),
+        bias(static_cast<size_t>(shape.nblocks * jit::kColumnBlock)),
+        residual(static_cast<size_t>(spec.residual ? m * columns : 0)),
+        c(static_cast<size_t>(m * columns)) {
+    std::mt19937_64 random(7);
+    const auto uniform = [&random](float low, float high) {
+      return low + (high - low) * static_cast<float>(random() >> 40) * 0x1p-24F;
+    };
+    for (float& value : bias) value = uniform(-1, 1);
+    for (float& value : residual) value = uniform(-1, 1);
+    if (spec.act == jit::ActType::f32) {
+      a_f32.resize(static_cast<size_t>(m * spec.k));
+      for (float& value : a_f32) value = uniform(-1, 1);
+      return;
+    }
+    a_s8.resize(static_cast<size_t>(m * shape.kpad));
+    a_scale.resize(static_cast<size_t>(m * shape.groups));
+    a_sum.resize(a_scale.size());
+    for (float& value : a_scale) value = uniform(0.001F, 0.02F);
+    const int zero = spec.weight.asym ? 1 : (spec.weight.type == jit::WeightType::u4 ? 8 : 128);
+    for (int64_t row = 0; row < m; ++row) {
+      int8_t* a = a_s8.data() + row * shape.kpad;
+      int32_t* sums = a_sum.data() + row * shape.groups;
+      for (int64_t kk = 0; kk < spec.k; ++kk) {
+        a[kk] = static_cast<int8_t>(static_cast<int>(random() % 255) - 127);
+        sums[kk / shape.group] -= zero * a[kk];
+      }
+    }
+  }
+
+  jit::GemmArgs args(const jit::GemmSpec& spec, int64_t m, const jit::PackedView& w) {
+    const bool s8 = spec.act == jit::ActType::s8;
+    return {.a = s8 ? static_cast<const void*>(a_s8.data()) : a_f32.data(),
+            .a_stride = s8 ? shape.kpad : spec.k,
+            .a_scale = a_scale.data(),
+            .a_sum = a_sum.data(),
+            .w = w.data,
+            .w_scale = w.scales,
+            .w_zero = w.zeros,
+            .bias = spec.bias ? bias.data() : nullptr,
+            .residual = spec.residual ? residual.data() : nullptr,
+            .residual_stride = columns,
+            .c = c.data(),
+            .c_stride = columns,
+            .c_columns = columns,
+            .m = m};
+  }
+
+  jit::PackedShape shape;
+  int64_t columns;
+  std::vector<int8_t> a_s8;
+  std::vector<float> a_f32, a_scale;
+  std::vector<int32_t> a_sum;
+  std::vector<float> bias, residual, c;
+};
+
+// Column blocks [begin, end) of one copy of the weights.
+struct Part {
+  int64_t copy = 0, begin = 0, end = 0;
+};
+
+}  // namespace
+
+RotatingWeights::RotatingWeights(const jit::GemmSpec& spec, runtime::ThreadPool& pool,
+                                 int64_t least_bytes) {
+  const auto l3 = static_cast<int64_t>(jit::cpu().l3_bytes);
+  const int64_t wanted = least_bytes > 0 ? least_bytes : std::max(kLeastWeightBytes, 4 * l3);
+  const auto bytes = static_cast<int64_t>(weight_bytes(spec));
+  const int64_t count = std::clamp<int64_t>(wanted / bytes + 1, 1, kMostCopies);
+  for (int64_t i = 0; i < count; ++i) {
+    copies_.push_back(
+        quant::random_matrix(spec.weight, spec.n, spec.k, static_cast<uint64_t>(i) + 1, pool));
+  }
+}
+
+struct MatmulBench::Impl {
+  jit::GemmSpec spec;
+  jit::Isa isa;
+  int64_t m;
+  const RotatingWeights& weights;
+  runtime::ThreadPool& pool;
+  Operands operands;
+  jit::CodeCache cache;  // of its own: hundreds of kernels that nobody needs afterwards
+  std::unordered_map<std::string, const jit::Kernel*> checked;
+  std::vector<std::vector<std::byte>> scratch;
+  std::vector<Counter> counters;
+  std::vector<float> expected;
+  int64_t part_blocks = 0, repeats = 1, turn = 0;
+  bool spoil = false;
+
+  Impl(const jit::GemmSpec& s, jit::Isa i, int64_t rows, const RotatingWeights& w,
+       runtime::ThreadPool& p, const runtime::Roofs& roofs)
+      : spec(s),
+        isa(i),
+        m(rows),
+        weights(w),
+        pool(p),
+        operands(s, rows),
+        scratch(static_cast<size_t>(p.size())),
+        counters(static_cast<size_t>(kMostRepeats)) {
+    const double memory = weight_bytes(spec) / (roofs.read_gbs * 1e9);
+    const double likely = std::max(memory, operations(spec, m) / (roofs.int8_gops * 1e9));
+    const int64_t blocks = operands.shape.nblocks, even = spec.gate ? 2 : 1;
+    // Parts that all threads still share evenly.
+    const int64_t least = std::min(blocks, kClaimsPerThread * 8 * pool.size());
+    const auto wanted = static_cast<int64_t>(std::ceil(blocks * kPartSeconds / likely));
+    part_blocks = std::clamp(wanted, least, blocks) / even * even;
+    repeats = std::clamp<int64_t>(std::llround(kRepeatSeconds / likely), 1, kMostRepeats);
+  }
+
+  // Parts take turns within and across the copies, so that each comes from memory.
+  Part next_part(bool whole) {
+    const int64_t blocks = operands.shape.nblocks;
+    const int64_t length = whole ? blocks : part_blocks, parts = blocks / length;
+    const int64_t at = turn++;
+    const int64_t begin = at / weights.copies() % parts * length;
+    return {at % weights.copies(), begin, begin + length};
+  }
+
+  std::byte* scratch_of(int thread, size_t bytes) {
+    auto& own = scratch[static_cast<size_t>(thread)];
+    if (own.size() < bytes + kLine) own.resize(bytes + kLine);
+    const auto over = reinterpret_cast<uintptr_t>(own.data()) % kLine;
+    return own.data() + (over == 0 ? 0 : kLine - over);
+  }
+
+  // Claims pieces of the part until all are taken: runtime/steps.cpp with its own numbers.
+  void work(const jit::Kernel& kernel, jit::GemmArgs args, const Part& part,
+            Counter& counter) const noexcept {
+    const int64_t nr = kernel.key.tiling.nr, count = part.end - part.begin;
+    const int64_t unit = spec.gate && nr % 2 != 0 ? 2 * nr : nr;
+    int64_t piece = std::max(count / (pool.size() * kClaimsPerThread) / unit * unit, unit);
+    if (pool.size() == 1) piece = count;
+    for (;;) {
+      const int64_t begin = counter.next.fetch_add(piece, std::memory_order_relaxed);
+      if (begin >= count) return;
+      args.nb_begin = part.begin + begin;
+      args.nb_end = part.begin + std::min(begin + piece, count);
+      kernel.run(args);
+    }
+  }
+
+  // Runs the parts one after another on all threads. Seconds from when all have begun until all
+  // have ended.
+  double run(const jit::Kernel& kernel, std::span<const Part> parts) {
+    const auto bytes = static_cast<size_t>(jit::gemm_scratch_bytes(spec, kernel.key.tiling));
+    std::vector<std::byte*> places;
+    for (int t = 0; t < pool.size(); ++t) places.push_back(scratch_of(t, bytes));
+    for (Counter& counter : counters) counter.next.store(0, std::memory_order_relaxed);
+    struct Call {
+      Impl* self;
+      const jit::Kernel* kernel;
+      std::span<const Part> parts;
+      std::byte* const* places;
+      Clock::time_point begin, end;
+    } call{this, &kernel, parts, places.data(), {}, {}};
+    pool.run(
+        [](void* arg, int thread) noexcept {
+          auto& c = *static_cast<Call*>(arg);
+          Impl& self = *c.self;
+          self.pool.barrier();
+          if (thread == 0) c.begin = Clock::now();
+          for (size_t i = 0; i < c.parts.size(); ++i) {
+            const Part& part = c.parts[i];
+            jit::GemmArgs args =
+                self.operands.args(self.spec, self.m, self.weights.view(part.copy));
+            args.scratch = c.places[thread];
+            self.work(*c.kernel, args, part, self.counters[i]);
+            self.pool.barrier();
+          }
+          if (thread == 0) c.end = Clock::now();
+        },
+        &call);
+    return std::chrono::duration<double>(call.end - call.begin).count();
+  }
+
+  std::string kernel_name(const jit::Tiling& tiling) const {
+    return jit::name(jit::KernelKey{spec, isa, tiling});
+  }
+
+  // The result of one part of one copy, always the same.
+  const std::vector<float>& result_of(const jit::Kernel& kernel) {
+    std::fill(operands.c.begin(), operands.c.end(), 0.0F);
+    const Part part{0, 0, part_blocks};
+    run(kernel, {&part, 1});
+    return operands.c;
+  }
+
+  // A few rows of the first and the last column blocks of the part.
+  void check_with_reference(const jit::Kernel& kernel, const std::vector<float>& found) {
+    const int64_t edge = spec.gate ? 2 : 1, rows = std::min(m, kReferenceRows);
+    for (const int64_t begin : {int64_t{0}, part_blocks - edge}) {
+      std::swap(operands.c, expected);
+      operands.c.assign(found.size(), 0.0F);
+      jit::GemmArgs args = operands.args(spec, rows, weights.view(0));
+      args.nb_begin = begin;
+      args.nb_end = begin + edge;
+      jit::gemm_reference(spec, args);
+      std::swap(operands.c, expected);  // expected: the reference's
+      const int64_t first = begin * jit::kColumnBlock / edge;
+      const int64_t last = std::min(first + jit::kColumnBlock, operands.columns);
+      for (int64_t row = 0; row < rows; ++row) {
+        compare(kernel, "the reference", row, first, last);
+      }
+    }
+  }
+
+  void compare(const jit::Kernel& kernel, const std::string& with, int64_t row, int64_t first,
+               int64_t last) {
+    for (int64_t column = first; column < last; ++column) {
+      const auto at = static_cast<size_t>(row * operands.columns + column);
+      const float found = operands.c[at], wanted = expected[at];
+      if (std::bit_cast<uint32_t>(found) == std::bit_cast<uint32_t>(wanted)) continue;
+      fail("The kernel {} gives {} in row {}, column {} of {} rows, and {} gives {}.",
+           jit::name(kernel.key), found, row, column, m, with, wanted);
+    }
+  }
+
+  const jit::Kernel& make(const jit::Tiling& tiling) {
+    const jit::Kernel& kernel = cache.get({spec, isa, tiling});
+    if (kernel.code == nullptr) {
+      fail("The kernel {} cannot be measured: it runs as its reference. {}", jit::name(kernel.key),
+           cache.fallback_reason());
+    }
+    return kernel;
+  }
+
+  // Made, and checked once.
+  const jit::Kernel& kernel(const jit::Tiling& tiling) {
+    const std::string name = kernel_name(tiling);
+    if (const auto known = checked.find(name); known != checked.end()) return *known->second;
+    if (checked.empty()) check_default();
+    const jit::Kernel& made = make(tiling);
+    result_of(made);
+    if (std::exchange(spoil, false)) operands.c[0] += 1;
+    const size_t bytes = operands.c.size() * sizeof(float);
+    if (std::memcmp(operands.c.data(), expected.data(), bytes) != 0) {
+      const std::string with = kernel_name(jit::default_tiling(spec, isa, m));
+      for (int64_t row = 0; row < m; ++row) compare(made, with, row, 0, operands.columns);
+    }
+    checked.emplace(name, &made);
+    return made;
+  }
+
+  void check_default() {
+    const jit::Tiling tiling = jit::default_tiling(spec, isa, m);
+    const jit::Kernel& made = make(tiling);
+    std::vector<float> found = result_of(made);
+    check_with_reference(made, found);
+    expected = std::move(found);
+    checked.emplace(kernel_name(tiling), &made);
+  }
+
+  double sample(const jit::Tiling& tiling, bool whole) {
+    const jit::Kernel& chosen = kernel(tiling);
+    std::vector<Part> parts;
+    for (int64_t i = 0; i < repeats; ++i) parts.push_back(next_part(whole));
+    const double share = static_cast<double>(parts[0].end - parts[0].begin) /
+                         static_cast<double>(operands.shape.nblocks);
+    return run(chosen, parts) / share / static_cast<double>(repeats);
+  }
+};
+
+MatmulBench::MatmulBench(const jit::GemmSpec& spec, jit::Isa isa, int64_t m,
+                         const RotatingWeights& weights, runtime::ThreadPool& pool,
+                         const runtime::Roofs& roofs) {
+  if (!jit::supports(isa)) {
+    fail("Kernels for {} cannot be measured here: this machine lacks {}.", jit::isa_name(isa),
+         jit::missing_features(jit::cpu(), isa));
+  }
+  impl_ = std::make_unique<Impl>(spec, isa, m, weights, pool, roofs);
+}
+
+MatmulBench::~MatmulBench() = default;
+
+double MatmulBench::sample(const jit::Tiling& tiling, bool whole) {
+  return impl_->sample(tiling, whole);
+}
+
+void MatmulBench::spoil_next_result() { impl_->spoil = true; }
+
+}  // namespace nibble::tune
