@@ -37,6 +37,9 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::string& path) {
   if (memory == MAP_FAILED) {
     fail("{}: its {} bytes cannot be mapped: {}.", path, file->size_, std::strerror(errno));
   }
+  // Where the file system can, what is not in memory yet is read in huge pages: fewer faults now
+  // and fewer page walks later. Elsewhere the hint is refused, which is no loss.
+  madvise(memory, file->size_, MADV_HUGEPAGE);
   file->data_ = static_cast<const std::byte*>(memory);
   return file;
 }

@@ -263,10 +263,12 @@ void NibWriter::add(std::string_view name, std::span<const std::byte> bytes, uin
   pad_to(file_, alignment);
   Entry entry{std::string(name), file_.size(), bytes.size(), {}};
   for (uint64_t c = 0; c < chunks_of(bytes.size()); ++c) {
-    const auto chunk = chunk_at(bytes, c);
-    entry.checks.push_back(crc32c(chunk));
-    file_.append(chunk);
+    entry.checks.push_back(crc32c(chunk_at(bytes, c)));
   }
+  // At once: the page cache keeps what one write brings in pages as large as the write allows, and
+  // who maps the file next faults and walks less. In pieces of 1 MiB no page was larger than 512
+  // KiB.
+  file_.append(bytes);
   entries_.push_back(std::move(entry));
 }
 

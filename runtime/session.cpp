@@ -140,7 +140,7 @@ struct Session::Impl {
     const auto rows = static_cast<int64_t>(ids.size());
     const auto at = static_cast<size_t>(thread);
     StepContext context;
-    context.share = {thread, pool->size(), work.data()};
+    context.share = {thread, &pool->placement(), work.data()};
     context.replicate = rows <= kReplicatedRows && pool->size() > 1;
     context.position = position;
     context.ids = ids.data();
@@ -175,7 +175,7 @@ struct Session::Impl {
     pool->barrier(ahead.data, ahead.end);
     WorkShare& share = context.share;
     share.counters[share.thread].taken.store(0, std::memory_order_relaxed);
-    share.counters = share.counters == work.data() ? work.data() + share.threads : work.data();
+    share.counters = share.counters == work.data() ? work.data() + share.threads() : work.data();
   }
 };
 

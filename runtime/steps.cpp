@@ -248,7 +248,7 @@ Ahead weights_ahead(const Step& step, const WorkShare& share, int64_t rows) noex
   if (s == nullptr || rows > kFewRows) return {};
   const jit::PackedView& w = s->weight.view;
   const int64_t blocks = column_blocks(w);
-  const WorkRange home = share.home(blocks, blocks_of_unit(*s, kernel_of(*s, rows)));
+  const Range home = share.home(blocks, blocks_of_unit(*s, kernel_of(*s, rows)));
   const int64_t block_bytes = jit::packed_shape(w.format, w.n, w.k).block_bytes;
   const int64_t bytes = std::min((home.end - home.begin) * block_bytes, kAheadBytes);
   const auto* data = reinterpret_cast<const std::byte*>(w.data) + home.begin * block_bytes;

@@ -40,7 +40,7 @@ struct StepContext {
   static constexpr int64_t kPiecesPerThread = 8;
   template <typename Body>
   void claim(int64_t count, int64_t unit, Body body) const noexcept {
-    share.claim(count, unit, count / (share.threads * kPiecesPerThread), body);
+    share.claim(count, unit, count / (share.threads() * kPiecesPerThread), body);
   }
 
   // Pointer to element 0 of row `r` (absolute within the call).

@@ -9,6 +9,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "runtime/placement.h"
+
 namespace nibble::runtime {
 
 // How far a thread's home range has been taken; a cache line each. Zero before a step.
@@ -16,36 +18,27 @@ struct alignas(64) WorkCounter {
   std::atomic<int64_t> taken{0};
 };
 
-struct WorkRange {
-  int64_t begin = 0, end = 0;
-};
-
-// The home range of one of `threads` threads in [0, count), cut at multiples of `unit`.
-inline WorkRange home_range(int64_t count, int64_t unit, int thread, int threads) noexcept {
-  const int64_t units = (count + unit - 1) / unit;
-  const int64_t begin = units * thread / threads * unit;
-  const int64_t end = units * (thread + 1) / threads * unit;
-  return {std::min(begin, count), std::min(end, count)};
-}
-
 // The threads of a step and the counter of each.
 struct WorkShare {
-  int thread = 0, threads = 1;
-  WorkCounter* counters = nullptr;  // [threads]
+  int thread = 0;
+  const Placement* placement = nullptr;
+  WorkCounter* counters = nullptr;  // one a thread
 
-  WorkRange home(int64_t count, int64_t unit) const noexcept {
-    return home_range(count, unit, thread, threads);
+  int threads() const noexcept { return placement->size(); }
+  Range home(int64_t count, int64_t unit) const noexcept {
+    return placement->home_range(count, unit, thread);
   }
 
   // Calls body(begin, end) until all of [0, count) is taken. Pieces are `piece` long, a multiple of
   // `unit` (at least one unit), and the last of a range is what is left.
   template <typename Body>
   void claim(int64_t count, int64_t unit, int64_t piece, Body body) const noexcept {
-    if (threads == 1) return body(0, count);
+    const int all = threads();
+    if (all == 1) return body(0, count);
     piece = std::max(piece / unit * unit, unit);
-    for (int i = 0; i < threads; ++i) {
-      const int owner = thread + i < threads ? thread + i : thread + i - threads;
-      const WorkRange range = home_range(count, unit, owner, threads);
+    for (int i = 0; i < all; ++i) {
+      const int owner = thread + i < all ? thread + i : thread + i - all;
+      const Range range = placement->home_range(count, unit, owner);
       std::atomic<int64_t>& taken = counters[owner].taken;
       for (;;) {
         // Read first: a range that is all taken is left without disturbing its owner.

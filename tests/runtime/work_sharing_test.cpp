@@ -9,37 +9,6 @@
 namespace nibble::runtime {
 namespace {
 
-TEST(WorkSharing, HomeRangesCutEverythingAtUnits) {
-  for (const int64_t count : {0, 1, 7, 16, 31, 344, 2001}) {
-    for (const int64_t unit : {1, 2, 4, 8}) {
-      for (const int threads : {1, 2, 3, 7, 56}) {
-        int64_t next = 0;
-        for (int t = 0; t < threads; ++t) {
-          const WorkRange range = home_range(count, unit, t, threads);
-          EXPECT_EQ(range.begin, next);
-          EXPECT_LE(range.begin, range.end);
-          EXPECT_TRUE(range.begin % unit == 0 || range.begin == count);
-          next = range.end;
-        }
-        EXPECT_EQ(next, count) << count << " in units of " << unit << " for " << threads;
-      }
-    }
-  }
-}
-
-// Home ranges of neighbours differ by one unit at most.
-TEST(WorkSharing, HomeRangesAreEven) {
-  for (const int threads : {2, 3, 56}) {
-    int64_t least = 1000, most = 0;
-    for (int t = 0; t < threads; ++t) {
-      const WorkRange range = home_range(1000, 4, t, threads);
-      least = std::min(least, range.end - range.begin);
-      most = std::max(most, range.end - range.begin);
-    }
-    EXPECT_LE(most - least, 4);
-  }
-}
-
 // Whoever takes it, every element is taken once; a thread that is alone takes all of it.
 TEST(WorkSharing, EveryElementIsTakenOnce) {
   for (const int threads : {1, 2, 5}) {
@@ -49,7 +18,7 @@ TEST(WorkSharing, EveryElementIsTakenOnce) {
         std::vector<WorkCounter> counters(static_cast<size_t>(threads));
         std::vector<std::atomic<int>> taken(static_cast<size_t>(count));
         pool.parallel_for(threads, [&](int64_t, int64_t, int thread) {
-          const WorkShare share{thread, threads, counters.data()};
+          const WorkShare share{thread, &pool.placement(), counters.data()};
           share.claim(count, 2, piece, [&](int64_t begin, int64_t end) {
             EXPECT_EQ(begin % 2, 0);
             for (int64_t i = begin; i < end; ++i) ++taken[static_cast<size_t>(i)];
@@ -64,9 +33,10 @@ TEST(WorkSharing, EveryElementIsTakenOnce) {
 // A thread that comes alone finds the others' ranges too.
 TEST(WorkSharing, WorkOfAbsentThreadsIsTaken) {
   std::vector<WorkCounter> counters(4);
+  const Placement placement = place_threads(4);
   int64_t total = 0;
-  WorkShare{2, 4, counters.data()}.claim(100, 1, 3,
-                                         [&](int64_t begin, int64_t end) { total += end - begin; });
+  WorkShare{2, &placement, counters.data()}.claim(
+      100, 1, 3, [&](int64_t begin, int64_t end) { total += end - begin; });
   EXPECT_EQ(total, 100);
 }
 
