@@ -21,7 +21,7 @@ struct Disturbance {
   double others = 0;     // processors that others kept busy, on average
   double stolen = 0;     // processors that the hypervisor took, on average
   double slowdown = 0;   // share of the clock's speed that was lost
-  std::string governor;  // "" where cpufreq is not there
+  std::string governor = {};  // "" where cpufreq is not there
 };
 std::vector<std::string> warnings_of(const Disturbance& disturbance);
 

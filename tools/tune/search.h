@@ -42,7 +42,7 @@ struct SearchOptions {
   double budget_s = 1;
   uint64_t seed = 1;
   // Measured by an earlier search, as time over the default's: not explored again.
-  std::vector<std::pair<jit::Tiling, double>> known;
+  std::vector<std::pair<jit::Tiling, double>> known = {};
 };
 
 struct SearchResult {
