@@ -38,7 +38,8 @@ int64_t gemm_scratch_bytes(const GemmSpec& spec, const Tiling& tiling);
 // The oracle and the fall-back: any spec, plain C++, same bits as every generated kernel.
 void gemm_reference(const GemmSpec& spec, const GemmArgs& args);
 
-// The closed-form register budget: whether the emitter of `isa` accepts this tiling for this spec.
+// The closed-form register budget: whether kernels of `isa` exist with this tiling for this spec.
+// On amx_int8 an mr of 16 or 32 means tiles (amx_plan.h), any other a kernel of avx512_vnni.
 bool tiling_fits(const GemmSpec& spec, Isa isa, const Tiling& tiling);
 // A model of the machine: a good tiling for up to m rows (m = 1 decode, large m prefill).
 Tiling default_tiling(const GemmSpec& spec, Isa isa, int64_t m);

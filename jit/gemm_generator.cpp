@@ -1,4 +1,4 @@
-// The loop nest of every matmul kernel, once for all ISAs:
+// The loop nest of every matmul kernel but those on AMX tiles (amx_generator.cpp):
 //
 //   for each chunk of rows whose activations stay in L2
 //     for each unit of column blocks (nr of them; a pair for gates; then one by one)
@@ -16,6 +16,8 @@
 #include <map>
 #include <utility>
 
+#include "jit/amx_generator.h"
+#include "jit/amx_plan.h"
 #include "jit/emitter.h"
 #include "jit/emitter_epilogue.h"
 #include "jit/error.h"
@@ -380,11 +382,12 @@ std::vector<uint8_t> Generator::generate() {
 std::vector<uint8_t> generate_gemm(const GemmSpec& spec, Isa isa, const Tiling& tiling) {
   check_gemm_spec(spec);
   if (!tiling_fits(spec, isa, tiling)) {
-    fail("The kernel {} cannot be generated: its tile does not fit the registers of {}.",
+    fail("The kernel {} cannot be generated: {} has no such tile for it.",
          name(KernelKey{.spec = spec, .isa = isa, .tiling = tiling}), isa_name(isa));
   }
   try {
-    return Generator(spec, isa, tiling).generate();
+    if (runs_on_tiles(spec, isa, tiling)) return generate_amx_gemm(spec, tiling);
+    return Generator(spec, vector_isa(isa), tiling).generate();
   } catch (const Xbyak::Error& error) {
     fail("The kernel {} cannot be generated: Xbyak says '{}'.",
          name(KernelKey{.spec = spec, .isa = isa, .tiling = tiling}), error.what());

@@ -237,7 +237,7 @@ std::string missing_features(const CpuInfo& info, Isa isa) {
 
 bool supports(const CpuInfo& info, Isa isa) { return missing_features(info, isa).empty(); }
 
-bool has_emitter(Isa isa) { return isa != Isa::amx_int8; }
+bool has_emitter(Isa isa) { return isa <= Isa::amx_int8; }
 
 bool supports(Isa isa) { return has_emitter(isa) && supports(cpu(), isa); }
 

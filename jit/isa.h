@@ -39,7 +39,7 @@ const CpuInfo& cpu();
 // Whether the machine has all that kernels of `isa` use, and what it lacks ("" when nothing).
 bool supports(const CpuInfo& info, Isa isa);
 std::string missing_features(const CpuInfo& info, Isa isa);
-// Whether the generators write code for `isa`: amx_int8 is detected, but has no emitter yet.
+// Whether the generators write code for `isa`: for all of them today.
 bool has_emitter(Isa isa);
 
 bool supports(Isa isa);             // this machine has it and kernels are generated for it

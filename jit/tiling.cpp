@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "jit/amx_plan.h"
 #include "jit/emitter_registers.h"
 #include "jit/gemm.h"
 
@@ -108,26 +109,31 @@ int64_t tile_scratch_bytes(const GemmSpec& spec, const Tiling& tiling) {
 
 int64_t gemm_scratch_bytes(const GemmSpec& spec, const Tiling& tiling) {
   const int64_t panel = tiling.panel ? epilogue_blocks(spec, tiling) * panel_block_bytes(spec) : 0;
-  return tile_scratch_bytes(spec, tiling) + panel;
+  const int64_t vectors = tile_scratch_bytes(spec, tiling) + panel;
+  if (!runs_on_tiles(spec, Isa::amx_int8, tiling)) return vectors;
+  return std::max(vectors, amx_scratch_bytes(spec, tiling));
 }
 
 bool tiling_fits(const GemmSpec& spec, Isa isa, const Tiling& tiling) {
-  if (isa == Isa::amx_int8) return false;
+  if (!displacements_fit(spec, tiling, packed_shape(spec.weight, spec.n, spec.k))) return false;
+  if (runs_on_tiles(spec, isa, tiling)) return amx_tiling_fits(spec, tiling);
   if (tiling.mr < 1 || tiling.mr > kMaxRows) return false;
   if (tiling.nr < 1 || tiling.nr > kMaxBlocks) return false;
   if (tiling.k_unroll < 1 || tiling.k_unroll > kMaxUnroll) return false;
   if (spec.gate && tiling.nr != 1 && tiling.nr % 2 != 0) return false;
   if (tiling.panel && (spec.weight.type != WeightType::u4 || spec.act != ActType::s8)) return false;
-  if (!displacements_fit(spec, tiling, packed_shape(spec.weight, spec.n, spec.k))) return false;
-  return plan_registers(spec, isa, tiling.panel, tiling.mr, tiling.nr).has_value();
+  return plan_registers(spec, vector_isa(isa), tiling.panel, tiling.mr, tiling.nr).has_value();
 }
 
 namespace {
 
+// Up to so many rows a pass is bound by reading the weights, which vectors unpack in registers.
+constexpr int kFewRows = 8;
+
 // Rows of the one-block tile that perf/gemm_bench.cpp finds best. AVX-512 gains nothing from more
 // than 8, and 8 rows whose stride is a multiple of a page just fit the ways of an L1 set.
 int most_rows(const GemmSpec& spec, Isa isa) {
-  if (isa == Isa::avx512 || isa == Isa::avx512_vnni) return 8;
+  if (isa == Isa::avx512 || isa == Isa::avx512_vnni || isa == Isa::amx_int8) return kFewRows;
   if (spec.act == ActType::f32) return spec.weight.type == WeightType::f32 ? 6 : 5;
   if (isa == Isa::avx_vnni) return 6;
   return spec.weight.type == WeightType::u4 ? 3 : 4;
@@ -140,10 +146,22 @@ int most_rows(const GemmSpec& spec, Isa isa) {
 constexpr Tiling kDecodeTiling{.mr = 1, .nr = 1, .k_unroll = 8};
 constexpr Tiling kBatchTiling{.mr = 1, .nr = 1, .k_unroll = 8, .prefetch = 2048};
 
+// 2 x 2 tiles, a load for every product; narrower where there is but one column block.
+constexpr Tiling kTileTiling{.mr = 2 * kTileRows, .nr = kMaxTileBlocks, .k_unroll = 64};
+
+Tiling tile_tiling(const GemmSpec& spec) {
+  Tiling tiling = kTileTiling;
+  if (spec.n <= kColumnBlock) tiling.nr = 1;
+  tiling.panel = amx_panel(spec);
+  if (tiling.panel) tiling.prefetch = kBatchTiling.prefetch;
+  return tiling;
+}
+
 }  // namespace
 
 Tiling default_tiling(const GemmSpec& spec, Isa isa, int64_t m) {
   if (m == 1) return kDecodeTiling;
+  if (m > kFewRows && runs_on_tiles(spec, isa, kTileTiling)) return tile_tiling(spec);
   Tiling tiling = kBatchTiling;
   tiling.mr = most_rows(spec, isa);
   while (tiling.mr > 1 && !tiling_fits(spec, isa, tiling)) --tiling.mr;

@@ -79,7 +79,6 @@ TEST_P(ZooFused, SameBitsEverywhere) {
     options.threads = 1;
     const auto expected = test::all_logits(*test::session_of(graph, options), reference.ids(0));
     for (jit::Isa isa : jit::supported_isas()) {
-      if (isa == jit::Isa::amx_int8) continue;
       options.isa = isa;
       for (const auto& [threads, chunk] : {std::pair<int, int64_t>{1, 7}, {2, 512}, {2, 1}}) {
         options.threads = threads;

@@ -145,7 +145,9 @@ TEST(CodeCache, AFailureIsCachedAsAFailure) {
   const KernelKey sums = {
       .spec = GemmSpec{.weight = {.type = WeightType::f32}, .n = 16, .k = 16}};  // s8 activations
   const KernelKey tile = {.spec = GemmSpec{.n = 16, .k = 32}, .tiling = {.mr = 1000}};
-  const KernelKey tiles = {.spec = GemmSpec{.n = 16, .k = 32}, .isa = Isa::amx_int8};
+  const KernelKey tiles = {.spec = GemmSpec{.n = 16, .k = 32},
+                           .isa = Isa::amx_int8,
+                           .tiling = {.mr = 16, .panel = false}};  // u4 weights need a panel
   for (const bool refused : {false, true}) {
     CodeCache cache;
     if (refused) cache.refuse_executable_memory();

@@ -1,0 +1,296 @@
+// Matmuls of amx_int8 against gemm_reference and the AVX2 kernel, bit by bit, with guard pages
+// around every operand: under the AMX emulator where the machine has AVX512-VNNI alone, natively
+// where it has tiles.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "jit/amx_plan.h"
+#include "jit/kernel_catalog.h"
+#include "tests/jit/amx_code.h"
+#include "tests/jit/gemm_runner.h"
+
+namespace nibble::test {
+namespace {
+
+using namespace jit;  // NOLINT(google-build-using-namespace)
+
+WeightFormat weights(WeightType type, int64_t group, bool asym, ScaleType scale) {
+  return {.type = type, .group = group, .asym = asym, .scale = scale};
+}
+
+// Two groups and a short one that is no multiple of 8; n = 40 is two blocks and a half.
+void add_groups(std::vector<GemmSpec>& out) {
+  for (const int64_t group : {8, 16, 24, 32, 40, 64, 72, 88, 96, 128, 256, 512, 1024, 0}) {
+    for (const bool asym : {false, true}) {
+      const ScaleType scale = asym ? ScaleType::f32 : ScaleType::f16;
+      const int64_t k = std::max<int64_t>(2 * group, 160) + (asym ? 44 : 20);
+      out.push_back({.weight = weights(WeightType::u4, group, asym, scale), .n = 40, .k = k});
+    }
+  }
+}
+
+// Whole groups, tails in n and k, k shorter than a group and than a tile.
+void add_types(std::vector<GemmSpec>& out) {
+  for (const WeightType type : {WeightType::u4, WeightType::u8}) {
+    for (const bool asym : {false, true}) {
+      for (const ScaleType scale : {ScaleType::f16, ScaleType::f32}) {
+        for (const auto& [n, k, group] : {std::array<int64_t, 3>{100, 200, 64},
+                                          {48, 384, 128},
+                                          {17, 77, 32},
+                                          {5, 1, 0},
+                                          {33, 24, 128},
+                                          {70, 256, 32}}) {
+          out.push_back({.weight = weights(type, group, asym, scale), .n = n, .k = k});
+        }
+      }
+    }
+  }
+}
+
+void add_epilogues(std::vector<GemmSpec>& out) {
+  for (const Activation activation :
+       {Activation::none, Activation::silu, Activation::gelu, Activation::gelu_tanh,
+        Activation::quick_gelu, Activation::relu}) {
+    for (const bool gate : {false, true}) {
+      for (const bool extras : {false, true}) {
+        out.push_back({.weight = weights(WeightType::u4, 32, false, ScaleType::f16),
+                       .n = gate ? 96 : 75,
+                       .k = 96,
+                       .bias = extras,
+                       .residual = extras,
+                       .activation = activation,
+                       .gate = gate});
+      }
+    }
+  }
+}
+
+std::vector<GemmSpec> all_specs() {
+  std::vector<GemmSpec> out;
+  add_groups(out);
+  add_types(out);
+  add_epilogues(out);
+  return out;
+}
+
+std::vector<Tiling> tile_tilings(const GemmSpec& spec) {
+  std::vector<Tiling> all;
+  const bool panel = amx_panel(spec);
+  for (const int mr : {16, 32}) {
+    for (const int nr : {1, 2}) {
+      all.push_back({.mr = mr, .nr = nr, .k_unroll = mr == 32 ? 32 : 1, .panel = panel});
+    }
+  }
+  all.push_back(default_tiling(spec, Isa::amx_int8, 512));
+  return all;
+}
+
+// Whether this machine can run amx_int8 kernels, emulated or not; they are AVX-512 around tiles.
+std::string obstacle() { return missing_features(cpu(), Isa::avx512_vnni); }
+
+class AmxGemm : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!obstacle().empty()) GTEST_SKIP() << "this machine lacks " << obstacle();
+  }
+  AmxEmulator emulator_;
+};
+
+class AmxGemmSpec : public AmxGemm, public ::testing::WithParamInterface<GemmSpec> {};
+
+constexpr int64_t kMostRows = 65;
+
+TEST_P(AmxGemmSpec, EqualsReferenceForEveryTilingAndTail) {
+  const GemmProblem problem(GetParam(), kMostRows, Filling::random, 1);
+  for (const Tiling& tiling : tile_tilings(GetParam())) {
+    SCOPED_TRACE(repro(GetParam(), Isa::amx_int8, tiling));
+    ASSERT_TRUE(runs_on_tiles(GetParam(), Isa::amx_int8, tiling));
+    ASSERT_TRUE(tiling_fits(GetParam(), Isa::amx_int8, tiling));
+    Runner run(GetParam(), Isa::amx_int8, tiling);
+    for (const int64_t m : {1, 3, 16, 17, 33, 65}) check_rows(problem, run, m);
+    check_split(problem, run, 19);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST_P(AmxGemmSpec, EqualsReferenceAtExtremesAndZeros) {
+  for (const Filling filling : {Filling::extremes, Filling::zeros}) {
+    const GemmProblem problem(GetParam(), 21, filling, 2);
+    Runner run(GetParam(), Isa::amx_int8, default_tiling(GetParam(), Isa::amx_int8, 512));
+    check_rows(problem, run, 21);
+  }
+}
+
+TEST_P(AmxGemmSpec, EqualsTheAvx2Kernel) {
+  const GemmProblem problem(GetParam(), 37, Filling::random, 3);
+  const auto result = [&](Isa isa) {
+    Runner run(GetParam(), isa, default_tiling(GetParam(), isa, 37));
+    GuardedBuffer<float> c(static_cast<size_t>(problem.c_count(37)), kUntouched);
+    run(problem.args(37, c.data()));
+    return c;
+  };
+  EXPECT_TRUE(same_bits(result(Isa::amx_int8).span(), result(Isa::avx2).span()));
+}
+
+std::string spec_name(const ::testing::TestParamInfo<GemmSpec>& info) {
+  return name(KernelSpec(info.param));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, AmxGemmSpec, ::testing::ValuesIn(all_specs()), spec_name);
+
+// --- the whole list, in full shape ---
+
+TEST_F(AmxGemm, EveryKernelOfTheCatalogEqualsItsReference) {
+  CodeCache cache;
+  if (!cache.fallback_reason().empty()) GTEST_SKIP() << cache.fallback_reason();
+  int on_tiles = 0;
+  for (const KernelKey& key : kernel_catalog(Isa::amx_int8)) {
+    EXPECT_EQ(compare_with_reference(cache.get(key), 1), "") << name(key);
+    const auto* gemm = std::get_if<GemmSpec>(&key.spec);
+    on_tiles += gemm != nullptr && runs_on_tiles(*gemm, key.isa, key.tiling) ? 1 : 0;
+  }
+  EXPECT_GT(on_tiles, 50);
+}
+
+// --- tiles ---
+
+GemmSpec llama_spec(int64_t n = 64) {
+  return {.weight = weights(WeightType::u4, 128, false, ScaleType::f16), .n = n, .k = 4096};
+}
+
+TEST_F(AmxGemm, RowsBeyondOneChunkOfActivations) {
+  const GemmSpec spec = llama_spec(40);
+  const GemmProblem problem(spec, 300, Filling::random, 4);
+  Runner run(spec, Isa::amx_int8, default_tiling(spec, Isa::amx_int8, 300));
+  check_rows(problem, run, 300);
+}
+
+TEST_F(AmxGemm, NoRowsAndNoColumnsWriteNothing) {
+  const GemmProblem problem(llama_spec(), 2, Filling::random, 5);
+  Runner run(llama_spec(), Isa::amx_int8, default_tiling(llama_spec(), Isa::amx_int8, 512));
+  GuardedBuffer<float> c(static_cast<size_t>(problem.c_count(2)), kUntouched);
+  GemmArgs args = problem.args(0, c.data());
+  run(args);
+  args = problem.args(2, c.data());
+  args.nb_begin = args.nb_end = 1;
+  run(args);
+  for (const float value : c) ASSERT_EQ(value, kUntouched);
+}
+
+TEST_F(AmxGemm, TilesAreReleasedAtTheEnd) {
+  const GemmProblem problem(llama_spec(), 40, Filling::random, 6);
+  Runner run(llama_spec(), Isa::amx_int8, default_tiling(llama_spec(), Isa::amx_int8, 512));
+  for (const int64_t m : {0, 1, 32, 40}) {
+    check_rows(problem, run, std::max<int64_t>(m, 1));
+    EXPECT_EQ(current_config(), AmxTiles::Config{});
+  }
+}
+
+// The kernel does run on tiles, and a step is four loads for four products: 2 x 2 tiles over
+// 4096 / 64 steps, 32 groups that are zeroed and stored.
+TEST_F(AmxGemm, TwoByTwoTilesLoadOncePerProduct) {
+  if (cpu().amx_tile) GTEST_SKIP() << "instructions are counted by the emulator";
+  const GemmSpec spec = llama_spec(32);
+  const GemmProblem problem(spec, 32, Filling::random, 7);
+  Runner run(spec, Isa::amx_int8, default_tiling(spec, Isa::amx_int8, 512));
+  const uint64_t before = AmxEmulator::executed();
+  check_rows(problem, run, 32);
+  constexpr uint64_t kSteps = 64, kGroups = 32, kConfigureAndRelease = 2;
+  EXPECT_EQ(AmxEmulator::executed() - before, kSteps * 8 + kGroups * 8 + kConfigureAndRelease);
+}
+
+TEST_F(AmxGemm, ThreadsShareTheColumns) {
+  const GemmSpec spec = llama_spec(96);
+  const GemmProblem problem(spec, 33, Filling::random, 8);
+  const Tiling tiling = default_tiling(spec, Isa::amx_int8, 33);
+  Runner first(spec, Isa::amx_int8, tiling);
+  Runner second(spec, Isa::amx_int8, tiling);
+  GuardedBuffer<float> c(static_cast<size_t>(problem.c_count(33)), kUntouched);
+  GemmArgs left = problem.args(33, c.data());
+  GemmArgs right = left;
+  left.nb_end = right.nb_begin = 3;
+  std::thread other([&] { second(right); });
+  first(left);
+  other.join();
+  expect_reference(problem, c, 33);
+}
+
+// --- which tiling means what ---
+
+TEST(AmxTiling, FewRowsAndFloatsTakeVectorsManyRowsTiles) {
+  const GemmSpec spec = llama_spec();
+  const auto tiles = [](const GemmSpec& s, int64_t m) {
+    return runs_on_tiles(s, Isa::amx_int8, default_tiling(s, Isa::amx_int8, m));
+  };
+  for (const int64_t m : {1, 2, 8}) EXPECT_FALSE(tiles(spec, m)) << m;
+  for (const int64_t m : {9, 16, 512}) EXPECT_TRUE(tiles(spec, m)) << m;
+  GemmSpec f32 = spec;
+  f32.act = ActType::f32;
+  EXPECT_FALSE(tiles(f32, 512));
+  EXPECT_FALSE(runs_on_tiles(spec, Isa::avx512_vnni, {.mr = 16, .nr = 1}));
+}
+
+TEST(AmxTiling, VectorKernelsAreThoseOfAvx512Vnni) {
+  const GemmSpec spec = llama_spec();
+  GemmSpec f32 = spec;
+  f32.act = ActType::f32;
+  for (const Tiling& tiling : {Tiling{.mr = 1, .nr = 1}, Tiling{.mr = 8, .nr = 1},
+                               Tiling{.mr = 14, .nr = 2}, Tiling{.mr = 20, .nr = 1}}) {
+    EXPECT_EQ(generate_gemm(spec, Isa::amx_int8, tiling),
+              generate_gemm(spec, Isa::avx512_vnni, tiling));
+  }
+  EXPECT_EQ(generate_gemm(f32, Isa::amx_int8, {.mr = 16, .nr = 1}),
+            generate_gemm(f32, Isa::avx512_vnni, {.mr = 16, .nr = 1}));
+}
+
+TEST(AmxTiling, RefusesTilesThatDoNotFit) {
+  const GemmSpec u4 = llama_spec();
+  GemmSpec u8 = u4;
+  u8.weight.type = WeightType::u8;
+  GemmSpec shifted = u8;
+  shifted.weight.group = 88;
+  const auto fits = [](const GemmSpec& spec, const Tiling& tiling) {
+    return tiling_fits(spec, Isa::amx_int8, tiling);
+  };
+  EXPECT_TRUE(fits(u4, {.mr = 32, .nr = 2, .panel = true}));
+  EXPECT_FALSE(fits(u4, {.mr = 32, .nr = 3, .panel = true}));
+  EXPECT_FALSE(fits(u4, {.mr = 16, .nr = 0, .panel = true}));
+  EXPECT_FALSE(fits(u4, {.mr = 32, .nr = 2, .k_unroll = 0, .panel = true}));
+  EXPECT_FALSE(fits(u4, {.mr = 48, .nr = 1, .panel = true}));
+  EXPECT_FALSE(fits(u4, {.mr = 32, .nr = 2}));                 // nibbles are no bytes
+  EXPECT_TRUE(fits(u8, {.mr = 32, .nr = 2}));                  // read where they are
+  EXPECT_FALSE(fits(u8, {.mr = 32, .nr = 2, .panel = true}));  // one name a kernel
+  EXPECT_TRUE(fits(shifted, {.mr = 32, .nr = 2, .panel = true}));
+  EXPECT_FALSE(fits(shifted, {.mr = 32, .nr = 2}));
+  EXPECT_THROW(generate_gemm(u4, Isa::amx_int8, {.mr = 16, .nr = 3, .panel = true}), Error);
+}
+
+// Steps, shifts and what the panel holds of a column block.
+TEST(AmxTiling, PlansStepsAsDrawn) {
+  const auto plan = [](int64_t group, int64_t k) {
+    return plan_amx({.weight = {.group = group}, .n = 16, .k = k});
+  };
+  EXPECT_EQ(plan(128, 4096).step, 64);
+  EXPECT_EQ(plan(128, 4096).block_bytes, 4096 * 16);
+  EXPECT_FALSE(plan(128, 4096).has_shifts());
+  EXPECT_EQ(plan(32, 4096).step, 32);
+  EXPECT_FALSE(plan(32, 4096).has_shifts());
+  const AmxPlan odd = plan(88, 2 * 88 + 30);  // kpad = 208: a last group of 32
+  EXPECT_EQ(odd.step, 64);
+  EXPECT_EQ(odd.steps(88), 2);
+  EXPECT_EQ(odd.shift(88), 40);
+  EXPECT_EQ(odd.last_group, 32);
+  EXPECT_EQ(odd.shift(32), 32);
+  EXPECT_EQ(odd.block_bytes, (2 + 2 + 1) * 64 * 16);
+  const AmxPlan tiny = plan(1024, 5);
+  EXPECT_EQ(tiny.step, 8);
+  EXPECT_EQ(tiny.groups, 1);
+  EXPECT_FALSE(tiny.has_shifts());
+}
+
+}  // namespace
+}  // namespace nibble::test
