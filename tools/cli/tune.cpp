@@ -210,6 +210,7 @@ void add_tune(CLI::App& program, Action& action) {
   command->add_flag("--json", options->json, "Print a JSON object");
   options->weights.add_to(*command);
   add_tune_database(*command, action);
+  add_tune_report(*command, action);
   command->require_subcommand(0, 1);
   command->callback([options, command, &action] {
     if (!command->get_subcommands().empty()) return;

@@ -39,5 +39,7 @@ class TuneLine {
 
 // show, verify, diff, merge, export, reset.
 void add_tune_database(CLI::App& tune, Action& action);
+// report.
+void add_tune_report(CLI::App& tune, Action& action);
 
 }  // namespace nibble::cli
