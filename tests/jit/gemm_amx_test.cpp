@@ -142,13 +142,24 @@ std::string spec_name(const ::testing::TestParamInfo<GemmSpec>& info) {
 
 INSTANTIATE_TEST_SUITE_P(All, AmxGemmSpec, ::testing::ValuesIn(all_specs()), spec_name);
 
-// --- the whole list, in full shape ---
+// --- the whole list ---
+
+// The large squares of the catalog with five column blocks and three groups.
+KernelSpec reduced(const KernelSpec& spec) {
+  const auto* gemm = std::get_if<GemmSpec>(&spec);
+  if (gemm == nullptr || gemm->n != 4096) return spec;
+  GemmSpec out = *gemm;
+  out.n = 80;
+  out.k = out.weight.group == 0 ? 1088 : std::max<int64_t>(192, 3 * out.weight.group);
+  return out;
+}
 
 TEST_F(AmxGemm, EveryKernelOfTheCatalogEqualsItsReference) {
   CodeCache cache;
   if (!cache.fallback_reason().empty()) GTEST_SKIP() << cache.fallback_reason();
   int on_tiles = 0;
-  for (const KernelKey& key : kernel_catalog(Isa::amx_int8)) {
+  for (KernelKey key : kernel_catalog(Isa::amx_int8)) {
+    key.spec = reduced(key.spec);
     EXPECT_EQ(compare_with_reference(cache.get(key), 1), "") << name(key);
     const auto* gemm = std::get_if<GemmSpec>(&key.spec);
     on_tiles += gemm != nullptr && runs_on_tiles(*gemm, key.isa, key.tiling) ? 1 : 0;
