@@ -67,9 +67,13 @@ void run_cache(const Step& step, const StepContext& context) noexcept {
       turn_heads(s, context, row + h * share * head.head_dim, share, s.q_norm.get(), position);
       turn_heads(s, context, key, 1, s.k_norm.get(), position);
       jit::kv_append(context.kv->type(), head.head_dim, position, key, value,
-                     context.kv->keys(head.layer, h), context.kv->values(head.layer, h));
+                     context.kv->head(head.layer, h));
     }
   });
+}
+
+const jit::Kernel& kernel_of(const AttentionStep& s, const StepContext& context) noexcept {
+  return *s.kernels[static_cast<size_t>(context.kv->type())];
 }
 
 // One query head block: `rows` rows that share a KV head, `first` the first row and `q_head` its
@@ -94,8 +98,11 @@ void run_attention_block(const AttentionStep& s, const StepContext& context,
   jit::AttentionArgs args;
   args.q = context.at<float>(s.qkv, block.row) + block.q_head * head.head_dim;
   args.q_stride = block.over_heads ? head.head_dim : s.qkv.width;
-  args.keys = context.kv->keys(head.layer, block.kv_head);
-  args.values = context.kv->values(head.layer, block.kv_head);
+  const jit::KvHead cache = context.kv->head(head.layer, block.kv_head);
+  args.keys = cache.keys;
+  args.values = cache.values;
+  args.key_scales = cache.key_scales;
+  args.value_scales = cache.value_scales;
   args.lo = lo;
   args.hi = hi;
   args.slope = slope;
@@ -105,8 +112,7 @@ void run_attention_block(const AttentionStep& s, const StepContext& context,
   args.out_stride = block.over_heads ? head.head_dim : s.out.width;
   args.rows = block.rows;
   args.scratch = context.scratch;
-  const auto* kernel = context.kv->type() == jit::KvType::f32 ? s.kernel_f32 : s.kernel_f16;
-  kernel->run(args);
+  kernel_of(s, context).run(args);
 }
 
 void run_attention(const Step& step, const StepContext& context) noexcept {
@@ -116,15 +122,16 @@ void run_attention(const Step& step, const StepContext& context) noexcept {
   const bool over_heads = context.rows == 1;
   // Units in the order (KV head, query head, row block): neighbours share cached keys and values.
   const int64_t span = over_heads ? share : context.rows;
-  const int64_t blocks = (span + s.kernel_rows - 1) / s.kernel_rows;
+  const int64_t most = std::get_if<jit::AttentionSpec>(&kernel_of(s, context).key.spec)->rows;
+  const int64_t blocks = (span + most - 1) / most;
   const int64_t lanes = over_heads ? head.kv_heads : head.heads;
   claim(context, lanes * blocks, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t lane = unit / blocks;
-      const int64_t first = unit % blocks * s.kernel_rows;
+      const int64_t first = unit % blocks * most;
       AttentionBlock block;
       block.over_heads = over_heads;
-      block.rows = std::min(s.kernel_rows, span - first);
+      block.rows = std::min(most, span - first);
       block.kv_head = over_heads ? lane : lane / share;
       block.q_head = over_heads ? lane * share + first : lane;
       block.row = context.row + (over_heads ? 0 : first);
