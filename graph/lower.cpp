@@ -21,7 +21,7 @@ using runtime::QuantizedOperand;
 using runtime::Step;
 
 constexpr int64_t kUnknownContext = 2048;
-constexpr int kAttentionRows = 4;
+constexpr int kFloatAttentionRows = 4;  // a call of fewer rows costs as much
 
 // How a value must be quantized for a matmul.
 struct QuantizeKey {
@@ -318,15 +318,14 @@ class Lowering {
     step.slopes = floats_of(graph_, node, 2);
     jit::AttentionSpec spec;
     spec.head_dim = head.head_dim;
-    spec.rows = kAttentionRows;
     spec.alibi = step.slopes != nullptr;
     spec.softcap = step.softcap != 0;
-    step.kernel_rows = spec.rows;
-    spec.kv = jit::KvType::f32;
-    step.kernel_f32 = kernel(spec);
-    spec.kv = jit::KvType::f16;
-    step.kernel_f16 = kernel(spec);
-    need_scratch(jit::attention_scratch_bytes(spec));
+    for (size_t type = 0; type < step.kernels.size(); ++type) {
+      spec.kv = static_cast<jit::KvType>(type);
+      spec.rows = jit::is_integer(spec.kv) ? jit::kMaxAttentionRows : kFloatAttentionRows;
+      step.kernels[type] = kernel(spec);
+      need_scratch(jit::attention_scratch_bytes(spec));
+    }
     last_attention_ = plan_->steps.size();
     add(Step::of(std::move(step)), node, jit::name(spec));
   }

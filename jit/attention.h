@@ -1,21 +1,32 @@
-// Attention of query rows of one head over one KV head's cache; calling convention and reference.
+// Attention of query rows of one head over one KV head's cache (kv_layout.h); calling convention
+// and reference.
 //
-// The cache of one KV head, capacity T positions (a multiple of 16):
-//   keys    [T/16][head_dim][16]   16 positions side by side, so scores need no horizontal sum
-//   values  [T][head_dim]
-// in f32 or f16.
+// Positions are cut into splits of kKvSplit at absolute multiples of kKvSplit. A query row may see
+// positions [lo, hi). Its result does not depend on how the prompt was cut, on threads, on the ISA
+// or on the rows beside it.
 //
-// Positions are cut into splits of kKvSplit at absolute multiples of kKvSplit. For a query row that
-// may see positions [lo, hi):
+// f32, f16, bf16: the cache widened to fp32.
 //   score[t] = fma chain over d ascending of q[d] * key[d][t] from 0; s = score * scale;
 //              softcap: s = cap * tanh(s / cap); alibi: s = fma(slope, float(t - (hi-1)), s)
-//   split    m_s = max s; p[t] = exp(s - m_s), 0 outside [lo, hi); l_s = sum of p in 16 lanes (t
-//   mod 16)
-//            and the fixed tree; o_s[d] = fma chain over t ascending of p[t] * value[t][d]
+//   split    m_s = max s; p[t] = exp(s - m_s), 0 outside [lo, hi); l_s = sum of p in 16 lanes
+//            (t mod 16) and the fixed tree; o_s[d] = fma chain over t ascending of p[t] *
+//            value[t][d]
 //   merge    in ascending order: m' = max(m, m_s); a = exp(m - m'); b = exp(m_s - m');
 //            o = fma(o, a, o_s * b); l = fma(l, a, l_s * b)      (first split: o = o_s, l = l_s)
 //   out[d] = o[d] / l
-// so the result does not depend on how the prompt was cut, on threads or on the ISA.
+//
+// int16, int8: dot products are exact in int32, so they have no order; weights are powers of 2.
+//   query    qi[d], qs = q by kNormRule (kv_quantize.h)
+//   score    s = (float(sum_d qi[d] * key[t][d]) * key_scale[t]) * r,   r = (qs * scale) * log2(e);
+//            with softcap or alibi r = qs * scale, then as above, then s = s * log2(e)
+//   split    m_s = max(kLowScore, s); p[t] = exp2(s - m_s), 0 outside [lo, hi); l_s as above;
+//            w[t] = p[t] * value_scale[t]; u = max(max w / 32767, sum w / 131000), at least 1e-30;
+//            pi[t] = rne(w[t] * (1 / u));   d_s[d] = sum_t pi[t] * value[t][d]
+//   merge    from m = kLowScore, l = 0, o = 0: m' = max(m, m_s); a = exp2(m - m');
+//            b = exp2(m_s - m'); l = fma(l, a, l_s * b); o = fma(o, a, float(d_s) * (u * b))
+//   out[d] = (o[d] + 0) / l
+// A query's and an int16 key's norm is at most 46000, so their dot is below 2^31; the weights of a
+// split sum to 131032 at most and a value is at most 16383.
 #pragma once
 
 #include <cstdint>
@@ -25,13 +36,19 @@
 namespace nibble::jit {
 
 inline constexpr int64_t kKvSplit = 64;
-inline constexpr int kMaxAttentionRows = 8;
+// Query rows one call may take.
+inline constexpr int kMaxAttentionRows = 32;
+inline constexpr int most_attention_rows(KvType type) {
+  return is_integer(type) ? kMaxAttentionRows : 8;
+}
 
 struct AttentionArgs {
   const float* q = nullptr;  // row r at q + r * q_stride
   int64_t q_stride = 0;
   const void* keys = nullptr;
   const void* values = nullptr;
+  const float* key_scales = nullptr;  // integer types
+  const float* value_scales = nullptr;
   const int64_t* lo = nullptr;   // [rows] first visible position of each row
   const int64_t* hi = nullptr;   // [rows] one past the last; hi > lo
   const float* slope = nullptr;  // [rows], ALiBi
@@ -46,5 +63,7 @@ using AttentionFn = void (*)(const AttentionArgs*);
 
 int64_t attention_scratch_bytes(const AttentionSpec& spec);
 void attention_reference(const AttentionSpec& spec, const AttentionArgs& args);
+// Its part for the integer types.
+void integer_attention_reference(const AttentionSpec& spec, const AttentionArgs& args);
 
 }  // namespace nibble::jit

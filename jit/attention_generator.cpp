@@ -38,7 +38,7 @@ class AttentionGenerator {
       : spec_(spec),
         scratch_(AttentionScratch::of(spec)),
         dim_(spec.head_dim),
-        kv_bytes_(spec.kv == KvType::f16 ? 2 : 4),
+        kv_bytes_(spec.kv == KvType::f32 ? 4 : 2),
         v_(isa),
         cc_(v_.cc()) {}
 
@@ -271,6 +271,7 @@ class AttentionGenerator {
   // Elements of the cache as fp32; lanes past `count` are 0 and not read.
   Reg load_cached(const Mem& from, int count) {
     if (spec_.kv == KvType::f16) return v_.load_half(from, count);
+    if (spec_.kv == KvType::bf16) return v_.load_bfloat(from, count);
     if (count == 16) return v_.load(from);
     const Mask mask = v_.first_lanes(count);
     return v_.load(from, &mask);
@@ -531,6 +532,7 @@ class AttentionGenerator {
 
 std::vector<uint8_t> generate_attention(const AttentionSpec& spec, Isa isa) {
   check_attention_spec(spec);
+  if (is_integer(spec.kv)) return generate_integer_attention(spec, isa);
   return AttentionGenerator(spec, isa).generate();
 }
 

@@ -16,6 +16,9 @@ namespace nibble::jit {
 // Throws Error when head_dim or rows are out of range (see check_attention_spec).
 std::vector<uint8_t> generate_attention(const AttentionSpec& spec, Isa isa);
 
+// The part of generate_attention() for the integer cache types (attention_integer_generator.cpp).
+std::vector<uint8_t> generate_integer_attention(const AttentionSpec& spec, Isa isa);
+
 // Throws Error with the reason when the spec is no attention kernel's.
 void check_attention_spec(const AttentionSpec& spec);
 

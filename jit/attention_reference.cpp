@@ -1,6 +1,7 @@
 // Attention in plain C++: what the generated code must equal bit for bit. It needs no scratch.
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -19,8 +20,9 @@ constexpr size_t kLanes = 16;
 using Lanes = std::array<float, kLanes>;
 
 float cached(KvType type, const void* base, int64_t index) {
-  if (type == KvType::f16) return f16_to_f32(static_cast<const uint16_t*>(base)[index]);
-  return static_cast<const float*>(base)[index];
+  if (type == KvType::f32) return static_cast<const float*>(base)[index];
+  const uint16_t bits = static_cast<const uint16_t*>(base)[index];
+  return type == KvType::f16 ? f16_to_f32(bits) : std::bit_cast<float>(uint32_t{bits} << 16);
 }
 
 template <typename Op>
@@ -101,18 +103,20 @@ void check_attention_spec(const AttentionSpec& spec) {
     fail("An attention kernel has heads of {} elements, expected 1 to {}.", spec.head_dim,
          kMaxHeadDim);
   }
-  if (spec.rows < 1 || spec.rows > kMaxAttentionRows) {
-    fail("An attention kernel takes {} query rows together, expected 1 to {}.", spec.rows,
-         kMaxAttentionRows);
+  if (spec.rows < 1 || spec.rows > most_attention_rows(spec.kv)) {
+    fail("An attention kernel takes {} query rows of a {} cache together, expected 1 to {}.",
+         spec.rows, kv_type_name(spec.kv), most_attention_rows(spec.kv));
   }
 }
 
 int64_t attention_scratch_bytes(const AttentionSpec& spec) {
   check_attention_spec(spec);
+  if (is_integer(spec.kv)) return IntegerAttentionScratch::of(spec).bytes;
   return AttentionScratch::of(spec).bytes;
 }
 
 void attention_reference(const AttentionSpec& spec, const AttentionArgs& args) {
+  if (is_integer(spec.kv)) return integer_attention_reference(spec, args);
   Partial all, split;
   for (int64_t row = 0; row < args.rows; ++row) {
     const int64_t lo = args.lo[row];

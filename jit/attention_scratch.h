@@ -46,4 +46,50 @@ struct AttentionScratch {
   }
 };
 
+// The same for the integer cache types. Fields of a number a row are taken 16 rows at a time, so
+// they are as long as the rows rounded up to 16.
+//
+//   lo, hi         int64 [rows]      visible positions
+//   first, end     int32 [rows]      those of them in the present split, relative to it
+//   newest         int32 [rows]      hi - 1
+//   max, sum       f32 [rows]        merged so far
+//   split_max, split_sum, factor     of the present split; factor: what one unit of its dot is
+//   worth keep           f32 [rows]        merge factor of what is there slope, row_scale
+//   row_scale: what one unit of a key's dot is worth, over its scale query          int16
+//   [rows][width] scores         s32, then f32 [rows][kKvSplit] weights        int16
+//   [rows][kKvSplit] output         f32 [rows][width]   all splits' merged output
+struct IntegerAttentionScratch {
+  int32_t lo, hi, first, end, newest;
+  int32_t max, sum, split_max, split_sum, factor, keep, slope, row_scale;
+  int32_t query, scores, weights, output;
+  int32_t query_bytes, output_bytes;  // of one row
+  int32_t bytes;
+
+  static constexpr IntegerAttentionScratch of(const AttentionSpec& spec) {
+    IntegerAttentionScratch s{};
+    const int32_t rows = (spec.rows + 15) / 16 * 16;
+    const auto width = static_cast<int32_t>((spec.head_dim + 15) / 16 * 16);
+    const auto split = static_cast<int32_t>(kKvSplit);
+    int32_t next = 0;
+    const auto take = [&next](int32_t size) {
+      const int32_t at = next;
+      next += (size + 63) / 64 * 64;
+      return at;
+    };
+    s.query_bytes = width * 2;
+    s.output_bytes = width * 4;
+    for (int32_t* field : {&s.lo, &s.hi}) *field = take(8 * rows);
+    for (int32_t* field : {&s.first, &s.end, &s.newest, &s.max, &s.sum, &s.split_max, &s.split_sum,
+                           &s.factor, &s.keep, &s.slope, &s.row_scale}) {
+      *field = take(4 * rows);
+    }
+    s.query = take(s.query_bytes * rows);
+    s.scores = take(split * 4 * rows);
+    s.weights = take(split * 2 * rows);
+    s.output = take(s.output_bytes * rows);
+    s.bytes = next;
+    return s;
+  }
+};
+
 }  // namespace nibble::jit

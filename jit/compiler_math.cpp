@@ -18,9 +18,11 @@ constexpr uint8_t kSwapNeighbours = 0xB1;  // 1, 0, 3, 2
 
 bool is_wide(Isa isa) { return isa != Isa::avx2 && isa != Isa::avx_vnni; }
 
+bool has_wide_vnni(Isa isa) { return is_wide(isa) && isa != Isa::avx512; }
+
 }  // namespace
 
-CompilerMath::CompilerMath(Isa isa) : wide_(is_wide(isa)) {
+CompilerMath::CompilerMath(Isa isa) : wide_(is_wide(isa)), vnni_(has_wide_vnni(isa)) {
   code_.init(asmjit::Environment::host());
   code_.setErrorHandler(this);
   code_.attach(&cc_);
@@ -151,6 +153,20 @@ void CompilerMath::fma_into(const Reg& acc, const Reg& a, const Reg& b) {
   }
 }
 
+// Without VNNI the pair's products are added by vpmaddwd, which only leaves int32 where VNNI's sum
+// wraps too: at -32768 * -32768 twice.
+void CompilerMath::dot_int16(const Reg& acc, const Reg& a, const Reg& b) {
+  for (int p = 0; p < parts(); ++p) {
+    if (vnni_) {
+      cc_.vpdpwssd(acc.part[p], a.part[p], b.part[p]);
+    } else {
+      const Vec products = new_vec();
+      cc_.vpmaddwd(products, a.part[p], b.part[p]);
+      cc_.vpaddd(acc.part[p], acc.part[p], products);
+    }
+  }
+}
+
 CompilerMath::Reg CompilerMath::round(const Reg& a) {
   Reg r = fresh();
   for (int p = 0; p < parts(); ++p) {
@@ -168,6 +184,12 @@ CompilerMath::Reg CompilerMath::pow2(const Reg& a) {
   Reg r = fresh();
   for (int p = 0; p < parts(); ++p) cc_.vpslld(r.part[p], biased.part[p], 23);
   return r;
+}
+
+CompilerMath::Reg CompilerMath::scale_pow2(const Reg& p, const Reg& n) {
+  const Reg shifted = to_int(n);
+  for (int part = 0; part < parts(); ++part) cc_.vpslld(shifted.part[part], shifted.part[part], 23);
+  return int_add(p, shifted);
 }
 
 CompilerMath::Reg CompilerMath::abs(const Reg& a) {

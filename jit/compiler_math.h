@@ -60,6 +60,7 @@ class CompilerMath : private asmjit::ErrorHandler {
   Reg min(const Reg& a, const Reg& b);
   Reg round(const Reg& a);
   Reg pow2(const Reg& a);
+  Reg scale_pow2(const Reg& p, const Reg& n);  // the bits of p + (int(n) << 23)
   Reg abs(const Reg& a);
   Reg neg(const Reg& a);
 
@@ -89,6 +90,13 @@ class CompilerMath : private asmjit::ErrorHandler {
 
   // 16 halves as fp32; lanes past `count` are 0 and not read.
   Reg load_half(const Mem& from, int count);
+  Reg load_bfloat(const Mem& from, int count);  // the same of bf16
+  // Pairs of int16 as one int32 lane: 32 of them, as they are or widened from int8.
+  Reg load_int16(const Mem& from) { return load(from); }
+  Reg load_int8(const Mem& from);
+  void store_int16(const Mem& to, const Reg& a);  // int32 lanes, saturated
+  // acc += a[0] * b[0] + a[1] * b[1], the int16 pairs of each int32 lane.
+  void dot_int16(const Reg& acc, const Reg& a, const Reg& b);
   // Pairs of neighbouring lanes: (2i, 2i + 1).
   Reg load_twice(const Mem& from, int count);  // count <= 8 floats, each in both lanes of a pair
   Reg swap_neighbours(const Reg& a);
@@ -138,11 +146,13 @@ class CompilerMath : private asmjit::ErrorHandler {
   Reg reduce(uint32_t instruction, const Reg& a);
   asmjit::Operand operand(const Reg& a, int part);
   Mem pool(uint32_t bits);
+  void load_words(const asmjit::x86::Xmm& words, const Mem& from, int count);
 
   asmjit::CodeHolder code_;
   asmjit::x86::Compiler cc_;
   Gp args_;
   bool wide_ = false;
+  bool vnni_ = false;
 };
 
 }  // namespace nibble::jit

@@ -86,7 +86,17 @@ void CompilerMath::store_int8(const Mem& to, const Reg& a, int count) {
   }
 }
 
-// AVX2 has no masked 16-bit loads: a short part is put together from qword, dword and word.
+// `count` < 8 words, zeros behind them. AVX2 has no masked 16-bit loads: they are put together from
+// qword, dword and word.
+void CompilerMath::load_words(const x86::Xmm& words, const Mem& from, int count) {
+  const auto at = [&](int word) { return from.cloneAdjusted(int64_t{2} * word); };
+  int next = 0;
+  cc_.vpxor(words, words, words);
+  for (; count - next >= 4; next += 4) cc_.vpinsrq(words, words, at(next), 0);
+  for (; count - next >= 2; next += 2) cc_.vpinsrd(words, words, at(next), next / 2);
+  if (count > next) cc_.vpinsrw(words, words, at(next), next);
+}
+
 CompilerMath::Reg CompilerMath::load_half(const Mem& from, int count) {
   Reg r = fresh();
   if (wide_) {
@@ -108,17 +118,55 @@ CompilerMath::Reg CompilerMath::load_half(const Mem& from, int count) {
       continue;
     }
     x86::Xmm halves = cc_.newXmm();
-    cc_.vpxor(halves, halves, halves);
-    int next = 0;
-    for (; here - next >= 4; next += 4)
-      cc_.vpinsrq(halves, halves, m.cloneAdjusted(int64_t{2} * next), 0);
-    for (; here - next >= 2; next += 2) {
-      cc_.vpinsrd(halves, halves, m.cloneAdjusted(int64_t{2} * next), next / 2);
-    }
-    if (here > next) cc_.vpinsrw(halves, halves, m.cloneAdjusted(int64_t{2} * next), next);
+    load_words(halves, m, here);
     cc_.vcvtph2ps(r.part[p], halves);
   }
   return r;
+}
+
+CompilerMath::Reg CompilerMath::load_bfloat(const Mem& from, int count) {
+  Reg r = fresh();
+  for (int p = 0; p < parts(); ++p) {
+    const int lanes = 16 / parts();
+    const int here = count - lanes * p;
+    Mem m = from.cloneAdjusted(int64_t{2} * lanes * p);
+    m.setSize(static_cast<uint32_t>(2 * lanes));
+    if (here >= lanes) {
+      cc_.vpmovzxwd(r.part[p], m);
+    } else if (wide_) {
+      const Mask mask = first_lanes(count);
+      cc_.k(mask.k).z().vpmovzxwd(r.part[p], m);
+    } else {
+      x86::Xmm words = cc_.newXmm();
+      m.setSize(0);
+      load_words(words, m, here);
+      cc_.vpmovzxwd(r.part[p], words);
+    }
+    cc_.vpslld(r.part[p], r.part[p], 16);
+  }
+  return r;
+}
+
+CompilerMath::Reg CompilerMath::load_int8(const Mem& from) {
+  Reg r = fresh();
+  for (int p = 0; p < parts(); ++p) {
+    Mem m = from.cloneAdjusted(int64_t{16} * p);
+    m.setSize(wide_ ? 32 : 16);
+    cc_.vpmovsxbw(r.part[p], m);
+  }
+  return r;
+}
+
+void CompilerMath::store_int16(const Mem& to, const Reg& a) {
+  x86::Ymm words = cc_.newYmm();
+  if (wide_) {
+    cc_.vpmovsdw(words, vec(a, 0));
+  } else {
+    // vpackssdw works within 128 bits: dwords 0-3, 8-11 | 4-7, 12-15, put in order by vpermq.
+    cc_.vpackssdw(words, vec(a, 0), vec(a, 1));
+    cc_.vpermq(words, words, 0xD8);
+  }
+  cc_.vmovups(to, words);
 }
 
 // Eight floats zero-extended to qwords, then the low dword copied over the high one.

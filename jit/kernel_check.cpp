@@ -9,6 +9,7 @@
 #include "jit/error.h"
 #include "jit/float16.h"
 #include "jit/kernel_catalog.h"
+#include "jit/kv_layout.h"
 
 namespace nibble::jit {
 namespace {
@@ -335,12 +336,15 @@ struct AttentionCase {
         rows(row_count),
         q(random_floats(random, rows * stride(), -2, 2)),
         slope(random_floats(random, rows, 0, 0.5F)),
-        keys(cache(random, positions)),
-        values(cache(random, positions)),
+        keys(kv_bytes(s.kv, s.head_dim, whole_blocks(positions))),
+        values(kv_bytes(s.kv, s.head_dim, whole_blocks(positions))),
+        key_scales(whole_blocks(positions)),
+        value_scales(whole_blocks(positions)),
         lo(rows),
         hi(rows),
         scratch(attention_scratch_bytes(s)),
         out(rows * stride()) {
+    fill(random, whole_blocks(positions));
     for (int64_t row = 0; row < rows; ++row) {
       hi[row] = integer(random, 1, positions);
       lo[row] = row % 2 == 0 ? 0 : integer(random, 0, hi[row] - 1);
@@ -349,20 +353,17 @@ struct AttentionCase {
 
   int64_t stride() const { return spec.head_dim + 3; }
 
-  // Keys and values differ in their order alone, which random numbers do not notice.
-  Buffer<uint8_t> cache(Random& random, int64_t positions) const {
-    const int64_t count = (positions + 15) / 16 * 16 * spec.head_dim;
-    Buffer<uint8_t> out_bytes(count * (spec.kv == KvType::f16 ? 2 : 4));
-    for (int64_t i = 0; i < count; ++i) {
-      const float value = uniform(random, -1, 1);
-      if (spec.kv == KvType::f16) {
-        const uint16_t half = f32_to_f16(value);
-        std::memcpy(out_bytes.data() + i * 2, &half, 2);
-      } else {
-        std::memcpy(out_bytes.data() + i * 4, &value, 4);
-      }
+  static int64_t whole_blocks(int64_t positions) {
+    return (positions + kKeyBlock - 1) / kKeyBlock * kKeyBlock;
+  }
+
+  void fill(Random& random, int64_t positions) {
+    const KvHead head{keys.data(), values.data(), key_scales.data(), value_scales.data()};
+    for (int64_t t = 0; t < positions; ++t) {
+      auto key = random_floats(random, spec.head_dim, -1, 1);
+      auto value = random_floats(random, spec.head_dim, -1, 1);
+      kv_append(spec.kv, spec.head_dim, t, key.data(), value.data(), head);
     }
-    return out_bytes;
   }
 
   AttentionArgs args(Buffer<float>& result) {
@@ -370,6 +371,8 @@ struct AttentionCase {
             .q_stride = stride(),
             .keys = keys.data(),
             .values = values.data(),
+            .key_scales = key_scales.data(),
+            .value_scales = value_scales.data(),
             .lo = lo.data(),
             .hi = hi.data(),
             .slope = slope.data(),
@@ -385,6 +388,7 @@ struct AttentionCase {
   int64_t rows;
   Buffer<float> q, slope;
   Buffer<uint8_t> keys, values;
+  Buffer<float> key_scales, value_scales;
   Buffer<int64_t> lo, hi;
   Buffer<uint8_t> scratch;
   Result<float> out;

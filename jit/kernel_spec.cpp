@@ -68,8 +68,8 @@ std::string row_name(const RowSpec& spec) {
 }
 
 std::string attention_name(const AttentionSpec& spec) {
-  std::string out = fmt::format("attention_d{}_{}_r{}", spec.head_dim,
-                                spec.kv == KvType::f16 ? "f16" : "f32", spec.rows);
+  std::string out =
+      fmt::format("attention_d{}_{}_r{}", spec.head_dim, kv_type_name(spec.kv), spec.rows);
   if (spec.alibi) out += "_alibi";
   if (spec.softcap) out += "_softcap";
   return out;
@@ -196,11 +196,12 @@ std::optional<RowSpec> read_row(Reader& in) {
 std::optional<AttentionSpec> read_attention(Reader& in) {
   AttentionSpec spec;
   if (!in.numbered_field("d", spec.head_dim)) return std::nullopt;
-  if (in.field("f16")) {
-    spec.kv = KvType::f16;
-  } else if (!in.field("f32")) {
-    return std::nullopt;
+  bool known = false;
+  for (int type = 0; type < kKvTypes && !known; ++type) {
+    spec.kv = static_cast<KvType>(type);
+    known = in.field(kv_type_name(spec.kv));
   }
+  if (!known) return std::nullopt;
   if (!in.numbered_field("r", spec.rows)) return std::nullopt;
   spec.alibi = in.field("alibi");
   spec.softcap = in.field("softcap");
@@ -311,6 +312,29 @@ std::optional<Activation> parse_activation(std::string_view name) {
   if (name == "none") return Activation::none;
   for (const Activation activation : kActivations) {
     if (activation_name(activation) == name) return activation;
+  }
+  return std::nullopt;
+}
+
+std::string_view kv_type_name(KvType type) {
+  switch (type) {
+    case KvType::f32:
+      return "f32";
+    case KvType::f16:
+      return "f16";
+    case KvType::bf16:
+      return "bf16";
+    case KvType::int8:
+      return "int8";
+    case KvType::int16:
+      return "int16";
+  }
+  return "unknown";
+}
+
+std::optional<KvType> parse_kv_type(std::string_view name) {
+  for (int type = 0; type < kKvTypes; ++type) {
+    if (kv_type_name(static_cast<KvType>(type)) == name) return static_cast<KvType>(type);
   }
   return std::nullopt;
 }

@@ -60,7 +60,13 @@ struct RowSpec {
   friend bool operator==(const RowSpec&, const RowSpec&) = default;
 };
 
-enum class KvType : uint8_t { f32, f16 };
+// Elements of the KV cache. int16 and int8 are symmetric, with an f32 scale a position and head.
+enum class KvType : uint8_t { f32, f16, bf16, int8, int16 };
+inline constexpr int kKvTypes = 5;
+inline constexpr bool is_integer(KvType type) {
+  return type == KvType::int8 || type == KvType::int16;
+}
+
 // Attention of one query head over one KV head (attention.h).
 struct AttentionSpec {
   int64_t head_dim = 0;
@@ -106,6 +112,8 @@ std::optional<Tiling> parse_tiling_name(std::string_view text);
 
 std::string_view activation_name(Activation activation);
 std::optional<Activation> parse_activation(std::string_view name);
+std::string_view kv_type_name(KvType type);
+std::optional<KvType> parse_kv_type(std::string_view name);
 
 struct KernelKeyHash {
   size_t operator()(const KernelKey& key) const;

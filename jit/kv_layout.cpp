@@ -2,23 +2,44 @@
 
 #include <immintrin.h>
 
+#include <array>
+#include <bit>
 #include <cstring>
 
 #include "jit/float16.h"
 #include "jit/isa.h"
+#include "jit/kv_quantize.h"
 
 namespace nibble::jit {
 namespace {
 
+constexpr int64_t kChunk = 128;  // elements converted at a time
+
+int64_t element_bytes(KvType type) {
+  return type == KvType::f32 ? 4 : type == KvType::int8 ? 1 : 2;
+}
+int64_t padded(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
+
 template <typename T>
-void scatter_key(int64_t head_dim, int64_t position, const T* key, void* keys) {
-  T* block = static_cast<T*>(keys) + (position / kKeyBlock) * head_dim * kKeyBlock;
-  T* lane = block + position % kKeyBlock;
-  for (int64_t d = 0; d < head_dim; ++d) lane[d * kKeyBlock] = key[d];
+T& blocked_key(void* keys, int64_t head_dim, int64_t t, int64_t d) {
+  return static_cast<T*>(keys)[(t / kKeyBlock * head_dim + d) * kKeyBlock + t % kKeyBlock];
 }
 
-__attribute__((target("avx,f16c"))) void convert_f16c(const float* from, int64_t count,
-                                                      uint16_t* to) {
+// Pairs of elements, positions side by side; pairs of positions, elements side by side.
+template <typename T>
+T& paired_key(void* keys, int64_t width, int64_t t, int64_t d) {
+  return static_cast<T*>(
+      keys)[t / kKeyBlock * width * kKeyBlock + (d / 2 * kKeyBlock + t % kKeyBlock) * 2 + d % 2];
+}
+template <typename T>
+T& paired_value(void* values, int64_t width, int64_t t, int64_t d) {
+  return static_cast<T*>(values)[(t / 2 * width + d) * 2 + t % 2];
+}
+
+// ---- fp32 as 16-bit floats ----
+
+__attribute__((target("avx,f16c"))) void halves_f16c(const float* from, int64_t count,
+                                                     uint16_t* to) {
   int64_t i = 0;
   for (; i + 8 <= count; i += 8) {
     const __m128i half =
@@ -31,43 +52,119 @@ __attribute__((target("avx,f16c"))) void convert_f16c(const float* from, int64_t
   }
 }
 
-void convert(const float* from, int64_t count, uint16_t* to) {
-  if (cpu().f16c) {
-    convert_f16c(from, count, to);
-    return;
-  }
-  for (int64_t i = 0; i < count; ++i) to[i] = f32_to_f16(from[i]);
+uint16_t f32_to_bf16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7FFFFFFFU) > 0x7F800000U) return static_cast<uint16_t>((bits >> 16) | 0x40U);
+  return static_cast<uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
 }
 
-void append_f16(int64_t head_dim, int64_t position, const float* key, const float* value,
-                void* keys, void* values) {
-  constexpr int64_t kChunk = 128;
-  uint16_t half[kChunk];
-  auto* blocked = static_cast<uint16_t*>(keys) + (position / kKeyBlock) * head_dim * kKeyBlock +
-                  position % kKeyBlock;
+void convert(KvType type, const float* from, int64_t count, uint16_t* to) {
+  if (type == KvType::bf16) {
+    for (int64_t i = 0; i < count; ++i) to[i] = f32_to_bf16(from[i]);
+  } else if (cpu().f16c) {
+    halves_f16c(from, count, to);
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = f32_to_f16(from[i]);
+  }
+}
+
+void append_16bit(KvType type, int64_t head_dim, int64_t position, const float* key,
+                  const float* value, const KvHead& head) {
+  std::array<uint16_t, kChunk> chunk;
   for (int64_t d = 0; d < head_dim; d += kChunk) {
     const int64_t count = head_dim - d < kChunk ? head_dim - d : kChunk;
-    convert(key + d, count, half);
-    for (int64_t i = 0; i < count; ++i) blocked[(d + i) * kKeyBlock] = half[i];
+    convert(type, key + d, count, chunk.data());
+    uint16_t* to = &blocked_key<uint16_t>(head.keys, head_dim, position, d);
+    for (int64_t i = 0; i < count; ++i) to[i * kKeyBlock] = chunk[static_cast<size_t>(i)];
   }
-  convert(value, head_dim, static_cast<uint16_t*>(values) + position * head_dim);
+  convert(type, value, head_dim, static_cast<uint16_t*>(head.values) + position * head_dim);
+}
+
+// ---- integers ----
+
+template <typename T>
+void append_integers(int64_t head_dim, int64_t position, const float* key, const float* value,
+                     const QuantizeRule& key_rule, const QuantizeRule& value_rule,
+                     const KvHead& head) {
+  constexpr int64_t kMostElements = 1024;
+  const int64_t width = padded(head_dim);
+  std::array<int16_t, kMostElements> q;
+  for (int64_t d = head_dim; d < width; ++d) q[static_cast<size_t>(d)] = 0;
+  head.key_scales[position] = quantize_vector(key, head_dim, key_rule, q.data());
+  T* to = &paired_key<T>(head.keys, width, position, 0);
+  for (int64_t d = 0; d < width; d += 2) {
+    const T pair[2] = {static_cast<T>(q[static_cast<size_t>(d)]),
+                       static_cast<T>(q[static_cast<size_t>(d + 1)])};
+    std::memcpy(to + d * kKeyBlock, pair, sizeof(pair));
+  }
+  head.value_scales[position] = quantize_vector(value, head_dim, value_rule, q.data());
+  to = &paired_value<T>(head.values, width, position, 0);
+  for (int64_t d = 0; d < width; ++d) to[d * 2] = static_cast<T>(q[static_cast<size_t>(d)]);
+}
+
+float wide(KvType type, uint16_t bits) {
+  return type == KvType::f16 ? f16_to_f32(bits) : std::bit_cast<float>(uint32_t{bits} << 16);
 }
 
 }  // namespace
 
 int64_t kv_bytes(KvType type, int64_t head_dim, int64_t capacity) {
-  return capacity * head_dim * (type == KvType::f16 ? 2 : 4);
+  return capacity * (is_integer(type) ? padded(head_dim) : head_dim) * element_bytes(type);
+}
+
+int64_t kv_scale_bytes(KvType type, int64_t capacity) {
+  return is_integer(type) ? capacity * static_cast<int64_t>(sizeof(float)) : 0;
 }
 
 void kv_append(KvType type, int64_t head_dim, int64_t position, const float* key,
-               const float* value, void* keys, void* values) {
-  if (type == KvType::f16) {
-    append_f16(head_dim, position, key, value, keys, values);
-    return;
+               const float* value, const KvHead& head) {
+  switch (type) {
+    case KvType::f32:
+      for (int64_t d = 0; d < head_dim; ++d) {
+        blocked_key<float>(head.keys, head_dim, position, d) = key[d];
+      }
+      std::memcpy(static_cast<float*>(head.values) + position * head_dim, value,
+                  static_cast<size_t>(head_dim) * sizeof(float));
+      return;
+    case KvType::f16:
+    case KvType::bf16:
+      return append_16bit(type, head_dim, position, key, value, head);
+    case KvType::int8:
+      return append_integers<int8_t>(head_dim, position, key, value, kInt8Rule, kInt8Rule, head);
+    case KvType::int16:
+      return append_integers<int16_t>(head_dim, position, key, value, kNormRule, kInt16ValueRule,
+                                      head);
   }
-  scatter_key(head_dim, position, key, keys);
-  std::memcpy(static_cast<float*>(values) + position * head_dim, value,
-              static_cast<size_t>(head_dim) * sizeof(float));
+}
+
+float kv_key(KvType type, int64_t head_dim, const KvHead& head, int64_t t, int64_t d) {
+  const int64_t width = padded(head_dim);
+  switch (type) {
+    case KvType::int8:
+      return head.key_scales[t] * static_cast<float>(paired_key<int8_t>(head.keys, width, t, d));
+    case KvType::int16:
+      return head.key_scales[t] * static_cast<float>(paired_key<int16_t>(head.keys, width, t, d));
+    case KvType::f32:
+      return blocked_key<float>(head.keys, head_dim, t, d);
+    default:
+      return wide(type, blocked_key<uint16_t>(head.keys, head_dim, t, d));
+  }
+}
+
+float kv_value(KvType type, int64_t head_dim, const KvHead& head, int64_t t, int64_t d) {
+  const int64_t width = padded(head_dim);
+  switch (type) {
+    case KvType::int8:
+      return head.value_scales[t] *
+             static_cast<float>(paired_value<int8_t>(head.values, width, t, d));
+    case KvType::int16:
+      return head.value_scales[t] *
+             static_cast<float>(paired_value<int16_t>(head.values, width, t, d));
+    case KvType::f32:
+      return static_cast<const float*>(head.values)[t * head_dim + d];
+    default:
+      return wide(type, static_cast<const uint16_t*>(head.values)[t * head_dim + d]);
+  }
 }
 
 }  // namespace nibble::jit

@@ -35,8 +35,10 @@ Bytes allocate(int64_t bytes) {
 struct Operands {
   Operands(const AttentionSpec& spec, int64_t context, bool decode)
       : head_bytes(kv_bytes(spec.kv, spec.head_dim, context)),
-        heads(decode ? kPoolBytes / (2 * head_bytes) : 1),
-        cache(allocate(2 * head_bytes * heads)),
+        scale_bytes(kv_scale_bytes(spec.kv, context)),
+        stride(2 * (head_bytes + scale_bytes)),
+        heads(decode ? kPoolBytes / stride : 1),
+        cache(allocate(stride * heads)),
         q(static_cast<size_t>(spec.rows * spec.head_dim), 0.1F),
         out(q.size()),
         lo(static_cast<size_t>(spec.rows), 0),
@@ -50,8 +52,7 @@ struct Operands {
       for (float& x : key) x = normal(random);
       for (float& x : value) x = normal(random);
       for (int64_t h = 0; h < heads; ++h) {
-        kv_append(spec.kv, spec.head_dim, t, key.data(), value.data(), head(h),
-                  head(h) + head_bytes);
+        kv_append(spec.kv, spec.head_dim, t, key.data(), value.data(), head(h));
       }
     }
     args = {.q = q.data(),
@@ -66,9 +67,20 @@ struct Operands {
             .rows = spec.rows,
             .scratch = scratch.get()};
   }
-  std::byte* head(int64_t h) const { return cache.get() + 2 * h * head_bytes; }
+  KvHead head(int64_t h) const {
+    std::byte* at = cache.get() + h * stride;
+    return {at, at + head_bytes, reinterpret_cast<float*>(at + 2 * head_bytes),
+            reinterpret_cast<float*>(at + 2 * head_bytes + scale_bytes)};
+  }
+  void use(int64_t h) {
+    const KvHead cached = head(h);
+    args.keys = cached.keys;
+    args.values = cached.values;
+    args.key_scales = cached.key_scales;
+    args.value_scales = cached.value_scales;
+  }
 
-  int64_t head_bytes, heads;
+  int64_t head_bytes, scale_bytes, stride, heads;
   Bytes cache;
   std::vector<float> q, out;
   std::vector<int64_t> lo, hi;
@@ -86,13 +98,12 @@ void run_kernel(benchmark::State& state, const KernelKey& key, int64_t context, 
   Operands operands(spec, context, decode);
   int64_t head = 0;
   for (auto _ : state) {
-    operands.args.keys = operands.head(head);
-    operands.args.values = operands.head(head) + operands.head_bytes;
+    operands.use(head);
     kernel.run(operands.args);
     benchmark::ClobberMemory();
     head = (head + 1) % operands.heads;
   }
-  const auto bytes = static_cast<double>(2 * operands.head_bytes);
+  const auto bytes = static_cast<double>(operands.stride);
   const double operations = 4.0 * static_cast<double>(spec.rows * spec.head_dim * context);
   nibble::perf::count_work(state, {.bytes = bytes, .operations = operations});
 }

@@ -21,10 +21,12 @@ KvCache::KvCache(const std::vector<HeadLayout>& layers, jit::KvType type, int64_
           round_up(static_cast<size_t>(capacity), static_cast<size_t>(jit::kKvSplit)))) {
   for (const HeadLayout& head : layers) {
     const auto one = static_cast<size_t>(jit::kv_bytes(type_, head.head_dim, capacity_));
-    const size_t head_bytes = round_up(one, kLine);
-    layers_.push_back({bytes_, head_bytes});
+    const auto scales = static_cast<size_t>(jit::kv_scale_bytes(type_, capacity_));
+    const Layer layer{bytes_, round_up(one, kLine), round_up(scales, kLine)};
+    layers_.push_back(layer);
     size_t layer_bytes = 0;
-    if (__builtin_mul_overflow(2 * head_bytes, static_cast<size_t>(head.kv_heads), &layer_bytes) ||
+    if (__builtin_mul_overflow(2 * (layer.cache_bytes + layer.scale_bytes),
+                               static_cast<size_t>(head.kv_heads), &layer_bytes) ||
         __builtin_add_overflow(bytes_, layer_bytes, &bytes_)) {
       fail("The KV cache for {} positions needs more bytes than can be counted.", capacity);
     }
@@ -45,14 +47,15 @@ KvCache::~KvCache() {
   if (memory_ != nullptr) munmap(memory_, bytes_);
 }
 
-void* KvCache::keys(int64_t layer, int64_t kv_head) const noexcept {
+jit::KvHead KvCache::head(int64_t layer, int64_t kv_head) const noexcept {
   const Layer& l = layers_[static_cast<size_t>(layer)];
-  return memory_ + l.offset + 2 * static_cast<size_t>(kv_head) * l.head_bytes;
-}
-
-void* KvCache::values(int64_t layer, int64_t kv_head) const noexcept {
-  const Layer& l = layers_[static_cast<size_t>(layer)];
-  return memory_ + l.offset + (2 * static_cast<size_t>(kv_head) + 1) * l.head_bytes;
+  std::byte* at =
+      memory_ + l.offset + 2 * static_cast<size_t>(kv_head) * (l.cache_bytes + l.scale_bytes);
+  jit::KvHead head{.keys = at, .values = at + l.cache_bytes};
+  if (l.scale_bytes == 0) return head;
+  head.key_scales = reinterpret_cast<float*>(at + 2 * l.cache_bytes);
+  head.value_scales = reinterpret_cast<float*>(at + 2 * l.cache_bytes + l.scale_bytes);
+  return head;
 }
 
 }  // namespace nibble::runtime

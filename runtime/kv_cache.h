@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "jit/kernel_spec.h"
+#include "jit/kv_layout.h"
 #include "runtime/plan.h"
 
 namespace nibble::runtime {
@@ -22,12 +23,11 @@ class KvCache {
   jit::KvType type() const { return type_; }
   int64_t capacity() const { return capacity_; }
   int64_t bytes() const { return static_cast<int64_t>(bytes_); }
-  void* keys(int64_t layer, int64_t kv_head) const noexcept;
-  void* values(int64_t layer, int64_t kv_head) const noexcept;
+  jit::KvHead head(int64_t layer, int64_t kv_head) const noexcept;
 
  private:
   struct Layer {
-    size_t offset, head_bytes;  // keys then values of each head
+    size_t offset, cache_bytes, scale_bytes;  // of each head: keys, values, and their scales
   };
   jit::KvType type_;
   int64_t capacity_;  // multiple of the KV split

@@ -7,6 +7,7 @@
 // row alone.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -90,10 +91,8 @@ struct CacheStep {
 struct AttentionStep {
   HeadLayout head;
   Operand qkv, out;
-  const jit::Kernel* kernel_f32 = nullptr;  // by type of the KV cache
-  const jit::Kernel* kernel_f16 = nullptr;
-  int64_t kernel_rows = 1;
-  int64_t window = 0;  // 0 = none
+  std::array<const jit::Kernel*, jit::kKvTypes> kernels{};  // by type of the KV cache
+  int64_t window = 0;                                       // 0 = none
   float scale = 1, softcap = 0;
   std::shared_ptr<const std::vector<float>> slopes;  // ALiBi, or null
 };

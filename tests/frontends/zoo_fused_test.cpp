@@ -71,10 +71,12 @@ TEST_P(ZooFused, GreedyIdsComeFromTheCache) {
 TEST_P(ZooFused, SameBitsEverywhere) {
   NIBBLE_NEED_MODELS();
   const test::Reference reference = test::zoo_reference(GetParam());
-  for (const char* weights : {"int4", "int8", "f32"}) {
+  for (const auto& [weights, kv] :
+       {std::pair{"int4", jit::KvType::int16}, std::pair{"int8", jit::KvType::int8},
+        std::pair{"int4", jit::KvType::bf16}, std::pair{"f32", jit::KvType::f16}}) {
     FusedOptions options;
     options.weights = weights;
-    options.kv = jit::KvType::f16;
+    options.kv = kv;
     const graph::Graph graph = test::fused_graph(test::zoo_folder(GetParam()), options, nullptr);
     options.threads = 1;
     const auto expected = test::all_logits(*test::session_of(graph, options), reference.ids(0));
@@ -88,6 +90,25 @@ TEST_P(ZooFused, SameBitsEverywhere) {
                                        << threads << " threads, chunks of " << chunk;
       }
     }
+  }
+}
+
+// What a shorter cache type costs, relative to the largest logit with fp32 everywhere.
+TEST_P(ZooFused, CacheTypesAgreeWithF32) {
+  NIBBLE_NEED_MODELS();
+  const test::Reference reference = test::zoo_reference(GetParam());
+  FusedOptions options;
+  options.isa = jit::selected_isa();
+  const graph::Graph graph = test::fused_graph(test::zoo_folder(GetParam()), options, nullptr);
+  const auto exact = test::all_logits(*test::session_of(graph, options), reference.ids(0));
+  for (const auto& [kv, tolerance] :
+       {std::pair{jit::KvType::f16, 2e-3F}, std::pair{jit::KvType::int16, 5e-4F},
+        std::pair{jit::KvType::bf16, 1e-2F}, std::pair{jit::KvType::int8, 4e-2F}}) {
+    options.kv = kv;
+    const auto found = test::all_logits(*test::session_of(graph, options), reference.ids(0));
+    EXPECT_LE(test::max_abs_difference(found, exact), tolerance * test::max_abs(exact))
+        << jit::kv_type_name(kv);
+    EXPECT_GT(test::max_abs_difference(found, exact), 0.0F) << jit::kv_type_name(kv);
   }
 }
 

@@ -12,6 +12,7 @@
 #include "jit/attention_generator.h"
 #include "jit/isa.h"
 #include "jit/kv_layout.h"
+#include "jit/kv_quantize.h"
 #include "tests/support/generated_code.h"
 #include "tests/support/guarded_buffer.h"
 
@@ -22,6 +23,8 @@ using test::GeneratedCode;
 using test::GuardedBuffer;
 using test::same_bits;
 
+constexpr KvType kAllTypes[] = {KvType::f32, KvType::f16, KvType::bf16, KvType::int16,
+                                KvType::int8};
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 struct Range {
@@ -34,6 +37,8 @@ struct Cache {
       : spec(s),
         keys(bytes(capacity)),
         values(bytes(capacity)),
+        key_scales(static_cast<size_t>(capacity)),
+        value_scales(static_cast<size_t>(capacity)),
         plain_keys(static_cast<size_t>(capacity * s.head_dim)),
         plain_values(plain_keys.size()) {
     std::mt19937 random(seed);
@@ -43,7 +48,7 @@ struct Cache {
       const bool visible = t >= seen.lo && t < seen.hi;
       for (float& k : key) k = visible ? normal(random) : kNaN;
       for (float& v : value) v = visible ? normal(random) : kNaN;
-      kv_append(s.kv, s.head_dim, t, key.data(), value.data(), keys.data(), values.data());
+      kv_append(s.kv, s.head_dim, t, key.data(), value.data(), head());
       std::ranges::copy(key, plain_keys.begin() + t * s.head_dim);
       std::ranges::copy(value, plain_values.begin() + t * s.head_dim);
     }
@@ -51,8 +56,10 @@ struct Cache {
   size_t bytes(int64_t capacity) const {
     return static_cast<size_t>(kv_bytes(spec.kv, spec.head_dim, capacity));
   }
+  KvHead head() { return {keys.data(), values.data(), key_scales.data(), value_scales.data()}; }
   AttentionSpec spec;
   GuardedBuffer<std::byte> keys, values;
+  GuardedBuffer<float> key_scales, value_scales;
   std::vector<float> plain_keys, plain_values;
 };
 
@@ -67,8 +74,11 @@ struct Call {
         lo(ranges.size()),
         hi(ranges.size()),
         scratch(static_cast<size_t>(
-            (attention_scratch_bytes({.head_dim = dim, .rows = kMaxAttentionRows}) + 63) / 64 *
-            64)) {
+            (attention_scratch_bytes({.head_dim = dim,
+                                      .kv = cache.spec.kv,
+                                      .rows = most_attention_rows(cache.spec.kv)}) +
+             63) /
+            64 * 64)) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
     for (float& x : q) x = normal(random);
@@ -82,6 +92,8 @@ struct Call {
     args.q_stride = args.out_stride = stride;
     args.keys = cache.keys.data();
     args.values = cache.values.data();
+    args.key_scales = cache.key_scales.data();
+    args.value_scales = cache.value_scales.data();
     args.lo = lo.data();
     args.hi = hi.data();
     args.slope = slope.data();
@@ -154,7 +166,7 @@ class AttentionKernels : public ::testing::TestWithParam<Isa> {
 
 TEST_P(AttentionKernels, EveryHeadSizeEqualsTheReference) {
   for (int64_t dim : {1, 2, 7, 16, 20, 32, 33, 64, 80, 96, 100, 112, 128, 192, 256}) {
-    for (KvType kv : {KvType::f32, KvType::f16}) {
+    for (KvType kv : kAllTypes) {
       for (int rows : {1, 4}) {
         const AttentionSpec spec{.head_dim = dim, .kv = kv, .rows = rows};
         check(spec, GetParam(), causal(rows, 1));
@@ -169,16 +181,26 @@ TEST_P(AttentionKernels, EveryLengthEqualsTheReference) {
     check({.head_dim = 20, .rows = 1}, GetParam(), causal(1, hi));
     check({.head_dim = 20, .rows = 3}, GetParam(), causal(3, hi));
     check({.head_dim = 24, .kv = KvType::f16, .rows = 4}, GetParam(), causal(4, hi, 19));
+    check({.head_dim = 24, .kv = KvType::int16, .rows = 1}, GetParam(), causal(1, hi));
+    check({.head_dim = 20, .kv = KvType::int16, .rows = 6}, GetParam(), causal(5, hi, 19));
+    check({.head_dim = 24, .kv = KvType::int8, .rows = 4}, GetParam(), causal(4, hi));
   }
 }
 
 TEST_P(AttentionKernels, EveryRowCountEqualsTheReference) {
-  for (int rows = 1; rows <= kMaxAttentionRows; ++rows) {
+  for (int rows = 1; rows <= most_attention_rows(KvType::f32); ++rows) {
     for (int64_t used = 1; used <= rows; ++used) {
       check({.head_dim = 64, .rows = rows}, GetParam(), causal(used, 130));
       check({.head_dim = 36, .kv = KvType::f16, .rows = rows, .alibi = true}, GetParam(),
             causal(used, 62));
     }
+  }
+  for (const int rows : {2, 4, 5, 16, 17, kMaxAttentionRows}) {
+    for (int64_t used = 1; used <= rows; ++used) {
+      check({.head_dim = 36, .kv = KvType::int16, .rows = rows}, GetParam(), causal(used, 130));
+    }
+    check({.head_dim = 64, .kv = KvType::int8, .rows = rows, .alibi = true}, GetParam(),
+          causal(rows, 60));
   }
 }
 
@@ -186,8 +208,11 @@ TEST_P(AttentionKernels, AlibiAndSoftcapEqualTheReference) {
   for (bool alibi : {false, true}) {
     for (bool softcap : {false, true}) {
       for (int rows : {1, 4, 8}) {
-        check({.head_dim = 48, .rows = rows, .alibi = alibi, .softcap = softcap}, GetParam(),
-              causal(rows, 200, 130));
+        for (KvType kv : kAllTypes) {
+          const AttentionSpec spec{
+              .head_dim = 48, .kv = kv, .rows = rows, .alibi = alibi, .softcap = softcap};
+          check(spec, GetParam(), causal(rows, 200, 130));
+        }
       }
     }
   }
@@ -203,6 +228,8 @@ TEST_P(AttentionKernels, RowsApartEqualTheReference) {
   for (const auto& ranges : cases) {
     check({.head_dim = 40, .rows = 4, .alibi = true}, GetParam(), ranges);
     check({.head_dim = 72, .kv = KvType::f16, .rows = 8}, GetParam(), ranges);
+    check({.head_dim = 72, .kv = KvType::int16, .rows = 8}, GetParam(), ranges);
+    check({.head_dim = 7, .kv = KvType::int8, .rows = 4, .alibi = true}, GetParam(), ranges);
   }
 }
 
@@ -222,7 +249,7 @@ TEST_P(AttentionKernels, AnUnseenNaNPoisonsOnlyTheRowsThatSeeIt) {
 
 TEST_P(AttentionKernels, CuttingAPromptDifferentlyChangesNothing) {
   constexpr int64_t kTokens = 24;
-  for (KvType kv : {KvType::f32, KvType::f16}) {
+  for (KvType kv : kAllTypes) {
     const AttentionSpec one{.head_dim = 64, .kv = kv, .rows = 1};
     const AttentionSpec eight{.head_dim = 64, .kv = kv, .rows = 8};
     const std::vector<Range> ranges = causal(kTokens, 180, 150);
@@ -245,21 +272,24 @@ TEST_P(AttentionKernels, CuttingAPromptDifferentlyChangesNothing) {
 }
 
 TEST_P(AttentionKernels, LargeScoresEqualTheReference) {
-  const AttentionSpec spec{.head_dim = 64, .rows = 2};
-  const std::vector<Range> ranges = causal(2, 300);
-  const GeneratedCode<AttentionFn> kernel(generate_attention(spec, GetParam()));
-  const Cache cache(spec, hull(ranges), capacity_for(ranges), 1);
-  for (float scale : {0.0F, -0.0F, 100.0F, -1e4F, 1e30F}) {
-    Call found(cache, ranges, 2);
-    Call expected(cache, ranges, 2);
-    found.args.scale = expected.args.scale = scale;
-    kernel(found.args);
-    attention_reference(spec, expected.args);
-    EXPECT_TRUE(same_bits(found.out.span(), expected.out.span())) << "scale " << scale;
+  for (KvType kv : {KvType::f32, KvType::int16}) {
+    const AttentionSpec spec{.head_dim = 64, .kv = kv, .rows = 2};
+    const std::vector<Range> ranges = causal(2, 300);
+    const GeneratedCode<AttentionFn> kernel(generate_attention(spec, GetParam()));
+    Cache cache(spec, hull(ranges), capacity_for(ranges), 1);
+    for (float scale : {0.0F, -0.0F, 100.0F, -1e4F, 1e30F}) {
+      Call found(cache, ranges, 2);
+      Call expected(cache, ranges, 2);
+      found.args.scale = expected.args.scale = scale;
+      kernel(found.args);
+      attention_reference(spec, expected.args);
+      EXPECT_TRUE(same_bits(found.out.span(), expected.out.span())) << "scale " << scale;
+    }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isas, AttentionKernels, ::testing::Values(Isa::avx2, Isa::avx512),
+INSTANTIATE_TEST_SUITE_P(Isas, AttentionKernels,
+                         ::testing::Values(Isa::avx2, Isa::avx512, Isa::avx512_vnni),
                          [](const auto& info) { return std::string(isa_name(info.param)); });
 
 // Softmax attention as in the textbooks, in double precision, over positions in the plain layout.
@@ -304,11 +334,111 @@ TEST(AttentionReference, AgreesWithSoftmaxAttention) {
   }
 }
 
+// Largest error against double precision softmax attention over the unrounded cache, relative to
+// the largest output. Some elements are ten times as large as the rest, as in keys of real models.
+double relative_error(KvType kv, double outliers) {
+  const AttentionSpec spec{.head_dim = 128, .kv = kv, .rows = 4};
+  const std::vector<Range> ranges = {{0, 1}, {0, 700}, {100, 333}, {65, 130}};
+  Cache cache(spec, {0, 0}, capacity_for(ranges), 3);
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  const auto dim = static_cast<size_t>(spec.head_dim);
+  for (size_t t = 0; t < cache.plain_keys.size() / dim; ++t) {
+    for (size_t d = 0; d < dim; ++d) {
+      cache.plain_keys[t * dim + d] =
+          normal(random) * static_cast<float>(d % 40 == 3 ? outliers : 1.0);
+      cache.plain_values[t * dim + d] = normal(random);
+    }
+    kv_append(kv, spec.head_dim, static_cast<int64_t>(t), &cache.plain_keys[t * dim],
+              &cache.plain_values[t * dim], cache.head());
+  }
+  Call call(cache, ranges, 4);
+  attention_reference(spec, call.args);
+  double error = 0;
+  for (size_t r = 0; r < ranges.size(); ++r) {
+    const auto expected = softmax_attention(cache, call, r);
+    double worst = 0, largest = 0;
+    for (size_t d = 0; d < dim; ++d) {
+      const double found = call.out[r * static_cast<size_t>(call.stride) + d];
+      worst = std::max(worst, std::abs(found - expected[d]));
+      largest = std::max(largest, std::abs(expected[d]));
+    }
+    error = std::max(error, worst / largest);
+  }
+  return error;
+}
+
+TEST(AttentionReference, RoundingTheCacheCostsLittle) {
+  for (const double outliers : {1.0, 10.0}) {
+    EXPECT_LT(relative_error(KvType::f32, outliers), 1e-5);
+    EXPECT_LT(relative_error(KvType::f16, outliers), 1e-3 * outliers);
+    EXPECT_LT(relative_error(KvType::int16, outliers), 5e-4 * outliers);
+    EXPECT_LT(relative_error(KvType::int16, outliers), relative_error(KvType::f16, outliers));
+    EXPECT_LT(relative_error(KvType::bf16, outliers), 1e-2 * outliers);
+    EXPECT_LT(relative_error(KvType::int8, outliers), 2e-2 * outliers);
+  }
+}
+
+TEST(KvQuantize, EqualsItsReference) {
+  std::mt19937 random(7);
+  std::normal_distribution<float> normal;
+  for (const int64_t count : {1, 7, 8, 9, 16, 20, 64, 100, 128, 1024}) {
+    for (const QuantizeRule& rule : {kNormRule, kInt16ValueRule, kInt8Rule}) {
+      for (const float size : {0.0F, 1e-38F, 1.0F, 1e10F}) {
+        const auto n = static_cast<size_t>(count);
+        GuardedBuffer<float> x(n);
+        for (float& value : x) value = normal(random) * size;
+        GuardedBuffer<int16_t> found(n), expected(n);
+        const float scale = quantize_vector(x.data(), count, rule, found.data());
+        EXPECT_EQ(scale, quantize_plain(x.data(), count, rule, expected.data()));
+        EXPECT_TRUE(std::ranges::equal(found.span(), expected.span()));
+        double squares = 0;
+        for (size_t i = 0; i < n; ++i) {
+          squares += static_cast<double>(found[i]) * found[i];
+          EXPECT_NEAR(static_cast<double>(found[i]) * scale, x[i], 0.51 * scale);
+        }
+        EXPECT_LE(rule.by_norm != 0 ? squares : 0.0, 0x1p31);
+      }
+    }
+  }
+}
+
+TEST(KvLayout, PutsIntegersInPairs) {
+  constexpr int64_t kDim = 3;
+  for (KvType type : {KvType::int16, KvType::int8}) {
+    const int64_t bytes = type == KvType::int8 ? 1 : 2;
+    EXPECT_EQ(kv_bytes(type, kDim, 32), 32 * 16 * bytes);
+    EXPECT_EQ(kv_scale_bytes(type, 32), 32 * 4);
+    std::vector<std::byte> keys(static_cast<size_t>(32 * 16 * bytes)), values(keys.size());
+    std::vector<float> key_scales(32), value_scales(32);
+    const KvHead head{keys.data(), values.data(), key_scales.data(), value_scales.data()};
+    const float key[] = {1, -2, 3};
+    const float value[] = {4, 0, -6};
+    kv_append(type, kDim, 19, key, value, head);
+    for (int64_t d = 0; d < kDim; ++d) {
+      EXPECT_NEAR(kv_key(type, kDim, head, 19, d), key[d], 0.02);
+      EXPECT_NEAR(kv_value(type, kDim, head, 19, d), value[d], 0.03);
+    }
+    const auto byte_of = [&](const std::vector<std::byte>& from, int64_t element) {
+      return from[static_cast<size_t>((element + 1) * bytes - 1)];  // the sign's
+    };
+    const int64_t block = 16 * 16;  // position 19 is lane 3 of the second block, odd of pair 9
+    // 1 / 3 of 127 is 42, of 32767 is 0x2AAA.
+    EXPECT_EQ(byte_of(keys, block + 3 * 2), std::byte{0x2A});
+    EXPECT_GE(byte_of(keys, block + 3 * 2 + 1), std::byte{0x80});
+    EXPECT_GE(byte_of(values, (9 * 16 + 2) * 2 + 1), std::byte{0x80});
+    EXPECT_EQ(std::ranges::count_if(keys, [](std::byte b) { return b != std::byte{0}; }),
+              bytes * 3);
+  }
+}
+
 TEST(AttentionSpecs, InvalidOnesAreRefused) {
   EXPECT_THROW(generate_attention({.head_dim = 0}, Isa::avx2), Error);
   EXPECT_THROW(generate_attention({.head_dim = 4096}, Isa::avx2), Error);
   EXPECT_THROW(generate_attention({.head_dim = 64, .rows = 0}, Isa::avx2), Error);
   EXPECT_THROW(generate_attention({.head_dim = 64, .rows = 9}, Isa::avx2), Error);
+  EXPECT_THROW(generate_attention({.head_dim = 64, .kv = KvType::int8, .rows = 33}, Isa::avx2),
+               Error);
   EXPECT_THROW(attention_scratch_bytes({.head_dim = -1}), Error);
 }
 
@@ -317,7 +447,7 @@ TEST(KvLayout, PutsPositionsSideBySide) {
   std::vector<float> keys(32 * kDim, 0.0F), values(32 * kDim, 0.0F);
   const float key[] = {1, 2, 3};
   const float value[] = {4, 5, 6};
-  kv_append(KvType::f32, kDim, 18, key, value, keys.data(), values.data());
+  kv_append(KvType::f32, kDim, 18, key, value, {keys.data(), values.data(), nullptr, nullptr});
   std::vector<float> expected_keys(keys.size(), 0.0F), expected_values(values.size(), 0.0F);
   for (size_t d = 0; d < 3; ++d) {
     expected_keys[16 * 3 + d * 16 + 2] = key[d];
@@ -336,7 +466,8 @@ TEST(KvLayout, RoundsHalvesToEven) {
                                0x0001, 0x0001, 0xBE00, 0x7C00, 0x2E66, 0x3266};
   constexpr int64_t kDim = std::size(rounded);
   GuardedBuffer<uint16_t> keys(16 * kDim), values(16 * kDim);
-  kv_append(KvType::f16, kDim, 15, rounded, rounded, keys.data(), values.data());
+  kv_append(KvType::f16, kDim, 15, rounded, rounded,
+            {keys.data(), values.data(), nullptr, nullptr});
   for (size_t d = 0; d < static_cast<size_t>(kDim); ++d) {
     EXPECT_EQ(keys[d * 16 + 15], expected[d]) << rounded[d];
     EXPECT_EQ(values[15 * static_cast<size_t>(kDim) + d], expected[d]) << rounded[d];

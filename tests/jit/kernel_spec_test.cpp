@@ -80,7 +80,7 @@ KernelKey random_key(std::mt19937& random) {
       break;
     default:
       key.spec = AttentionSpec{.head_dim = static_cast<int64_t>(random() % 300),
-                               .kv = static_cast<KvType>(random() % 2),
+                               .kv = static_cast<KvType>(random() % kKvTypes),
                                .rows = static_cast<int>(random() % 9),
                                .alibi = flip(),
                                .softcap = flip()};

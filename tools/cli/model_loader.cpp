@@ -99,7 +99,7 @@ bool has_quantized_weights(const graph::Graph& graph) {
 
 jit::KvType choose_kv(const RunOptions& run, bool exact) {
   if (run.kv.empty()) return exact ? jit::KvType::f32 : jit::KvType::f16;
-  return run.kv == "f32" ? jit::KvType::f32 : jit::KvType::f16;
+  return *jit::parse_kv_type(run.kv);
 }
 
 }  // namespace
@@ -165,8 +165,11 @@ void RunOptions::add_to(CLI::App& command, bool with_context) {
       ->capture_default_str()
       ->group(title);
   command
-      .add_option("--kv", kv, "Type of the KV cache: f16 or f32 (default: f32 when computing so)")
-      ->check(CLI::IsMember({"f16", "f32"}))
+      .add_option(
+          "--kv", kv,
+          "Type of the KV cache: f32, f16, bf16, int16 or int8 (default: f32 when computing "
+          "so, else f16)")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "int16", "int8"}))
       ->group(title);
 }
 

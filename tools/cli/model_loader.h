@@ -40,7 +40,7 @@ struct RunOptions {
   int threads = 0;      // 0: one a physical core
   int64_t context = 0;  // 0: the model's own
   int64_t chunk = 512;  // rows of a prefill pass
-  std::string kv;       // "f16", "f32"; empty: f32 when all computes in f32
+  std::string kv;       // a KvType's name; empty: f32 when all computes in f32
 
   void add_to(CLI::App& command, bool with_context = true);
 };

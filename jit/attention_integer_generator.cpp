@@ -1,0 +1,565 @@
+// Machine code of attention over an int16 or int8 cache (attention.h has the arithmetic): 16-bit
+// dot products of pairs of elements for the scores, of pairs of positions for the outputs.
+//
+// What a row may not see costs nothing but a mask of its weights: their products are 0 whatever the
+// cache holds. So all rows take whole blocks of 16 positions, and rows are taken a tile at a time.
+#include <algorithm>
+#include <cstddef>
+#include <functional>
+#include <vector>
+
+#include "jit/attention.h"
+#include "jit/attention_generator.h"
+#include "jit/attention_integer.h"
+#include "jit/attention_scratch.h"
+#include "jit/compiler_math.h"
+#include "jit/kv_layout.h"
+#include "jit/kv_quantize.h"
+#include "jit/vector_math.h"
+
+namespace nibble::jit {
+namespace {
+
+namespace x86 = asmjit::x86;
+using Gp = CompilerMath::Gp;
+using Label = CompilerMath::Label;
+using Mask = CompilerMath::Mask;
+using Mem = CompilerMath::Mem;
+using Reg = CompilerMath::Reg;
+
+constexpr int kRowTile = 4;
+constexpr int kBlocks = static_cast<int>(kKvSplit / kKeyBlock);  // of a split
+constexpr int kScoreBytes = static_cast<int>(kKvSplit) * 4;      // one row of scores
+constexpr int kWeightBytes = static_cast<int>(kKvSplit) * 2;     // one row of weights
+
+// Two paths in one function: rows a tile at a time and, where the call has one row only, that row
+// alone. A call whose rows fill no whole tile repeats its last one and drops the copies. Within a
+// path, splits that every row sees whole take code without masks.
+class IntegerAttentionGenerator {
+ public:
+  IntegerAttentionGenerator(const AttentionSpec& spec, Isa isa)
+      : spec_(spec),
+        scratch_(IntegerAttentionScratch::of(spec)),
+        dim_(spec.head_dim),
+        element_bytes_(spec.kv == KvType::int8 ? 1 : 2),
+        position_bytes_(scratch_.output_bytes / 4 * element_bytes_),
+        v_(isa),
+        cc_(v_.cc()) {}
+
+  std::vector<uint8_t> generate() {
+    base_ = v_.load_gp(v_.field(offsetof(AttentionArgs, scratch)), "scratch");
+    to_value_ = v_.load_gp(v_.field(offsetof(AttentionArgs, values)), "to_value");
+    cc_.sub(to_value_, v_.field(offsetof(AttentionArgs, keys)));
+    if (spec_.rows == 1) {
+      path(1);
+      return v_.finish();
+    }
+    Label together = cc_.newLabel();
+    Label done = cc_.newLabel();
+    cc_.cmp(v_.field(offsetof(AttentionArgs, rows)), 1);
+    cc_.jne(together);
+    path(1);
+    cc_.jmp(done);
+    cc_.bind(together);
+    path(kRowTile);
+    cc_.bind(done);
+    return v_.finish();
+  }
+
+ private:
+  Mem at(int64_t offset, const Gp& index, uint32_t shift) const {
+    return x86::ptr(base_, index, shift, static_cast<int32_t>(offset));
+  }
+  Gp address(const Mem& of, const char* name) {
+    Gp r = v_.gp(name);
+    cc_.lea(r, of);
+    return r;
+  }
+  Gp copy(const Gp& from, const char* name) {
+    Gp r = v_.gp(name);
+    cc_.mov(r, from);
+    return r;
+  }
+  // A pointer argument advanced by the split's position, times `bytes`.
+  Gp split_pointer(size_t argument, int bytes, const char* name) {
+    Gp r = v_.gp(name);
+    cc_.imul(r, split_, bytes);
+    cc_.add(r, v_.field(argument));
+    return r;
+  }
+  void raise(const Gp& a, const Gp& b) {  // a = max(a, b)
+    cc_.cmp(a, b);
+    cc_.cmovl(a, b);
+  }
+  void lower(const Gp& a, const Gp& b) {  // a = min(a, b)
+    cc_.cmp(a, b);
+    cc_.cmovg(a, b);
+  }
+
+  // ---- the whole of one path ----
+
+  void path(int tile) {
+    tile_ = tile;
+    count_ = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "count");
+    cc_.add(count_, tile - 1);
+    cc_.and_(count_, -tile);
+    gather_rows();
+    split_ = copy(lowest_, "split");
+    cc_.and_(split_, -kKvSplit);
+    v_.loop(split_, highest_, kKvSplit, [&] { split(); });
+    write_out();
+  }
+
+  void split() {
+    Label partial = cc_.newLabel();
+    Label done = cc_.newLabel();
+    const Gp end = address(x86::ptr(split_, kKvSplit), "split_end");
+    cc_.cmp(highest_lo_, split_);
+    cc_.jg(partial);
+    cc_.cmp(end, lowest_hi_);
+    cc_.jg(partial);
+    begin_ = v_.zero_gp("begin");
+    split_body(true);
+    cc_.jmp(done);
+
+    cc_.bind(partial);
+    begin_ = copy(lowest_, "begin");
+    raise(begin_, split_);
+    cc_.sub(begin_, split_);
+    cc_.and_(begin_, -kKeyBlock);
+    end_ = copy(highest_, "end");
+    lower(end_, end);
+    cc_.sub(end_, split_);
+    cc_.add(end_, kKeyBlock - 1);
+    cc_.and_(end_, -kKeyBlock);
+    find_visible();
+    split_body(false);
+    cc_.bind(done);
+  }
+
+  void split_body(bool full) {
+    scores(full);
+    const Gp row = v_.zero_gp("row");
+    const Gp scores = address(x86::ptr(base_, scratch_.scores), "scores");
+    const Gp weights = address(x86::ptr(base_, scratch_.weights), "weights");
+    const Gp key_scales = split_pointer(offsetof(AttentionArgs, key_scales), 4, "key_scales");
+    const Gp value_scales = split_pointer(offsetof(AttentionArgs, value_scales), 4, "value_scales");
+    v_.loop(row, count_, 1, [&] {
+      weigh_row({row, scores, weights, key_scales, value_scales, full});
+      cc_.add(scores, kScoreBytes);
+      cc_.add(weights, kWeightBytes);
+    });
+    merge();
+    values(full);
+  }
+
+  // ---- what the rows say, and their queries in integers ----
+
+  void gather_rows() {
+    lowest_ = v_.gp("lowest");
+    lowest_hi_ = v_.gp("lowest_hi");
+    cc_.mov(lowest_, INT64_MAX);
+    cc_.mov(lowest_hi_, INT64_MAX);
+    highest_ = v_.zero_gp("highest");
+    highest_lo_ = v_.zero_gp("highest_lo");
+    const Gp last = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "last");
+    cc_.dec(last);
+    const Gp query = address(x86::ptr(base_, scratch_.query), "query");
+    const Gp output = address(x86::ptr(base_, scratch_.output), "output");
+    const Gp row = v_.zero_gp("row");
+    v_.loop(row, count_, 1, [&] {
+      const Gp source = copy(row, "source");
+      lower(source, last);
+      gather_row(row, source, query);
+      const Gp i = v_.zero_gp("i");
+      v_.loop(i, scratch_.output_bytes, 64, [&] { v_.store(x86::ptr(output, i), v_.imm(0.0F)); });
+      cc_.add(query, scratch_.query_bytes);
+      cc_.add(output, scratch_.output_bytes);
+    });
+    cc_.xor_(row, row);
+    v_.loop(row, count_, 16, [&] {
+      v_.store(at(scratch_.max, row, 2), v_.imm(kLowScore));
+      v_.store(at(scratch_.sum, row, 2), v_.imm(0.0F));
+    });
+  }
+
+  void gather_row(const Gp& row, const Gp& source, const Gp& query) {
+    const Gp table = v_.load_gp(v_.field(offsetof(AttentionArgs, lo)), "table");
+    const Gp lo = v_.load_gp(x86::ptr(table, source, 3), "lo");
+    cc_.mov(table, v_.field(offsetof(AttentionArgs, hi)));
+    const Gp hi = v_.load_gp(x86::ptr(table, source, 3), "hi");
+    cc_.mov(at(scratch_.lo, row, 3), lo);
+    cc_.mov(at(scratch_.hi, row, 3), hi);
+    lower(lowest_, lo);
+    raise(highest_lo_, lo);
+    lower(lowest_hi_, hi);
+    raise(highest_, hi);
+    cc_.dec(hi);
+    cc_.mov(at(scratch_.newest, row, 2), hi.r32());
+    if (spec_.alibi) {
+      cc_.mov(table, v_.field(offsetof(AttentionArgs, slope)));
+      v_.store_lane0(at(scratch_.slope, row, 2), v_.broadcast(x86::dword_ptr(table, source, 2)));
+    }
+    cc_.imul(source, v_.field(offsetof(AttentionArgs, q_stride)));
+    cc_.mov(table, v_.field(offsetof(AttentionArgs, q)));
+    cc_.lea(source, x86::ptr(table, source, 2));
+
+    const Reg largest = v_.accumulator(v_.imm(0.0F));
+    const Reg squares = v_.accumulator(v_.imm(0.0F));
+    const Gp i = v_.zero_gp("i");
+    v_.blocks(i, dim_, [&](const Mask* mask, int) {
+      const Reg x = v_.load(x86::ptr(source, i, 2), mask);
+      v_.assign(largest, v_.max(v_.abs(x), largest));
+      v_.fma_into(squares, x, x);
+    });
+    const Reg by_largest = v_.mul(v_.reduce_max(largest), v_.imm(kNormRule.by_largest));
+    const Reg by_norm = v_.mul(v_.sqrt(v_.reduce_add(squares)), v_.imm(kNormRule.by_norm));
+    const Reg scale = v_.max(v_.accumulator(v_.imm(kSmallestScale)), v_.max(by_largest, by_norm));
+    const Reg inverse = v_.div(v_.accumulator(v_.imm(1.0F)), scale);
+    cc_.xor_(i, i);
+    v_.blocks(i, dim_, [&](const Mask* mask, int) {
+      const Reg x = v_.load(x86::ptr(source, i, 2), mask);
+      v_.store_int16(x86::ptr(query, i, 1), v_.to_int(v_.mul(x, inverse)));
+    });
+    Reg unit = v_.mul(scale, v_.broadcast(v_.field(offsetof(AttentionArgs, scale), 4)));
+    if (!spec_.softcap && !spec_.alibi) unit = v_.mul(unit, v_.imm(kLog2E));
+    v_.store_lane0(at(scratch_.row_scale, row, 2), unit);
+  }
+
+  // first and end of every row: its visible positions of this split, relative to it.
+  void find_visible() {
+    const Gp row = v_.zero_gp("row");
+    const Gp most = v_.gp("most");
+    const Gp zero = v_.zero_gp("zero");
+    cc_.mov(most, kKvSplit);
+    v_.loop(row, count_, 1, [&] {
+      for (const auto& [from, to] :
+           {std::pair{scratch_.lo, scratch_.first}, std::pair{scratch_.hi, scratch_.end}}) {
+        const Gp position = v_.load_gp(at(from, row, 3), "position");
+        cc_.sub(position, split_);
+        raise(position, zero);
+        lower(position, most);
+        cc_.mov(at(to, row, 2), position.r32());
+      }
+    });
+  }
+
+  // ---- scores[row][t - split]: integer dots of query and key ----
+
+  Reg load_pairs(const Mem& from) {
+    return element_bytes_ == 1 ? v_.load_int8(from) : v_.load_int16(from);
+  }
+
+  void scores(bool full) {
+    const Gp keys = split_pointer(offsetof(AttentionArgs, keys), position_bytes_, "keys");
+    const Gp scores = address(x86::ptr(base_, scratch_.scores), "scores");
+    if (!full) {
+      const Gp skipped = copy(begin_, "skipped");
+      cc_.imul(skipped, skipped, position_bytes_);
+      cc_.add(keys, skipped);
+      cc_.lea(scores, x86::ptr(scores, begin_, 2));
+      const Gp block = copy(begin_, "block");
+      v_.loop(block, end_, kKeyBlock, [&] {
+        score_rows(1, keys, scores);
+        cc_.add(keys, block_bytes());
+        cc_.add(scores, 64);
+      });
+      return;
+    }
+    // A tile of rows x blocks whose sums fit in registers beside the keys.
+    const int tile = v_.wide() || tile_ == 1 ? kBlocks : 1;
+    for (int block = 0; block < kBlocks; block += tile) {
+      score_rows(tile, keys, scores);
+      cc_.add(keys, tile * block_bytes());
+      cc_.add(scores, tile * 64);
+    }
+  }
+
+  int block_bytes() const { return static_cast<int>(kKeyBlock) * position_bytes_; }
+
+  void score_rows(int blocks, const Gp& keys, const Gp& scores) {
+    const Gp query = address(x86::ptr(base_, scratch_.query), "query");
+    const Gp target = copy(scores, "target");
+    const Gp row = v_.zero_gp("row");
+    v_.loop(row, count_, tile_, [&] {
+      score_tile(blocks, keys, query, target);
+      cc_.add(query, tile_ * scratch_.query_bytes);
+      cc_.add(target, tile_ * kScoreBytes);
+    });
+  }
+
+  void score_tile(int blocks, const Gp& keys, const Gp& query, const Gp& target) {
+    std::vector<Reg> sums;
+    for (int i = 0; i < tile_ * blocks; ++i) sums.push_back(v_.accumulator(v_.imm_bits(0)));
+    const int pair_bytes = static_cast<int>(kKeyBlock) * 2 * element_bytes_;
+    const Gp key = copy(keys, "key");
+    const Gp q = copy(query, "q");
+    const Gp i = v_.zero_gp("i");
+    constexpr int kUnroll = 4;
+    v_.loop(i, scratch_.query_bytes / 4, kUnroll, [&] {
+      for (int u = 0; u < kUnroll; ++u) {
+        std::vector<Reg> pairs;
+        for (int b = 0; b < blocks; ++b) {
+          pairs.push_back(load_pairs(x86::ptr(key, b * block_bytes() + u * pair_bytes)));
+          if (tile_ == 1 && u * pair_bytes % 64 == 0) {
+            cc_.prefetcht0(x86::ptr(key, to_value_, 0, b * block_bytes() + u * pair_bytes));
+          }
+        }
+        for (int r = 0; r < tile_; ++r) {
+          const Reg two = v_.broadcast(x86::dword_ptr(q, r * scratch_.query_bytes + u * 4));
+          for (int b = 0; b < blocks; ++b) {
+            v_.dot_int16(sums[static_cast<size_t>(r * blocks + b)], pairs[static_cast<size_t>(b)],
+                         two);
+          }
+        }
+      }
+      cc_.add(key, kUnroll * pair_bytes);
+      cc_.add(q, kUnroll * 4);
+    });
+    for (int r = 0; r < tile_; ++r) {
+      for (int b = 0; b < blocks; ++b) {
+        v_.store(x86::ptr(target, r * kScoreBytes + b * 64),
+                 sums[static_cast<size_t>(r * blocks + b)]);
+      }
+    }
+  }
+
+  // ---- weights of one row: scaled, masked, powers of 2, integers ----
+
+  struct RowPlace {
+    Gp row, scores, weights, key_scales, value_scales;
+    bool full;
+  };
+  // Block `index` of the split, or, where that is not known yet, the one at position t.
+  struct Block {
+    int index;
+    Gp t;
+    Mem of(const Gp& base, int lane_bytes) const {
+      if (index >= 0) return x86::ptr(base, index * static_cast<int>(kKeyBlock) * lane_bytes);
+      return x86::ptr(base, t, lane_bytes == 4 ? 2 : 1);
+    }
+  };
+
+  void each_block(bool full, const std::function<void(const Block&)>& body) {
+    if (full) {
+      for (int b = 0; b < kBlocks; ++b) body({b, {}});
+    } else {
+      const Gp t = copy(begin_, "t");
+      v_.loop(t, end_, kKeyBlock, [&] { body({-1, t}); });
+    }
+  }
+
+  void weigh_row(const RowPlace& place) {
+    // Scores, then weights: in registers where four more fit, else in the row of scores.
+    std::vector<Reg> held(kBlocks);
+    const bool hold = place.full && v_.wide();
+    const auto put = [&](const Block& block, const Reg& x) {
+      if (hold) {
+        held[static_cast<size_t>(block.index)] = x;
+      } else {
+        v_.store(block.of(place.scores, 4), x);
+      }
+    };
+    const auto get = [&](const Block& block) {
+      return hold ? held[static_cast<size_t>(block.index)] : v_.load(block.of(place.scores, 4));
+    };
+
+    const Reg largest = v_.accumulator(v_.imm(kLowScore));
+    each_block(place.full, [&](const Block& block) {
+      const Reg s = score(place, block);
+      put(block, s);
+      if (place.full) {
+        v_.assign(largest, v_.max(s, largest));
+      } else {
+        v_.assign(largest, v_.max(v_.select(visible(place, block), s, v_.imm(kLowScore)), largest));
+      }
+    });
+    const Reg max = v_.reduce_max(largest);
+    v_.store_lane0(at(scratch_.split_max, place.row, 2), max);
+
+    const Reg sum = v_.accumulator(v_.imm(0.0F));
+    const Reg weight_sum = v_.accumulator(v_.imm(0.0F));
+    const Reg weight_max = v_.accumulator(v_.imm(0.0F));
+    each_block(place.full, [&](const Block& block) {
+      Reg p = vector_exp2(v_, v_.sub(get(block), max));
+      Reg w = v_.mul(p, v_.load(block.of(place.value_scales, 4)));
+      if (!place.full) {
+        const Mask mask = visible(place, block);
+        p = v_.keep(mask, p);
+        w = v_.keep(mask, w);
+      }
+      v_.assign(sum, v_.add(sum, p));
+      v_.assign(weight_sum, v_.add(weight_sum, w));
+      v_.assign(weight_max, v_.max(w, weight_max));
+      put(block, w);
+    });
+    v_.store_lane0(at(scratch_.split_sum, place.row, 2), v_.reduce_add(sum));
+    const Reg by_largest = v_.mul(v_.reduce_max(weight_max), v_.imm(kByLargestWeight));
+    const Reg by_sum = v_.mul(v_.reduce_add(weight_sum), v_.imm(kByWeightSum));
+    const Reg unit = v_.max(v_.accumulator(v_.imm(kSmallestScale)), v_.max(by_largest, by_sum));
+    const Reg inverse = v_.div(v_.accumulator(v_.imm(1.0F)), unit);
+    v_.store_lane0(at(scratch_.factor, place.row, 2), unit);
+    each_block(place.full, [&](const Block& block) {
+      v_.store_int16(block.of(place.weights, 2), v_.to_int(v_.mul(get(block), inverse)));
+    });
+  }
+
+  Reg score(const RowPlace& place, const Block& block) {
+    const Reg dot = v_.to_float(v_.load(block.of(place.scores, 4)));
+    const Reg scaled = v_.mul(dot, v_.load(block.of(place.key_scales, 4)));
+    Reg s = v_.mul(scaled, v_.broadcast(at(scratch_.row_scale, place.row, 2)));
+    if (spec_.softcap) {
+      const Reg cap = v_.broadcast(v_.field(offsetof(AttentionArgs, softcap), 4));
+      s = v_.mul(cap, vector_tanh(v_, v_.div(s, cap)));
+    }
+    if (spec_.alibi) {
+      const Gp distance = copy(split_, "distance");  // t - (hi - 1)
+      if (block.index < 0) {
+        cc_.add(distance, block.t);
+      } else {
+        cc_.add(distance, block.index * kKeyBlock);
+      }
+      cc_.sub(distance.r32(), at(scratch_.newest, place.row, 2));
+      const Reg positions = v_.int_add(v_.broadcast(distance), v_.iota());
+      s = v_.fma(v_.broadcast(at(scratch_.slope, place.row, 2)), v_.to_float(positions), s);
+    }
+    return spec_.softcap || spec_.alibi ? v_.mul(s, v_.imm(kLog2E)) : s;
+  }
+
+  // Lanes of the block whose position the row may see. Only asked where blocks are not whole.
+  Mask visible(const RowPlace& place, const Block& block) {
+    const Reg position = v_.int_add(v_.broadcast(block.t), v_.iota());
+    const Reg first = v_.broadcast(at(scratch_.first, place.row, 2));
+    const Reg before = v_.int_add(first, v_.imm_bits(~0U));
+    return v_.both(v_.int_greater(position, before),
+                   v_.int_greater(v_.broadcast(at(scratch_.end, place.row, 2)), position));
+  }
+
+  // ---- merging: 16 rows at a time ----
+
+  void merge() {
+    const Gp row = v_.zero_gp("row");
+    v_.loop(row, count_, 16, [&] {
+      const Reg old_max = v_.load(at(scratch_.max, row, 2));
+      const Reg split_max = v_.load(at(scratch_.split_max, row, 2));
+      const Reg max = v_.max(old_max, split_max);
+      const Reg keep = vector_exp2(v_, v_.sub(old_max, max));
+      const Reg add = vector_exp2(v_, v_.sub(split_max, max));
+      v_.store(at(scratch_.max, row, 2), max);
+      v_.store(at(scratch_.keep, row, 2), keep);
+      const Reg sum = v_.mul(v_.load(at(scratch_.split_sum, row, 2)), add);
+      v_.store(at(scratch_.sum, row, 2), v_.fma(v_.load(at(scratch_.sum, row, 2)), keep, sum));
+      v_.store(at(scratch_.factor, row, 2), v_.mul(v_.load(at(scratch_.factor, row, 2)), add));
+    });
+  }
+
+  // ---- output[row] = output * keep + float(weights . values) * factor ----
+
+  void values(bool full) {
+    const Gp values = split_pointer(offsetof(AttentionArgs, values), position_bytes_, "values");
+    const Gp weights = address(x86::ptr(base_, scratch_.weights), "weights");
+    const Gp output = address(x86::ptr(base_, scratch_.output), "output");
+    if (!full) {
+      const Gp skipped = copy(begin_, "skipped");
+      cc_.imul(skipped, skipped, position_bytes_);
+      cc_.add(values, skipped);
+      cc_.lea(weights, x86::ptr(weights, begin_, 1));
+    }
+    const int columns = scratch_.output_bytes / 64;
+    const int tile = tile_ == 1 ? (v_.wide() ? 8 : 4) : (v_.wide() ? 4 : 1);
+    const Gp row = v_.zero_gp("row");
+    v_.loop(row, count_, tile_, [&] {
+      for (int c = 0; c < columns; c += tile) {
+        value_tile(c, std::min(tile, columns - c), full, {values, weights, output, row});
+      }
+      cc_.add(weights, tile_ * kWeightBytes);
+      cc_.add(output, tile_ * scratch_.output_bytes);
+    });
+  }
+
+  struct ValuePlace {
+    Gp values, weights, output, row;
+  };
+
+  void value_tile(int column, int columns, bool full, const ValuePlace& place) {
+    std::vector<Reg> sums;
+    for (int i = 0; i < tile_ * columns; ++i) sums.push_back(v_.accumulator(v_.imm_bits(0)));
+    const int column_bytes = static_cast<int>(kKeyBlock) * 2 * element_bytes_;
+    const Gp value = address(x86::ptr(place.values, column * column_bytes), "value");
+    const Gp weight = copy(place.weights, "weight");
+    constexpr int kUnroll = 4;
+    const auto body = [&] {
+      for (int u = 0; u < kUnroll; ++u) {
+        std::vector<Reg> two;
+        for (int r = 0; r < tile_; ++r) {
+          two.push_back(v_.broadcast(x86::dword_ptr(weight, r * kWeightBytes + u * 4)));
+        }
+        for (int c = 0; c < columns; ++c) {
+          const Reg pairs = load_pairs(x86::ptr(value, u * 2 * position_bytes_ + c * column_bytes));
+          for (int r = 0; r < tile_; ++r) {
+            v_.dot_int16(sums[static_cast<size_t>(r * columns + c)], pairs,
+                         two[static_cast<size_t>(r)]);
+          }
+        }
+      }
+      cc_.add(value, kUnroll * 2 * position_bytes_);
+      cc_.add(weight, kUnroll * 4);
+    };
+    const Gp t = copy(begin_, "t");
+    if (full) {
+      v_.loop(t, kKvSplit, 2 * kUnroll, body);
+    } else {
+      v_.loop(t, end_, 2 * kUnroll, body);
+    }
+    for (int r = 0; r < tile_; ++r) {
+      const Reg keep = v_.broadcast(at(scratch_.keep + r * 4, place.row, 2));
+      const Reg factor = v_.broadcast(at(scratch_.factor + r * 4, place.row, 2));
+      for (int c = 0; c < columns; ++c) {
+        const Mem out = x86::ptr(place.output, r * scratch_.output_bytes + (column + c) * 64);
+        const Reg dot = v_.to_float(sums[static_cast<size_t>(r * columns + c)]);
+        v_.store(out, v_.fma(v_.load(out), keep, v_.mul(dot, factor)));
+      }
+    }
+  }
+
+  void write_out() {
+    const Gp rows = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "rows");
+    const Gp output = address(x86::ptr(base_, scratch_.output), "output");
+    const Gp out = v_.load_gp(v_.field(offsetof(AttentionArgs, out)), "out");
+    const Gp stride = v_.load_gp(v_.field(offsetof(AttentionArgs, out_stride)), "stride");
+    const Gp row = v_.zero_gp("row");
+    v_.loop(row, rows, 1, [&] {
+      const Reg sum = v_.broadcast(at(scratch_.sum, row, 2));
+      const Gp i = v_.zero_gp("i");
+      v_.blocks(i, dim_, [&](const Mask* mask, int) {
+        const Reg o = v_.add(v_.load(x86::ptr(output, i, 2)), v_.imm(0.0F));
+        v_.store(x86::ptr(out, i, 2), v_.div(o, sum), mask);
+      });
+      cc_.add(output, scratch_.output_bytes);
+      cc_.lea(out, x86::ptr(out, stride, 2));
+    });
+  }
+
+  AttentionSpec spec_;
+  IntegerAttentionScratch scratch_;
+  int64_t dim_;
+  int element_bytes_;
+  int position_bytes_;  // of one position of one head, keys or values
+  CompilerMath v_;
+  asmjit::x86::Compiler& cc_;
+  int tile_ = 1;  // rows taken together
+  Gp base_;       // the scratch
+  Gp to_value_;   // from a key's address to the values of the same positions
+  Gp count_;      // rows, a multiple of tile_
+  Gp lowest_, highest_, highest_lo_, lowest_hi_;  // of the rows' lo and hi
+  Gp split_;                                      // the present split's first position
+  Gp begin_, end_;                                // blocks that any row sees, relative to it
+};
+
+}  // namespace
+
+std::vector<uint8_t> generate_integer_attention(const AttentionSpec& spec, Isa isa) {
+  return IntegerAttentionGenerator(spec, isa).generate();
+}
+
+}  // namespace nibble::jit
