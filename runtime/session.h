@@ -17,7 +17,7 @@ namespace nibble::runtime {
 struct SessionOptions {
   int64_t context = 0;          // positions to keep; 0 = the plan's own context length
   int64_t prefill_chunk = 512;  // rows per pass at most
-  jit::KvType kv = jit::KvType::f16;
+  jit::KvType kv = jit::KvType::int16;
 };
 
 struct SessionMemory {

@@ -98,7 +98,7 @@ bool has_quantized_weights(const graph::Graph& graph) {
 }
 
 jit::KvType choose_kv(const RunOptions& run, bool exact) {
-  if (run.kv.empty()) return exact ? jit::KvType::f32 : jit::KvType::f16;
+  if (run.kv.empty()) return exact ? jit::KvType::f32 : jit::KvType::int16;
   return *jit::parse_kv_type(run.kv);
 }
 
@@ -168,7 +168,7 @@ void RunOptions::add_to(CLI::App& command, bool with_context) {
       .add_option(
           "--kv", kv,
           "Type of the KV cache: f32, f16, bf16, int16 or int8 (default: f32 when computing "
-          "so, else f16)")
+          "so, else int16)")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "int16", "int8"}))
       ->group(title);
 }
