@@ -46,7 +46,7 @@ double ratio_of(const TuningEntry& entry) {
          entry.candidates.at(entry.default_tiling).median;
 }
 
-Json to_json(const TuningKey& key, const TuningEntry& entry) {
+Json entry_json(const TuningKey& key, const TuningEntry& entry) {
   Json candidates = Json::object();
   for (const auto& [tiling, t] : entry.candidates) {
     candidates[tiling] = {{"median_s", t.median}, {"p20_s", t.p20}, {"p80_s", t.p80}, {"n", t.n}};
@@ -78,7 +78,7 @@ int show(const Options& options) {
   if (!db.warning.empty()) warn(db.warning);
   if (options.json) {
     Json entries = Json::array();
-    for (const auto& [key, entry] : db.entries) entries.push_back(to_json(key, entry));
+    for (const auto& [key, entry] : db.entries) entries.push_back(entry_json(key, entry));
     print_json({{"database", db.path.empty() ? Json() : Json(db.path)},
                 {"state", state_name(db.state)},
                 {"machine", to_json(db.machine)},
