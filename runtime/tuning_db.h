@@ -56,10 +56,10 @@ struct Timing {
 };
 
 struct TuningEntry {
-  std::string default_tiling, winner;  // names of tilings, both among the candidates
-  bool complete = false;               // every candidate was measured or pruned
-  double gbs = 0, gops = 0;            // of the winner: weights read, operations
-  std::map<std::string, Timing> candidates;
+  std::string default_tiling{}, winner{};  // names of tilings, both among the candidates
+  bool complete = false;                   // every candidate was measured or pruned
+  double gbs = 0, gops = 0;                // of the winner: weights read, operations
+  std::map<std::string, Timing> candidates{};
 };
 
 enum class TuningState : uint8_t { disabled, absent, usable, foreign, stale, damaged };

@@ -75,7 +75,7 @@ TEST(TuneSearch, FindsTheKnownBestOnEverySeed) {
     const Tiling best = candidates[1 + seed * 7919 % (candidates.size() - 1)];
     FakeMachine machine(best, seed, 0.01);
     const SearchResult result =
-        tune::search(candidates, {.budget_s = 60, .seed = seed}, machine.hooks());
+        search_tilings(candidates, {.budget_s = 60, .seed = seed}, machine.hooks());
     EXPECT_EQ(jit::name(result.winner), jit::name(best)) << "seed " << seed;
     EXPECT_TRUE(result.complete);
     EXPECT_LT(result.ratio, 1);
@@ -91,7 +91,7 @@ TEST(TuneSearch, FindsTheKnownBestWithoutTryingAll) {
     const Tiling best = candidates[1 + seed * 104729 % (candidates.size() - 1)];
     FakeMachine machine(best, seed, 0.005);
     const SearchResult result =
-        tune::search(candidates, {.budget_s = 1.5, .seed = seed}, machine.hooks());
+        search_tilings(candidates, {.budget_s = 1.5, .seed = seed}, machine.hooks());
     EXPECT_EQ(jit::name(result.winner), jit::name(best)) << "seed " << seed;
     EXPECT_FALSE(result.complete);
     EXPECT_LT(result.tried, result.candidates * 3 / 4);
@@ -102,7 +102,7 @@ TEST(TuneSearch, TheOrderFollowsFromTheSeed) {
   const auto candidates = many_candidates();
   const auto order = [&](uint64_t seed) {
     FakeMachine machine(candidates[40], 1, 0.01);
-    tune::search(candidates, {.budget_s = 1, .seed = seed}, machine.hooks());
+    search_tilings(candidates, {.budget_s = 1, .seed = seed}, machine.hooks());
     return machine.samples;
   };
   EXPECT_EQ(order(3), order(3));
@@ -114,7 +114,7 @@ TEST(TuneSearch, TheDefaultStaysWhereNothingIsFaster) {
   for (uint64_t seed = 1; seed <= 10; ++seed) {
     FakeMachine machine(candidates[0], seed, 0.05);
     const SearchResult result =
-        tune::search(candidates, {.budget_s = 5, .seed = seed}, machine.hooks());
+        search_tilings(candidates, {.budget_s = 5, .seed = seed}, machine.hooks());
     EXPECT_EQ(result.winner, candidates[0]);
     EXPECT_EQ(result.ratio, 1);
   }
@@ -123,7 +123,7 @@ TEST(TuneSearch, TheDefaultStaysWhereNothingIsFaster) {
     FakeMachine machine(candidates[0], seed, 0.05);
     SearchHooks hooks = machine.hooks();
     hooks.sample = [&](const Tiling&, bool) { return machine.sample(candidates[0]); };
-    const SearchResult result = tune::search(candidates, {.budget_s = 5, .seed = seed}, hooks);
+    const SearchResult result = search_tilings(candidates, {.budget_s = 5, .seed = seed}, hooks);
     EXPECT_GT(result.ratio, 0.97) << "seed " << seed;
   }
 }
@@ -135,7 +135,7 @@ TEST(TuneSearch, WhatTheBoundRulesOutIsNeverMeasured) {
   FakeMachine machine(best, 5, 0.01);
   SearchHooks hooks = machine.hooks();
   hooks.bound = [](const Tiling& t) { return t.mr == 1 ? 1.0 : 0.0; };
-  const SearchResult result = tune::search(candidates, {.budget_s = 60}, hooks);
+  const SearchResult result = search_tilings(candidates, {.budget_s = 60}, hooks);
   EXPECT_EQ(result.winner, best);
   EXPECT_GT(result.pruned, 0);
   EXPECT_EQ(result.tried + result.pruned, result.candidates);
@@ -152,7 +152,7 @@ TEST(TuneSearch, WhatIsKnownIsNotExploredAgain) {
     options.known.emplace_back(candidates[i],
                                machine.cost(candidates[i]) / machine.cost(candidates[0]));
   }
-  const SearchResult result = tune::search(candidates, options, machine.hooks());
+  const SearchResult result = search_tilings(candidates, options, machine.hooks());
   EXPECT_EQ(result.winner, best);
   EXPECT_TRUE(result.complete);
   std::set<std::string> measured;
@@ -165,7 +165,7 @@ TEST(TuneSearch, StoppingKeepsTheDefault) {
   FakeMachine machine(candidates[100], 5, 0.01);
   SearchHooks hooks = machine.hooks();
   hooks.stop = [&] { return machine.samples.size() > 50; };
-  const SearchResult result = tune::search(candidates, {.budget_s = 60}, hooks);
+  const SearchResult result = search_tilings(candidates, {.budget_s = 60}, hooks);
   EXPECT_TRUE(result.interrupted);
   EXPECT_EQ(result.winner, candidates[0]);
   EXPECT_LT(machine.samples.size(), 60U);
@@ -186,7 +186,7 @@ TEST(TuneSearch, ProgressGoesUpToTheBudget) {
     ratio = p.best_ratio;
     ++calls;
   };
-  tune::search(candidates, {.budget_s = 1}, hooks);
+  search_tilings(candidates, {.budget_s = 1}, hooks);
   EXPECT_GT(calls, 20);
   EXPECT_GT(share, 0.5);
   EXPECT_LT(ratio, 1);

@@ -17,11 +17,11 @@ CpuTimes parse_cpu_times(const std::string& text);
 
 // What two looks at the machine tell; seconds are of all processors together.
 struct Disturbance {
-  double seconds = 0;    // between the looks
-  double others = 0;     // processors that others kept busy, on average
-  double stolen = 0;     // processors that the hypervisor took, on average
-  double slowdown = 0;   // share of the clock's speed that was lost
-  std::string governor = {};  // "" where cpufreq is not there
+  double seconds = 0;      // between the looks
+  double others = 0;       // processors that others kept busy, on average
+  double stolen = 0;       // processors that the hypervisor took, on average
+  double slowdown = 0;     // share of the clock's speed that was lost
+  std::string governor{};  // "" where cpufreq is not there
 };
 std::vector<std::string> warnings_of(const Disturbance& disturbance);
 

@@ -247,8 +247,8 @@ runtime::Timing timing_of(std::vector<double> seconds) {
           std::ssize(seconds)};
 }
 
-SearchResult search(std::span<const jit::Tiling> candidates, const SearchOptions& options,
-                    const SearchHooks& hooks) {
+SearchResult search_tilings(std::span<const jit::Tiling> candidates, const SearchOptions& options,
+                            const SearchHooks& hooks) {
   return Search(candidates, options, hooks).run();
 }
 

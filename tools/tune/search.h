@@ -42,7 +42,7 @@ struct SearchOptions {
   double budget_s = 1;
   uint64_t seed = 1;
   // Measured by an earlier search, as time over the default's: not explored again.
-  std::vector<std::pair<jit::Tiling, double>> known = {};
+  std::vector<std::pair<jit::Tiling, double>> known{};
 };
 
 struct SearchResult {
@@ -55,8 +55,8 @@ struct SearchResult {
 };
 
 // The first candidate is the default. Throws what hooks.sample throws.
-SearchResult search(std::span<const jit::Tiling> candidates, const SearchOptions& options,
-                    const SearchHooks& hooks);
+SearchResult search_tilings(std::span<const jit::Tiling> candidates, const SearchOptions& options,
+                            const SearchHooks& hooks);
 
 // The last step alone: `challenger` against `holder` in turns, for as long as the budget lasts.
 struct Duel {

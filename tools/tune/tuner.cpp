@@ -147,7 +147,8 @@ class Run {
     search_options.seed = options.seed;
     if (before != nullptr) search_options.known = known_of(*before, options.resume);
     const auto candidates = candidate_tilings(work.spec, work.key.isa, work.key.m);
-    const SearchResult found = search(candidates, search_options, hooks_for(bench, works, index));
+    const SearchResult found =
+        search_tilings(candidates, search_options, hooks_for(bench, works, index));
     // What an earlier run chose stands.
     if (found.interrupted && before != nullptr) return;
     Tuned tuned = describe(work, found.timings, jit::name(candidates[0]), jit::name(found.winner));
