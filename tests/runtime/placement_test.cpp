@@ -94,7 +94,9 @@ void expect_sound(const Placement& placement, int threads) {
   ASSERT_EQ(placement.size(), threads);
   std::set<int> bound;
   for (const PlacedThread& thread : placement.threads) {
-    if (thread.pu >= 0) EXPECT_TRUE(bound.insert(thread.pu).second) << thread.pu;
+    if (thread.pu >= 0) {
+      EXPECT_TRUE(bound.insert(thread.pu).second) << thread.pu;
+    }
     EXPECT_GT(thread.weight, 0);
     EXPECT_LE(thread.weight, 1);
   }

@@ -154,7 +154,9 @@ TEST(ThreadPool, WorkersAreBoundAsPlacedAndTheCallerIsLeftAlone) {
   for (size_t t = 1; t < found.size(); ++t) {
     const int pu = pool.placement().threads[t].pu;
     // Unbound, a thread may run wherever the process may: one processor when that is all.
-    if (pu >= 0 || cpus.pus() > 1) EXPECT_EQ(found[t], pu) << t;
+    if (pu >= 0 || cpus.pus() > 1) {
+      EXPECT_EQ(found[t], pu) << t;
+    }
   }
   ASSERT_EQ(sched_getaffinity(0, sizeof(after), &after), 0);
   EXPECT_TRUE(CPU_EQUAL(&before, &after));
