@@ -143,6 +143,17 @@ TEST(TuneSearch, WhatTheBoundRulesOutIsNeverMeasured) {
   for (const Tiling& t : machine.samples) EXPECT_NE(t.mr, 1);
 }
 
+// A roof that was measured on a bad moment: what has been beaten binds no more.
+TEST(TuneSearch, BoundsThatAreTooHighRuleNothingGoodOut) {
+  const auto candidates = many_candidates();
+  const Tiling best = candidates[400];
+  FakeMachine machine(best, 5, 0.01);
+  SearchHooks hooks = machine.hooks();
+  hooks.bound = [&](const Tiling&) { return 3 * machine.cost(best); };
+  const SearchResult result = search_tilings(candidates, {.budget_s = 60}, hooks);
+  EXPECT_EQ(result.winner, best);
+}
+
 TEST(TuneSearch, WhatIsKnownIsNotExploredAgain) {
   const auto candidates = many_candidates();
   const Tiling best = candidates[200];

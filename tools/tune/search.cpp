@@ -16,7 +16,7 @@ constexpr double kExploreShare = 0.6;   // of the budget
 constexpr double kHalvingShare = 0.85;  // ... when halving ends
 constexpr int kReferenceSamples = 5;    // of the default, at the start
 constexpr int kReferenceEvery = 8;      // candidates between two samples of the default
-constexpr double kHopeless = 1.3;       // times the best: dropped after one sample
+constexpr double kFarBehind = 1.15;     // times the best: dropped after one sample
 constexpr size_t kMostFinalists = 24;
 constexpr int kRoundSamples = 4;
 constexpr int kLeastPairs = 7, kMostPairs = 41;
@@ -115,16 +115,27 @@ class Search {
   double spent() const { return (hooks_.clock() - start_) / options_.budget_s; }
 
   void sample_reference() {
-    const double seconds = hooks_.sample(tilings_[0], false);
-    entries_[0].seconds.push_back(seconds);
+    measure(0);
     const auto& all = entries_[0].seconds;
     reference_ = median({all.end() - std::min<std::ptrdiff_t>(3, std::ssize(all)), all.end()});
   }
 
+  double measure(size_t at) {
+    const double seconds = hooks_.sample(tilings_[at], false);
+    entries_[at].seconds.push_back(seconds);
+    fastest_ = std::min(fastest_, seconds);
+    // What was measured faster than its bound shows by how much the roof was measured too low.
+    if (hooks_.bound) scale_ = std::min(scale_, seconds / hooks_.bound(tilings_[at]));
+    return seconds;
+  }
+
+  bool hopeless(size_t at) const {
+    return hooks_.bound && scale_ * hooks_.bound(tilings_[at]) > fastest_;
+  }
+
   double sample(size_t at) {
     Entry& entry = entries_[at];
-    const double seconds = hooks_.sample(tilings_[at], false);
-    entry.seconds.push_back(seconds);
+    const double seconds = measure(at);
     entry.ratios.push_back(seconds / reference_);
     return entry.ratios.back();
   }
@@ -164,7 +175,7 @@ class Search {
       if (turn % 2 == 1) next = next_beside_best();
       if (!next) next = next_in_order();
       if (!next) break;
-      if (hooks_.bound && hooks_.bound(tilings_[*next]) > entries_[best_].score * reference_) {
+      if (hopeless(*next)) {
         entries_[*next].done = entries_[*next].pruned = true;
         ++result_.pruned;
         continue;
@@ -172,7 +183,7 @@ class Search {
       if (result_.tried % kReferenceEvery == 0) sample_reference();
       // What disturbs a sample makes it longer: the shorter of two counts.
       double score = sample(*next);
-      if (score < kHopeless * entries_[best_].score) score = std::min(score, sample(*next));
+      if (score < kFarBehind * entries_[best_].score) score = std::min(score, sample(*next));
       settle(*next, score);
       report();
     }
@@ -236,6 +247,7 @@ class Search {
   std::vector<size_t> order_;
   size_t cursor_ = 0, best_ = 0;
   double start_, reference_ = 0;
+  double fastest_ = std::numeric_limits<double>::infinity(), scale_ = 1;
   SearchResult result_;
 };
 

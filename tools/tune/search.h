@@ -4,7 +4,8 @@
 // The machine's speed drifts while it is measured, so a candidate is judged by its time over that
 // of the default, measured shortly before. Exploring takes every second candidate in an order drawn
 // from the seed and every other one beside the best so far; a candidate whose bound is above the
-// best is never measured, and one that is far behind only once. Then the best are measured in
+// fastest sample so far is never measured (bounds that samples have beaten are lowered first), and
+// one that is far behind only once. Then the best are measured in
 // rounds, and the worse half leaves after each (successive halving). Last, the best of all meets
 // the default in turns, and wins only when it is faster by more than the noise.
 #pragma once
