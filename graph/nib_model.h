@@ -1,6 +1,7 @@
 // A Graph in a .nib file: section "graph" (JSON: nodes, values, attributes, io), "doc/NAME" for
 // documents, "const/ID" for tensor constants, "weight/ID/{data,scales,zeros}" for packed matrices.
-// Reading maps; nothing is repacked or copied but the JSON.
+// Reading maps; nothing is repacked, and nothing copied but the JSON, unless the pool's threads are
+// on more than one NUMA node: then weights are copied to the nodes that read them.
 #pragma once
 
 #include <functional>
@@ -18,7 +19,7 @@ using PackWeight = std::function<runtime::PackedMatrix(ValueId)>;
 // Throws Error; on failure nothing is left at `path` that was not there before.
 void write_nib_model(const Graph& graph, const std::string& path, const PackWeight& pack);
 // Throws Error naming the file, the section or node, expected and found. `pool` verifies check
-// sums.
+// sums; without one there is no copying.
 Graph read_nib_model(const std::string& path, runtime::ThreadPool* pool);
 
 }  // namespace nibble::graph

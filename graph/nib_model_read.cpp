@@ -8,6 +8,7 @@
 #include "graph/nib_model_sections.h"
 #include "jit/error.h"
 #include "runtime/nib_file.h"
+#include "runtime/numa_memory.h"
 
 namespace nibble::graph {
 namespace {
@@ -20,8 +21,8 @@ constexpr int64_t kMostInt = std::numeric_limits<int64_t>::max();
 
 class Reader {
  public:
-  explicit Reader(std::shared_ptr<const NibFile> file)
-      : file_(std::move(file)), path_(file_->path()) {}
+  Reader(std::shared_ptr<const NibFile> file, runtime::ThreadPool* pool)
+      : file_(std::move(file)), path_(file_->path()), pool_(pool) {}
 
   Graph run() {
     const json document = parse();
@@ -173,6 +174,9 @@ class Reader {
     view.scales = part("scales", shape.scale_bytes);
     view.zeros = reinterpret_cast<const uint8_t*>(part("zeros", shape.zero_bytes));
     result.owner = file_;
+    if (pool_ != nullptr && pool_->placement().nodes.size() > 1) {
+      return runtime::copy_to_nodes(result, *pool_);
+    }
     return result;
   }
 
@@ -239,6 +243,7 @@ class Reader {
 
   std::shared_ptr<const NibFile> file_;
   const std::string& path_;
+  runtime::ThreadPool* pool_;  // null: weights stay where they are mapped
   Graph graph_;
   int64_t last_id_ = -1;
 };
@@ -246,7 +251,7 @@ class Reader {
 }  // namespace
 
 Graph read_nib_model(const std::string& path, runtime::ThreadPool* pool) {
-  return Reader(NibFile::open(path, pool)).run();
+  return Reader(NibFile::open(path, pool), pool).run();
 }
 
 }  // namespace nibble::graph

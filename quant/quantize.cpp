@@ -154,7 +154,7 @@ runtime::PackedMatrix quantize_matrix(const MatrixSource& source, const WeightFo
           .range = range,
           .name = name,
           .shape = jit::packed_shape(format, source.n, source.k),
-          .buffer = runtime::allocate_packed(format, source.n, source.k)};
+          .buffer = runtime::allocate_packed(format, source.n, source.k, &pool.placement())};
   pool.run([](void* arg, int) noexcept { pack_blocks(*static_cast<Job*>(arg)); }, &job);
   if (job.error) std::rethrow_exception(job.error);
   return std::move(job.buffer.matrix);

@@ -147,7 +147,7 @@ float deviation(WeightType type) {
 
 runtime::PackedMatrix random_matrix(const WeightFormat& format, int64_t n, int64_t k, uint64_t seed,
                                     runtime::ThreadPool& pool) {
-  const runtime::PackedBuffer buffer = runtime::allocate_packed(format, n, k);
+  const runtime::PackedBuffer buffer = runtime::allocate_packed(format, n, k, &pool.placement());
   Target target{format, jit::packed_shape(format, n, k), &buffer, 0};
   target.scale = 1.0F / (std::sqrt(static_cast<float>(k)) * deviation(format.type));
   pool.parallel_for(target.shape.nblocks, [&](int64_t begin, int64_t end, int) {

@@ -7,12 +7,15 @@
 #include <new>
 
 #include "jit/error.h"
+#include "runtime/numa_memory.h"
 
 namespace nibble::runtime {
 namespace {
 
 constexpr size_t kLine = 64;
+constexpr size_t kPage = 4096;
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kLeastPlaced = 16 * kPage;  // smaller matrices stay in caches
 constexpr int64_t kMostElements = int64_t{1} << 48;
 
 // Zeroed memory from the heap, where a sanitizer sees every overrun.
@@ -22,33 +25,29 @@ std::shared_ptr<std::byte> small_memory(size_t bytes) {
   return {memory, [](std::byte* p) { ::operator delete (p, std::align_val_t{kLine}); }};
 }
 
-// Zeroed memory in huge pages where the system has them: a weight stream crosses a page every few
-// microseconds, and the walks would cost bandwidth.
-std::shared_ptr<std::byte> large_memory(size_t bytes) {
-  const size_t rounded = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-  const size_t reserved = rounded + kHugePage;
+// Zeroed memory in pages of its own, huge ones where the system has them and `bytes` fill one: a
+// weight stream crosses a page every few microseconds, and the walks would cost bandwidth.
+std::shared_ptr<std::byte> whole_pages(size_t bytes) {
+  const size_t page = bytes < kHugePage ? kPage : kHugePage;
+  const size_t rounded = (bytes + page - 1) / page * page;
+  const size_t reserved = rounded + page;
   void* base = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (base == MAP_FAILED) return nullptr;
-  const size_t skip = (kHugePage - reinterpret_cast<size_t>(base) % kHugePage) % kHugePage;
+  const size_t skip = (page - reinterpret_cast<size_t>(base) % page) % page;
   auto* memory = static_cast<std::byte*>(base) + skip;
   if (skip > 0) munmap(base, skip);
-  if (skip < kHugePage) munmap(memory + rounded, kHugePage - skip);
-  madvise(memory, rounded, MADV_HUGEPAGE);
+  if (skip < page) munmap(memory + rounded, page - skip);
+  if (page == kHugePage) madvise(memory, rounded, MADV_HUGEPAGE);
   return {memory, [rounded](std::byte* p) { munmap(p, rounded); }};
 }
 
-std::shared_ptr<std::byte> zeroed(int64_t bytes, int64_t n, int64_t k) {
-  if (bytes == 0) return nullptr;
+// Memory for one part of a matrix: data, scales or zero points of `blocks` column blocks.
+std::shared_ptr<std::byte> part_memory(int64_t bytes, int64_t blocks, const Placement* placement) {
   const auto size = static_cast<size_t>(bytes);
-  std::shared_ptr<std::byte> memory;
-  try {
-    memory = size < kHugePage ? small_memory(size) : large_memory(size);
-  } catch (const std::bad_alloc&) {
-    memory = nullptr;
-  }
-  if (!memory) {
-    fail("A packed {} x {} matrix needs {} bytes, and the system refused them.", n, k, bytes);
-  }
+  const bool placed = placement != nullptr && placement->nodes.size() > 1 && size >= kLeastPlaced;
+  if (size < kHugePage && !placed) return small_memory(size);
+  auto memory = whole_pages(size);
+  if (memory && placed) place_pages(memory.get(), size, blocks, *placement);
   return memory;
 }
 
@@ -68,13 +67,27 @@ void check_format(const jit::WeightFormat& format, int64_t n, int64_t k) {
 
 }  // namespace
 
-PackedBuffer allocate_packed(const jit::WeightFormat& format, int64_t n, int64_t k) {
+PackedBuffer allocate_packed(const jit::WeightFormat& format, int64_t n, int64_t k,
+                             const Placement* placement) {
   check_format(format, n, k);
   const jit::PackedShape shape = jit::packed_shape(format, n, k);
   auto parts = std::make_shared<Parts>();
-  parts->data = zeroed(shape.data_bytes, n, k);
-  parts->scales = zeroed(shape.scale_bytes, n, k);
-  parts->zeros = zeroed(shape.zero_bytes, n, k);
+  const auto zeroed = [&](int64_t bytes) {
+    std::shared_ptr<std::byte> memory;
+    if (bytes == 0) return memory;
+    try {
+      memory = part_memory(bytes, shape.nblocks, placement);
+    } catch (const std::bad_alloc&) {
+      memory = nullptr;
+    }
+    if (!memory) {
+      fail("A packed {} x {} matrix needs {} bytes, and the system refused them.", n, k, bytes);
+    }
+    return memory;
+  };
+  parts->data = zeroed(shape.data_bytes);
+  parts->scales = zeroed(shape.scale_bytes);
+  parts->zeros = zeroed(shape.zero_bytes);
 
   PackedBuffer buffer;
   buffer.data = reinterpret_cast<uint8_t*>(parts->data.get());

@@ -12,9 +12,11 @@
 #include <cmath>
 #include <exception>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "jit/error.h"
+#include "runtime/core_speed.h"
 #include "runtime/cpu_topology.h"
 
 namespace nibble::runtime {
@@ -65,14 +67,19 @@ class alignas(kCacheLine) Gate {
 
 }  // namespace
 
-int default_threads() {
-  int threads = allowed_cpus().cores;
-  const double quota = cgroup_cpu_quota();
-  if (quota > 0) threads = std::min(threads, static_cast<int>(std::min(std::ceil(quota), 1e6)));
-  return std::max(1, threads);
+int default_threads() { return default_threads(allowed_cpus(), cgroup_cpu_quota()); }
+
+Placement place_threads(int threads) {
+  if (threads < 1 || threads > kMostThreads) {
+    fail("The number of threads must be from 1 to {}, found {}.", kMostThreads, threads);
+  }
+  CpuTopology cpus = allowed_cpus();
+  if (threads > 1) measure_speeds(cpus, measure_core_speed);
+  return plan_placement(cpus, threads, cgroup_cpu_quota());
 }
 
 struct ThreadPool::Impl {
+  Placement placement;
   int threads = 1;
   uint64_t spin_ticks = kSpinTicks;
   std::vector<std::thread> workers;
@@ -118,33 +125,32 @@ struct ThreadPool::Impl {
 namespace {
 
 // A hint to the scheduler; where it is refused the thread runs unbound.
-void bind_to(std::thread& thread, unsigned pu) {
+void bind_to(std::thread& thread, int pu) {
+  if (pu < 0) return;
   const size_t bytes = CPU_ALLOC_SIZE(pu + 1);
   cpu_set_t* set = CPU_ALLOC(pu + 1);
   if (set == nullptr) return;
   CPU_ZERO_S(bytes, set);
-  CPU_SET_S(pu, bytes, set);
+  CPU_SET_S(static_cast<size_t>(pu), bytes, set);
   pthread_setaffinity_np(thread.native_handle(), bytes, set);
   CPU_FREE(set);
 }
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>()) {
-  if (threads < 1 || threads > kMostThreads) {
-    fail("The number of threads must be from 1 to {}, found {}.", kMostThreads, threads);
-  }
-  impl_->threads = threads;
-  if (threads == 1) return;
+ThreadPool::ThreadPool(int threads) : ThreadPool(place_threads(threads)) {}
+
+ThreadPool::ThreadPool(Placement placement) : impl_(std::make_unique<Impl>()) {
+  impl_->placement = std::move(placement);
+  const int threads = impl_->threads = impl_->placement.size();
+  if (threads < 2) return;
   impl_->workers.reserve(static_cast<size_t>(threads));
-  const AllowedCpus allowed = allowed_cpus();
   // With fewer processors than threads, whoever spins keeps the one it waits for from running.
-  if (static_cast<size_t>(threads) > allowed.pus.size()) impl_->spin_ticks = 0;
+  if (impl_->placement.crowded) impl_->spin_ticks = 0;
   try {
     for (int i = 1; i < threads; ++i) {
       impl_->workers.emplace_back([impl = impl_.get(), i] { impl->work(i); });
-      const auto at = static_cast<size_t>(i);
-      if (at < allowed.pus.size()) bind_to(impl_->workers.back(), allowed.pus[at]);
+      bind_to(impl_->workers.back(), impl_->placement.threads[static_cast<size_t>(i)].pu);
     }
   } catch (const std::exception& error) {
     const size_t started = impl_->workers.size();
@@ -156,6 +162,8 @@ ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>()) {
 ThreadPool::~ThreadPool() { impl_->shut_down(); }
 
 int ThreadPool::size() const { return impl_->threads; }
+
+const Placement& ThreadPool::placement() const { return impl_->placement; }
 
 void ThreadPool::run(Task task, void* arg) noexcept {
   if (impl_->threads == 1) return task(arg, 0);

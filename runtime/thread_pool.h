@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "runtime/placement.h"
+
 namespace nibble::runtime {
 
 // Threads to use when the user does not say: physical cores in the process's affinity mask (hwloc),
@@ -14,17 +16,24 @@ int default_threads();
 // The quota alone, as CPUs; 0 when there is none. `root` is where cgroup files lie (tests pass
 // their own).
 double cgroup_cpu_quota(const char* root = "/");
+// Where a pool of this many threads (at least 1) computes, by this process's affinity mask and
+// quota. Measures the kinds of cores where they differ (a few ms).
+Placement place_threads(int threads);
 
 class ThreadPool {
  public:
-  // Starts threads - 1 workers, bound to cores of the affinity mask, one each while cores last.
-  // Throws Error when threads < 1 or a thread cannot be started.
+  // Starts threads - 1 workers, bound as place_threads(threads) says. The caller, thread 0, keeps
+  // its own affinity: its processor is left free, where the scheduler finds it. Throws Error when
+  // threads < 1 or a thread cannot be started.
   explicit ThreadPool(int threads);
+  // The same by a placement of one's own.
+  explicit ThreadPool(Placement placement);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const;
+  const Placement& placement() const;
 
   // Runs task(arg, thread) on every thread, the caller being thread 0; returns when all have
   // returned. Not reentrant.

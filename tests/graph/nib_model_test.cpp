@@ -241,6 +241,30 @@ TEST_F(NibModelTest, WeightsAreMappedAndAligned) {
   EXPECT_EQ(weights, 3);
 }
 
+TEST_F(NibModelTest, WeightsAreCopiedForThreadsOnTwoNodes) {
+  // Two nodes that are both node 0.
+  const runtime::CpuTopology cpus{
+      .cores = {{.pus = {0}, .node = 0}, {.pus = {1}, .node = 1}}, .nodes = {0, 0}, .kinds = {{}}};
+  runtime::ThreadPool pool(runtime::plan_placement(cpus, 2));
+  ASSERT_EQ(pool.placement().nodes.size(), 2U);
+  const Graph graph = sample_graph();
+  const std::string path = write(graph);
+  expect_same_graph(graph, read_nib_model(path, &pool));
+  std::shared_ptr<const void> mapped;  // owns what is not a weight
+  const Graph read = read_nib_model(path, &pool);
+  for (const Value& value : read.values) {
+    if (!value.constant) continue;
+    if (const auto* tensor = std::get_if<TensorData>(&*value.constant)) mapped = tensor->owner;
+  }
+  ASSERT_TRUE(mapped);
+  for (const Value& value : read.values) {
+    if (!value.constant) continue;
+    if (const auto* packed = std::get_if<PackedMatrix>(&*value.constant)) {
+      EXPECT_NE(packed->owner, mapped) << value.name;
+    }
+  }
+}
+
 TEST_F(NibModelTest, WeightsOutliveTheGraph) {
   PackedMatrix packed;
   {

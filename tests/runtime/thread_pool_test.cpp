@@ -5,11 +5,13 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <numeric>
 #include <thread>
 #include <vector>
 
 #include "jit/error.h"
+#include "runtime/core_speed.h"
 #include "tests/runtime/temporary_folder.h"
 
 namespace nibble::runtime {
@@ -123,6 +125,76 @@ TEST(ThreadPool, PoolsComeAndGo) {
       EXPECT_EQ(calls, pool.size());
     }
   }
+}
+
+// The one processor that the calling thread is bound to; -1 when there are more.
+int bound_to() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0 || CPU_COUNT(&set) != 1) return -1;
+  int pu = 0;
+  while (!CPU_ISSET(pu, &set)) ++pu;
+  return pu;
+}
+
+TEST(ThreadPool, WorkersAreBoundAsPlacedAndTheCallerIsLeftAlone) {
+  cpu_set_t before, after;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(before), &before), 0);
+  // The last thread is one too many for its processors, so it is not bound.
+  const CpuTopology cpus = allowed_cpus();
+  const auto threads = static_cast<int>(cpus.pus()) + 1;
+  ThreadPool pool(plan_placement(cpus, threads));
+  ASSERT_EQ(pool.size(), threads);
+  std::vector<int> found(static_cast<size_t>(threads));
+  pool.run(
+      [](void* arg, int t) noexcept {
+        (*static_cast<std::vector<int>*>(arg))[static_cast<size_t>(t)] = bound_to();
+      },
+      &found);
+  for (size_t t = 1; t < found.size(); ++t) {
+    const int pu = pool.placement().threads[t].pu;
+    // Unbound, a thread may run wherever the process may: one processor when that is all.
+    if (pu >= 0 || cpus.pus() > 1) {
+      EXPECT_EQ(found[t], pu) << t;
+    }
+  }
+  ASSERT_EQ(sched_getaffinity(0, sizeof(after), &after), 0);
+  EXPECT_TRUE(CPU_EQUAL(&before, &after));
+}
+
+TEST(ThreadPool, AProcessorThatIsNotThereBindsNothing) {
+  CpuTopology cpus;
+  cpus.nodes = {0};
+  cpus.kinds = {{}};
+  for (const unsigned pu : {0U, 4000U, 100'000U}) cpus.cores.push_back({.pus = {pu}});
+  ThreadPool pool(plan_placement(cpus, 3));
+  std::atomic<int> calls{0};
+  pool.run([](void* arg, int) noexcept { ++*static_cast<std::atomic<int>*>(arg); }, &calls);
+  EXPECT_EQ(calls, 3);
+}
+
+TEST(PlaceThreads, IsWhatAPoolUses) {
+  const int threads = default_threads();
+  const Placement placement = place_threads(threads);
+  ASSERT_EQ(placement.size(), threads);
+  const ThreadPool pool(threads);
+  for (size_t t = 0; t < placement.threads.size(); ++t) {
+    EXPECT_EQ(pool.placement().threads[t].pu, placement.threads[t].pu);
+  }
+  EXPECT_THROW(place_threads(0), Error);
+}
+
+TEST(AllowedCpus, OneNodeWhenAskedFor) {
+  ASSERT_EQ(setenv("NIBBLE_NUMA", "0", 1), 0);
+  const CpuTopology one = allowed_cpus();
+  unsetenv("NIBBLE_NUMA");
+  EXPECT_EQ(one.nodes.size(), 1U);
+  EXPECT_EQ(one.cores.size(), allowed_cpus().cores.size());
+}
+
+TEST(CoreSpeed, MeasuresWhatIsThere) {
+  EXPECT_GT(measure_core_speed(allowed_cpus().cores.back().pus.back()), 0);
+  EXPECT_EQ(measure_core_speed(100'000), 0);
 }
 
 TEST(ThreadPool, RefusesSillyCounts) {

@@ -57,10 +57,68 @@ Findings examine() {
   return out;
 }
 
+Json placement_json(const runtime::Placement& placement) {
+  Json nodes = Json::array(), kinds = Json::array(), threads = Json::array();
+  for (const unsigned node : placement.nodes) nodes.push_back(node);
+  for (const runtime::CpuKind& kind : placement.kinds) {
+    kinds.push_back(
+        {{"name", kind.name.empty() ? Json() : Json(kind.name)}, {"speed", kind.speed}});
+  }
+  for (const runtime::PlacedThread& thread : placement.threads) {
+    threads.push_back({{"processor", thread.pu < 0 ? Json() : Json(thread.pu)},
+                       {"node", placement.nodes[static_cast<size_t>(thread.node)]},
+                       {"kind", thread.kind},
+                       {"weight", thread.weight}});
+  }
+  return {{"nodes", nodes}, {"kinds", kinds}, {"threads", threads}};
+}
+
+// "0-3,8-11"
+std::string ranges(const std::vector<int>& numbers) {
+  std::string out;
+  for (size_t i = 0; i < numbers.size();) {
+    size_t end = i + 1;
+    while (end < numbers.size() && numbers[end] == numbers[end - 1] + 1) ++end;
+    if (!out.empty()) out += ',';
+    out += std::to_string(numbers[i]);
+    if (end - i > 1) out += fmt::format("-{}", numbers[end - 1]);
+    i = end;
+  }
+  return out;
+}
+
+// A line for the threads that share node, kind and weight: "threads 0-7 on processors 0-7 ...".
+std::vector<std::string> placement_lines(const runtime::Placement& placement) {
+  std::vector<std::string> lines;
+  const auto& threads = placement.threads;
+  const auto alike = [](const runtime::PlacedThread& a, const runtime::PlacedThread& b) {
+    return a.node == b.node && a.kind == b.kind && a.weight == b.weight;
+  };
+  for (size_t i = 0; i < threads.size();) {
+    std::vector<int> numbers, processors;
+    const runtime::PlacedThread& first = threads[i];
+    for (; i < threads.size() && alike(first, threads[i]); ++i) {
+      numbers.push_back(static_cast<int>(i));
+      if (threads[i].pu >= 0) processors.push_back(threads[i].pu);
+    }
+    const runtime::CpuKind& kind = placement.kinds[static_cast<size_t>(first.kind)];
+    std::string line =
+        fmt::format("threads {} on processors {}, node {}", ranges(numbers), ranges(processors),
+                    placement.nodes[static_cast<size_t>(first.node)]);
+    if (placement.kinds.size() > 1) {
+      line += fmt::format(", {} cores",
+                          kind.name.empty() ? fmt::format("kind {}", first.kind) : kind.name);
+    }
+    lines.push_back(line + fmt::format(", weight {:.2f} each", first.weight));
+  }
+  return lines;
+}
+
 int doctor(bool as_json) {
   const jit::CpuInfo& cpu = jit::cpu();
   const Findings findings = examine();
   const double quota = runtime::cgroup_cpu_quota();
+  const runtime::Placement placement = runtime::place_threads(runtime::default_threads());
   const std::string huge = bracketed(first_line("/sys/kernel/mm/transparent_hugepage/enabled"));
   const Json json = {
       {"cpu", cpu.brand},
@@ -73,7 +131,8 @@ int doctor(bool as_json) {
       {"l1d_bytes", cpu.l1d_bytes},
       {"l2_bytes", cpu.l2_bytes},
       {"l3_bytes", cpu.l3_bytes},
-      {"threads", runtime::default_threads()},
+      {"threads", placement.size()},
+      {"placement", placement_json(placement)},
       {"cgroup_cpu_quota", quota > 0 ? Json(quota) : Json()},
       {"transparent_huge_pages", huge},
       {"jit_allowed", findings.jit},
@@ -93,7 +152,11 @@ int doctor(bool as_json) {
        findings.isa.empty() ? "nothing: this machine cannot run models" : findings.isa);
   line("caches", fmt::format("L1d {} KB, L2 {} KB, L3 {} MB", cpu.l1d_bytes >> 10,
                              cpu.l2_bytes >> 10, cpu.l3_bytes >> 20));
-  line("threads", std::to_string(runtime::default_threads()));
+  line("threads", std::to_string(placement.size()));
+  for (const std::string& text : placement_lines(placement)) line("placement", text);
+  if (placement.nodes.size() > 1) {
+    line("weights", "of a .nib are copied to the nodes that read them (NIBBLE_NUMA=0: not)");
+  }
   line("cgroup quota", quota > 0 ? fmt::format("{:.2f} processors", quota) : "none");
   line("huge pages", huge);
   line("machine code", findings.jit ? "can be made and run" : "cannot be run");
