@@ -210,8 +210,8 @@ std::optional<AttentionSpec> read_attention(Reader& in) {
 
 bool read_tiling(Reader& in, Tiling& tiling) {
   int columns = 0;
-  if (!in.number(tiling.mr) || !in.word("x") || !in.number(columns) ||
-      !in.word("x") || !in.number(tiling.k_unroll)) {
+  if (!in.number(tiling.mr) || !in.word("x") || !in.number(columns) || !in.word("x") ||
+      !in.number(tiling.k_unroll)) {
     return false;
   }
   if (columns % kColumnBlock != 0) return false;
@@ -231,8 +231,7 @@ std::string name(const KernelSpec& spec) {
 
 std::string name(const KernelKey& key) {
   std::string out = fmt::format("{}_{}", name(key.spec), isa_name(key.isa));
-  if (std::holds_alternative<GemmSpec>(key.spec))
-    out += fmt::format("_{}", name(key.tiling));
+  if (std::holds_alternative<GemmSpec>(key.spec)) out += fmt::format("_{}", name(key.tiling));
   return out;
 }
 
