@@ -125,17 +125,9 @@ void run_attention(const Step& step, const StepContext& context) noexcept {
   });
 }
 
-template <typename Body>
-Step wrap(Body body, Step::Run run) {
-  Step step;
-  step.run = run;
-  step.body = std::move(body);
-  return step;
-}
-
 }  // namespace
 
-Step Step::of(CacheStep body) { return wrap(std::move(body), run_cache); }
-Step Step::of(AttentionStep body) { return wrap(std::move(body), run_attention); }
+Step Step::of(CacheStep body) { return Step::with(std::move(body), run_cache); }
+Step Step::of(AttentionStep body) { return Step::with(std::move(body), run_attention); }
 
 }  // namespace nibble::runtime

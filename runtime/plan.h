@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -115,6 +116,15 @@ struct Step {
   static Step of(RowStep body);
   static Step of(CacheStep body);
   static Step of(AttentionStep body);
+
+ private:
+  template <typename Body>
+  static Step with(Body body, Run run) {
+    Step step;
+    step.run = run;
+    step.body = std::move(body);
+    return step;
+  }
 };
 
 // cos and sin of position * inv_freq[i], times scale; shared by layers.

@@ -87,7 +87,8 @@ void run_gemm(const Step& step, const StepContext& context) noexcept {
     kernel.run(part);
   };
   if (context.rows > kFewRows) return context.claim(blocks, unit, multiply);
-  context.share.claim(blocks, unit, kPieceBytes * blocks / step.weight_bytes, multiply);
+  context.share.claim(blocks, unit, kPieceBytes * blocks / std::max<int64_t>(1, step.weight_bytes),
+                      multiply);
 }
 
 void run_row(const Step& step, const StepContext& context) noexcept {
@@ -122,14 +123,6 @@ void run_row(const Step& step, const StepContext& context) noexcept {
   context.claim(context.rows, 1, rows);
 }
 
-template <typename Body>
-Step wrap(Body body, Step::Run run) {
-  Step step;
-  step.run = run;
-  step.body = std::move(body);
-  return step;
-}
-
 }  // namespace
 
 Ahead weights_ahead(const Step& step, const WorkShare& share, int64_t rows) noexcept {
@@ -144,8 +137,8 @@ Ahead weights_ahead(const Step& step, const WorkShare& share, int64_t rows) noex
   return {data, data + bytes};
 }
 
-Step Step::of(EmbedStep body) { return wrap(std::move(body), run_embed); }
-Step Step::of(GemmStep body) { return wrap(std::move(body), run_gemm); }
-Step Step::of(RowStep body) { return wrap(std::move(body), run_row); }
+Step Step::of(EmbedStep body) { return Step::with(std::move(body), run_embed); }
+Step Step::of(GemmStep body) { return Step::with(std::move(body), run_gemm); }
+Step Step::of(RowStep body) { return Step::with(std::move(body), run_row); }
 
 }  // namespace nibble::runtime
