@@ -90,7 +90,8 @@ TEST_F(Tune, ResumingSkipsWhatIsCompleteAndGoesOnWithTheRest) {
   tune_tiny();
   change_entries([](Json& entry) { entry["complete"] = true; });
   const std::string whole = read_file(path());
-  for (const Json& entry : tune_tiny({"--resume"})["entries"]) EXPECT_TRUE(entry["skipped"]);
+  const Json again = tune_tiny({"--resume"});
+  for (const Json& entry : again["entries"]) EXPECT_TRUE(entry["skipped"]);
   bool first = true;
   change_entries([&](Json& entry) {
     if (!first) entry["complete"] = false;
@@ -133,7 +134,8 @@ TEST_F(Tune, VerifyingPutsTheDefaultBackWhereItIsFaster) {
   const Json verified = json_of({"tune", "verify", "--threads", "2", "--budget", "0.5s"});
   EXPECT_EQ(verified["replaced"], verified["verified"]);
   EXPECT_GT(verified["verified"], 1);
-  for (const Json& entry : json_of({"tune", "show"})["entries"]) {
+  const Json shown_now = json_of({"tune", "show"});
+  for (const Json& entry : shown_now["entries"]) {
     EXPECT_EQ(entry["winner"], entry["default"]);
   }
   EXPECT_EQ(json_of({"tune", "verify", "--threads", "1", "--budget", "0.5s"})["verified"], 0);
@@ -176,12 +178,28 @@ TEST_F(Tune, ExportDiffMergeAndReset) {
   ASSERT_EQ(diff["differences"].size(), count);
   EXPECT_EQ(diff["differences"][0]["winner_a"], "1x128x2");
   EXPECT_EQ(json_of({"tune", "merge", copy, path(), "-o", merged})["entries"], count);
-  for (const Json& entry : Json::parse(read_file(merged))["entries"]) {
+  const Json merged_json = Json::parse(read_file(merged));
+  for (const Json& entry : merged_json["entries"]) {
     EXPECT_EQ(entry["winner"], "1x128x2");
   }
   EXPECT_EQ(json_of({"tune", "reset"})["removed"].size(), count);
   EXPECT_EQ(json_of({"tune", "show"})["entries"].size(), 0U);
   EXPECT_EQ(json_of({"tune", "reset"})["removed"].size(), 0U);
+}
+
+TEST_F(Tune, TheReportIsOnePage) {
+  tune_tiny();
+  const std::string page = folder_.path("report.html");
+  const Json alone = json_of({"tune", "report", "-o", page});
+  EXPECT_GT(alone["tilings"].get<int>(), 0);
+  EXPECT_EQ(alone["ops"], 0);
+  const std::string text = read_file(page);
+  EXPECT_EQ(text.size(), alone["bytes"]);
+  EXPECT_NE(text.find("<svg"), std::string::npos);
+  EXPECT_NE(text.find("</html>"), std::string::npos);
+  EXPECT_EQ(text.find("<script"), std::string::npos);
+  expect_error({"tune", "report", "-o", folder_.path("no/such/folder/page.html")}, 1, "no/such");
+  expect_error({"tune", "report"}, 2, "--output");
 }
 
 TEST_F(Tune, ErrorsSayWhatIsWrong) {

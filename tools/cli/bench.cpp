@@ -40,7 +40,7 @@ struct Options {
 std::vector<int64_t> Options::row_counts() const {
   std::vector<int64_t> counts;
   if (rows_flag->count() == 0) return counts;
-  std::string_view text = rows.empty() ? kDefaultRows : rows;
+  std::string_view text = rows.empty() ? std::string_view(kDefaultRows) : std::string_view(rows);
   while (!text.empty()) {
     const std::string_view word = text.substr(0, text.find(','));
     text.remove_prefix(std::min(text.size(), word.size() + 1));
