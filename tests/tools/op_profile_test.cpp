@@ -103,6 +103,20 @@ TEST(OpProfile, ADisturbedUnitDoesNotCount) {
               profile.seconds, 1e-9);
 }
 
+// A thread that does not wait may begin a step while another is still in the one before.
+TEST(OpProfile, TimeOfStepsThatOverlapCountsOnce) {
+  const runtime::Plan plan = plan_of_two_layers();
+  auto times = times_of(plan, 1, 1);
+  for (runtime::StepTime& time : times) {
+    if (time.step == 1 && time.thread == 0) time.begin -= 0.8e-3;
+  }
+  const OpProfile profile = profile_of(plan, times, jit::KvType::f16, false);
+  double seconds = profile.between;
+  for (const OpLine& line : profile.lines) seconds += line.seconds;
+  EXPECT_NEAR(seconds, profile.seconds, 1e-9);
+  EXPECT_NEAR(profile.seconds, 6.3e-3, 1e-9);
+}
+
 TEST(OpProfile, NothingRecordedIsNoProfile) {
   const runtime::Plan plan = plan_of_two_layers();
   const OpProfile profile = profile_of(plan, {}, jit::KvType::f16, false);

@@ -86,16 +86,21 @@ OpProfile profile_of(const runtime::Plan& plan, std::span<const runtime::StepTim
   }
   std::map<std::string, OpLine> lines;
   double in_steps = 0;
+  double reached = spans.front().begin;  // the end of all steps so far
   for (const StepSpan& span : spans) {
+    // Where no barrier lies between two steps, one thread may begin the next while another still
+    // works: that time is the former's alone.
+    const double seconds = std::max(0.0, span.end - std::max(span.begin, reached));
+    reached = std::max(reached, span.end);
     if (!together && !kept.contains(span.pass)) continue;
     const runtime::Step& step = plan.steps[static_cast<size_t>(span.step)];
     const runtime::StepWork work = runtime::work_of(step, span.position, span.rows, kv);
     OpLine& line = lines[runtime::step_kind(step)];
     ++line.calls;
-    line.seconds += (span.end - span.begin) / count;
+    line.seconds += seconds / count;
     line.work.bytes += work.bytes;
     line.work.operations += work.operations;
-    in_steps += (span.end - span.begin) / count;
+    in_steps += seconds / count;
     profile.waiting += span.wait / count;
   }
   profile.units = static_cast<int64_t>(units.size());
