@@ -10,8 +10,6 @@ namespace nibble::runtime {
 namespace {
 
 constexpr size_t kLine = 64;
-constexpr size_t kHugePage = size_t{2} << 20;
-constexpr int kCollapse = 25;  // MADV_COLLAPSE of Linux 6.1, which Debian 12's headers lack
 
 size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -43,16 +41,6 @@ KvCache::KvCache(const std::vector<HeadLayout>& layers, jit::KvType type, int64_
         capacity, bytes_);
   }
   memory_ = static_cast<std::byte*>(memory);
-  const size_t over = reinterpret_cast<size_t>(memory_) % kHugePage;
-  huge_end_ = memory_ + (over == 0 ? 0 : kHugePage - over);
-}
-
-void KvCache::use_huge_pages(int64_t pages) noexcept {
-  for (; pages > 0 && huge_end_ + kHugePage <= memory_ + bytes_; --pages) {
-    // Refused (an older kernel, none left): never mind, and never again.
-    const bool done = madvise(huge_end_, kHugePage, kCollapse) == 0;
-    huge_end_ = done ? huge_end_ + kHugePage : memory_ + bytes_;
-  }
 }
 
 KvCache::~KvCache() {

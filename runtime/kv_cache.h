@@ -25,12 +25,6 @@ class KvCache {
   int64_t bytes() const { return static_cast<int64_t>(bytes_); }
   jit::KvHead head(int64_t layer, int64_t kv_head) const noexcept;
 
-  // Moves the next `pages` huge pages' worth of the cache from small pages into huge ones, where
-  // the system has them: attention over a long context is bound by page walks otherwise (llama2-7b
-  // at 4,096 positions). This commits memory for positions that are not there yet, so it is for
-  // caches that are used; and it copies what is, so it is done bit by bit, between passes.
-  void use_huge_pages(int64_t pages) noexcept;
-
  private:
   struct Layer {
     size_t offset, cache_bytes, scale_bytes;  // of each head: keys, values, and their scales
@@ -39,7 +33,6 @@ class KvCache {
   int64_t capacity_;  // multiple of the KV split
   size_t bytes_ = 0;
   std::byte* memory_ = nullptr;
-  std::byte* huge_end_ = nullptr;  // up to here pages are huge, or were asked to be
   std::vector<Layer> layers_;
 };
 

@@ -13,12 +13,6 @@
 namespace nibble::runtime {
 namespace {
 
-// From so many positions on, and so large a share of the context, the KV cache moves into huge
-// pages: less than a millisecond a token while it does, and never more than eight times what is
-// used.
-constexpr int64_t kLeastUsed = 256;
-constexpr int64_t kUsedShare = 8;
-constexpr int64_t kHugePagesARow = 4;
 constexpr int64_t kRopeGrowth = 256;         // positions computed at a time
 constexpr int64_t kMostPositions = 1 << 30;  // sizes computed from a context stay in range
 
@@ -139,10 +133,7 @@ struct Session::Impl {
           c.self->walk(thread, c.ids, c.logits, c.all);
         },
         &call);
-    const auto rows = static_cast<int64_t>(ids.size());
-    position += rows;
-    const int64_t used = std::max(kLeastUsed, kv.capacity() / kUsedShare);
-    if (position >= used) kv.use_huge_pages(rows * kHugePagesARow);
+    position += static_cast<int64_t>(ids.size());
   }
 
   void walk(int thread, std::span<const int32_t> ids, float* logits, bool all) noexcept {
