@@ -1,14 +1,9 @@
-// The loop nest of every matmul kernel but those on AMX tiles (amx_generator.cpp):
+// The tiles of every matmul kernel but those on AMX (amx_generator.cpp), for the nest of
+// gemm_nest.h:
 //
-//   for each chunk of rows whose activations stay in L2
-//     for each unit of column blocks (nr of them; a pair for gates; then one by one)
-//       [unpack the unit's nibbles to bytes in scratch]
-//       for each mr rows (the last tile of the chunk has fewer)
-//         tile: for each group: zero; for each chunk of k: load_b, load_a, dot; fold
-//         epilogue
+//   for each group: zero; for each chunk of k: load_b, load_a, dot; fold
 //
-// Tiles of 1..mr rows and the epilogue are routines that the nest calls; they find their operands
-// in the frame (emitter.h).
+// One routine for each number of rows up to mr.
 #include "jit/gemm_generator.h"
 
 #include <algorithm>
@@ -18,9 +13,8 @@
 
 #include "jit/amx_generator.h"
 #include "jit/amx_plan.h"
-#include "jit/emitter.h"
-#include "jit/emitter_epilogue.h"
 #include "jit/error.h"
+#include "jit/gemm_nest.h"
 
 namespace nibble::jit {
 namespace {
@@ -32,55 +26,33 @@ constexpr int kLineBytes = 64;
 constexpr int64_t kChunkBytes =
     int64_t{512} * 1024;  // activations of a row chunk: a part of any L2
 
-class Generator {
+RegisterPlan plan_of(const GemmSpec& spec, Isa isa, const Tiling& tiling, int rows, int blocks) {
+  return *plan_registers(spec, isa, tiling.panel, rows, blocks);
+}
+
+class Generator : public GemmNest {
  public:
   Generator(const GemmSpec& spec, Isa isa, const Tiling& tiling)
-      : spec_(spec),
+      : GemmNest(spec, tiling,
+                 {.zmm = plan_of(spec, isa, tiling, 1, 1).zmm,
+                  .chunk_bytes = kChunkBytes,
+                  .panel_offset = tile_scratch_bytes(spec, tiling),
+                  .panel_block_bytes = panel_block_bytes(spec)}),
         isa_(isa),
-        tiling_(tiling),
-        shape_(packed_shape(spec.weight, spec.n, spec.k)),
-        zmm_(plan(1, 1).zmm) {}
-
-  std::vector<uint8_t> generate();
+        zmm_(plan_of(spec, isa, tiling, 1, 1).zmm) {}
 
  private:
-  // A unit of column blocks: how many, and how wide the tiles are that cover it.
-  struct Unit {
-    int blocks = 1;
-    int tile_blocks = 1;
-  };
-
-  RegisterPlan plan(int rows, int blocks) const {
-    return *plan_registers(spec_, isa_, tiling_.panel, rows, blocks);
-  }
-  Unit main_unit() const { return {epilogue_blocks(spec_, tiling_), tiling_.nr}; }
-  Unit tail_unit() const { return {spec_.gate ? 2 : 1, 1}; }
-  int64_t chunk_rows() const;
-  Xbyak::Address local(int offset) { return out_.ptr[out_.rbp + offset]; }
-  Xbyak::Address arg(size_t offset) { return out_.ptr[out_.rdi + static_cast<int>(offset)]; }
-
-  void prologue();
-  void epilogue();
-  void row_chunks();
-  void column_units(const Unit& unit);
-  void rows_of_unit(const Unit& unit);
-  void locate_rows();
-  void locate_columns(int t, const Unit& unit);
-  void call_tile(int blocks);
-  void unpack_panel();
+  void call_tile(int blocks) override;
+  void unpack_panel() override;
+  void routines() override;
 
   void tile(int rows, int blocks);
   void group(Emitter& emitter, int64_t steps);
   void chunk(Emitter& emitter, int steps);
 
-  const GemmSpec& spec_;
   const Isa isa_;
-  const Tiling& tiling_;
-  const PackedShape shape_;
   const bool zmm_;
-  Assembler out_;
   std::map<std::pair<int, int>, Label> tiles_;  // by rows and column blocks
-  Label epilogue_, unpack_;
 };
 
 // --- one tile ---
@@ -132,7 +104,8 @@ void Generator::group(Emitter& emitter, int64_t steps) {
 }
 
 void Generator::tile(int rows, int blocks) {
-  const auto emitter = make_emitter(isa_, out_, spec_, tiling_, plan(rows, blocks));
+  const auto emitter =
+      make_emitter(isa_, out_, spec_, tiling_, plan_of(spec_, isa_, tiling_, rows, blocks));
   // Steps of s8 are quads of padded k, those of f32 single k: activations end there.
   const bool s8 = spec_.act == ActType::s8;
   const int64_t k_steps = s8 ? shape_.kpad / 4 : spec_.k;
@@ -157,150 +130,7 @@ void Generator::tile(int rows, int blocks) {
   emitter->end();
 }
 
-// --- the nest around the tiles ---
-
-int64_t Generator::chunk_rows() const {
-  const int64_t row_bytes = spec_.act == ActType::s8 ? shape_.kpad : spec_.k * 4;
-  return std::max<int64_t>(1, kChunkBytes / row_bytes / tiling_.mr) * tiling_.mr;
-}
-
-void Generator::prologue() {
-  for (const auto& reg : {out_.rbx, out_.rbp, out_.r12, out_.r13, out_.r14, out_.r15}) {
-    out_.push(reg);
-  }
-  out_.sub(out_.rsp, kFrameBytes);
-  out_.mov(out_.rbp, out_.rsp);
-  out_.mov(local(kFrameArgs), out_.rdi);
-}
-
-void Generator::epilogue() {
-  out_.vzeroupper();
-  out_.add(out_.rsp, kFrameBytes);
-  for (const auto& reg : {out_.r15, out_.r14, out_.r13, out_.r12, out_.rbp, out_.rbx}) {
-    out_.pop(reg);
-  }
-  out_.ret();
-}
-
-void Generator::row_chunks() {
-  Label top, done;
-  out_.mov(out_.qword[out_.rbp + kFrameNextChunk], 0);
-  out_.L(top);
-  out_.mov(out_.rdi, local(kFrameArgs));
-  out_.mov(out_.rax, local(kFrameNextChunk));
-  out_.mov(out_.rcx, arg(offsetof(GemmArgs, m)));
-  out_.cmp(out_.rax, out_.rcx);
-  out_.jge(done, CodeGenerator::T_NEAR);
-  out_.mov(out_.rdx, chunk_rows());
-  out_.add(out_.rdx, out_.rax);
-  out_.cmp(out_.rdx, out_.rcx);
-  out_.cmovg(out_.rdx, out_.rcx);
-  out_.mov(local(kFrameChunkEnd), out_.rdx);
-  out_.mov(out_.rcx, arg(offsetof(GemmArgs, nb_begin)));
-  out_.mov(local(kFrameNb), out_.rcx);
-  const bool has_tail = tail_unit().blocks < main_unit().blocks;
-  column_units(main_unit());
-  if (has_tail) column_units(tail_unit());
-  out_.mov(out_.rax, local(kFrameChunkEnd));
-  out_.mov(local(kFrameNextChunk), out_.rax);
-  out_.jmp(top, CodeGenerator::T_NEAR);
-  out_.L(done);
-}
-
-// All whole units from kFrameNb on. kFrameNextChunk holds the chunk's first row meanwhile.
-void Generator::column_units(const Unit& unit) {
-  Label top, done;
-  out_.L(top);
-  out_.mov(out_.rdi, local(kFrameArgs));
-  out_.mov(out_.rax, local(kFrameNb));
-  out_.add(out_.rax, unit.blocks);
-  out_.cmp(out_.rax, arg(offsetof(GemmArgs, nb_end)));
-  out_.jg(done, CodeGenerator::T_NEAR);
-  out_.mov(out_.rcx, unit.blocks);
-  out_.mov(local(kFrameUnitBlocks), out_.rcx);
-  if (tiling_.panel) out_.call(unpack_);
-  rows_of_unit(unit);
-  out_.mov(out_.rax, unit.blocks);
-  out_.add(local(kFrameNb), out_.rax);
-  out_.jmp(top, CodeGenerator::T_NEAR);
-  out_.L(done);
-}
-
-void Generator::rows_of_unit(const Unit& unit) {
-  Label top, done;
-  out_.mov(out_.rax, local(kFrameNextChunk));
-  out_.L(top);  // rax: first row of the tile
-  out_.mov(out_.rcx, local(kFrameChunkEnd));
-  out_.sub(out_.rcx, out_.rax);
-  out_.jle(done, CodeGenerator::T_NEAR);
-  out_.mov(out_.rdx, tiling_.mr);
-  out_.cmp(out_.rcx, out_.rdx);
-  out_.cmovg(out_.rcx, out_.rdx);
-  out_.mov(local(kFrameRow), out_.rax);
-  out_.mov(local(kFrameRows), out_.rcx);
-  locate_rows();
-  for (int t = 0; t < unit.blocks / unit.tile_blocks; ++t) {
-    locate_columns(t, unit);
-    call_tile(unit.tile_blocks);
-  }
-  out_.call(epilogue_);
-  out_.mov(out_.rax, local(kFrameRow));
-  out_.add(out_.rax, local(kFrameRows));
-  out_.jmp(top, CodeGenerator::T_NEAR);
-  out_.L(done);
-}
-
-// Activations, their scales and sums at the tile's first row.
-void Generator::locate_rows() {
-  out_.mov(out_.rdi, local(kFrameArgs));
-  out_.mov(out_.rax, local(kFrameRow));
-  out_.mov(out_.rcx, arg(offsetof(GemmArgs, a_stride)));
-  out_.imul(out_.rcx, out_.rax);
-  if (spec_.act == ActType::f32) out_.shl(out_.rcx, 2);
-  out_.add(out_.rcx, arg(offsetof(GemmArgs, a)));
-  out_.mov(local(kFrameTileA), out_.rcx);
-  if (spec_.act != ActType::s8) return;
-  out_.imul(out_.rax, out_.rax, static_cast<int>(shape_.groups * 4));
-  out_.mov(out_.rcx, arg(offsetof(GemmArgs, a_scale)));
-  out_.add(out_.rcx, out_.rax);
-  out_.mov(local(kFrameTileAScale), out_.rcx);
-  out_.mov(out_.rcx, arg(offsetof(GemmArgs, a_sum)));
-  out_.add(out_.rcx, out_.rax);
-  out_.mov(local(kFrameTileASum), out_.rcx);
-}
-
-// Weights, scales, zero points and scratch of tile t of the unit.
-void Generator::locate_columns(int t, const Unit& unit) {
-  const int first = t * unit.tile_blocks;
-  const int64_t tile_bytes = int64_t{first} * tiling_.mr * kLineBytes;
-  const auto place = [&](int frame, size_t base, int64_t block_bytes) {
-    out_.imul(out_.rcx, out_.rax, static_cast<int>(block_bytes));
-    out_.add(out_.rcx, arg(base));
-    out_.mov(local(frame), out_.rcx);
-  };
-  out_.mov(out_.rdi, local(kFrameArgs));
-  out_.mov(out_.rax, local(kFrameNb));
-  out_.add(out_.rax, first);
-  if (tiling_.panel) {
-    out_.mov(out_.rcx, arg(offsetof(GemmArgs, scratch)));
-    out_.add(out_.rcx, static_cast<int>(tile_scratch_bytes(spec_, tiling_) +
-                                        first * panel_block_bytes(spec_)));
-    out_.mov(local(kFrameTileW), out_.rcx);
-  } else {
-    place(kFrameTileW, offsetof(GemmArgs, w), shape_.block_bytes);
-  }
-  if (spec_.weight.type != WeightType::f32) {
-    const int64_t scale_bytes = spec_.weight.scale == ScaleType::f16 ? 2 : 4;
-    place(kFrameTileWScale, offsetof(GemmArgs, w_scale),
-          shape_.groups * kColumnBlock * scale_bytes);
-    if (spec_.weight.asym) {
-      place(kFrameTileWZero, offsetof(GemmArgs, w_zero), shape_.groups * kColumnBlock);
-    }
-  }
-  out_.mov(out_.rcx, arg(offsetof(GemmArgs, scratch)));
-  out_.add(out_.rcx, static_cast<int>(tile_bytes));
-  out_.mov(local(kFrameTileOut), out_.rcx);
-}
+// --- what the nest calls ---
 
 // Calls the tile of kFrameRows rows, the full one tried first.
 void Generator::call_tile(int blocks) {
@@ -357,24 +187,12 @@ void Generator::unpack_panel() {
   out_.ret();
 }
 
-std::vector<uint8_t> Generator::generate() {
-  prologue();
-  row_chunks();
-  epilogue();
-  if (tiling_.panel) {
-    out_.align(16);
-    out_.L(unpack_);
-    unpack_panel();
-  }
-  out_.align(16);
-  out_.L(epilogue_);
-  emit_epilogue(out_, spec_, tiling_, zmm_);
+void Generator::routines() {
   for (auto& [size, label] : tiles_) {
     out_.align(64);
     out_.L(label);
     tile(size.first, size.second);
   }
-  return out_.finish();
 }
 
 }  // namespace

@@ -1,0 +1,178 @@
+#include "jit/gemm_nest.h"
+
+#include <algorithm>
+#include <cstddef>
+
+#include "jit/emitter_epilogue.h"
+
+namespace nibble::jit {
+namespace {
+
+using Xbyak::CodeGenerator;
+using Xbyak::Label;
+
+constexpr int kLineBytes = 64;
+
+}  // namespace
+
+int64_t GemmNest::chunk_rows() const {
+  const int64_t row_bytes = spec_.act == ActType::s8 ? shape_.kpad : spec_.k * 4;
+  return std::max<int64_t>(1, nest_.chunk_bytes / row_bytes / tiling_.mr) * tiling_.mr;
+}
+
+void GemmNest::prologue() {
+  for (const auto& reg : {out_.rbx, out_.rbp, out_.r12, out_.r13, out_.r14, out_.r15}) {
+    out_.push(reg);
+  }
+  out_.sub(out_.rsp, nest_.frame_bytes);
+  out_.mov(out_.rbp, out_.rsp);
+  out_.mov(local(kFrameArgs), out_.rdi);
+  enter();
+}
+
+void GemmNest::epilogue() {
+  leave();
+  out_.vzeroupper();
+  out_.add(out_.rsp, nest_.frame_bytes);
+  for (const auto& reg : {out_.r15, out_.r14, out_.r13, out_.r12, out_.rbp, out_.rbx}) {
+    out_.pop(reg);
+  }
+  out_.ret();
+}
+
+void GemmNest::row_chunks() {
+  Label top, done;
+  out_.mov(out_.qword[out_.rbp + kFrameNextChunk], 0);
+  out_.L(top);
+  out_.mov(out_.rdi, local(kFrameArgs));
+  out_.mov(out_.rax, local(kFrameNextChunk));
+  out_.mov(out_.rcx, arg(offsetof(GemmArgs, m)));
+  out_.cmp(out_.rax, out_.rcx);
+  out_.jge(done, CodeGenerator::T_NEAR);
+  out_.mov(out_.rdx, chunk_rows());
+  out_.add(out_.rdx, out_.rax);
+  out_.cmp(out_.rdx, out_.rcx);
+  out_.cmovg(out_.rdx, out_.rcx);
+  out_.mov(local(kFrameChunkEnd), out_.rdx);
+  out_.mov(out_.rcx, arg(offsetof(GemmArgs, nb_begin)));
+  out_.mov(local(kFrameNb), out_.rcx);
+  const bool has_tail = tail_unit().blocks < main_unit().blocks;
+  column_units(main_unit());
+  if (has_tail) column_units(tail_unit());
+  out_.mov(out_.rax, local(kFrameChunkEnd));
+  out_.mov(local(kFrameNextChunk), out_.rax);
+  out_.jmp(top, CodeGenerator::T_NEAR);
+  out_.L(done);
+}
+
+// All whole units from kFrameNb on. kFrameNextChunk holds the chunk's first row meanwhile.
+void GemmNest::column_units(const Unit& unit) {
+  Label top, done;
+  out_.L(top);
+  out_.mov(out_.rdi, local(kFrameArgs));
+  out_.mov(out_.rax, local(kFrameNb));
+  out_.add(out_.rax, unit.blocks);
+  out_.cmp(out_.rax, arg(offsetof(GemmArgs, nb_end)));
+  out_.jg(done, CodeGenerator::T_NEAR);
+  out_.mov(out_.rcx, unit.blocks);
+  out_.mov(local(kFrameUnitBlocks), out_.rcx);
+  if (tiling_.panel) out_.call(unpack_);
+  rows_of_unit(unit);
+  out_.mov(out_.rax, unit.blocks);
+  out_.add(local(kFrameNb), out_.rax);
+  out_.jmp(top, CodeGenerator::T_NEAR);
+  out_.L(done);
+}
+
+void GemmNest::rows_of_unit(const Unit& unit) {
+  Label top, done;
+  out_.mov(out_.rax, local(kFrameNextChunk));
+  out_.L(top);  // rax: first row of the tile
+  out_.mov(out_.rcx, local(kFrameChunkEnd));
+  out_.sub(out_.rcx, out_.rax);
+  out_.jle(done, CodeGenerator::T_NEAR);
+  out_.mov(out_.rdx, tiling_.mr);
+  out_.cmp(out_.rcx, out_.rdx);
+  out_.cmovg(out_.rcx, out_.rdx);
+  out_.mov(local(kFrameRow), out_.rax);
+  out_.mov(local(kFrameRows), out_.rcx);
+  begin_rows();
+  locate_rows();
+  for (int first = 0; first < unit.blocks; first += unit.tile_blocks) {
+    locate_columns(first);
+    call_tile(unit.tile_blocks);
+  }
+  out_.call(epilogue_);
+  out_.mov(out_.rax, local(kFrameRow));
+  out_.add(out_.rax, local(kFrameRows));
+  out_.jmp(top, CodeGenerator::T_NEAR);
+  out_.L(done);
+}
+
+// Activations, their scales and sums at the tile's first row.
+void GemmNest::locate_rows() {
+  out_.mov(out_.rdi, local(kFrameArgs));
+  out_.mov(out_.rax, local(kFrameRow));
+  out_.mov(out_.rcx, arg(offsetof(GemmArgs, a_stride)));
+  out_.imul(out_.rcx, out_.rax);
+  if (spec_.act == ActType::f32) out_.shl(out_.rcx, 2);
+  out_.add(out_.rcx, arg(offsetof(GemmArgs, a)));
+  out_.mov(local(kFrameTileA), out_.rcx);
+  if (spec_.act != ActType::s8) return;
+  out_.imul(out_.rax, out_.rax, static_cast<int>(shape_.groups * 4));
+  out_.mov(out_.rcx, arg(offsetof(GemmArgs, a_scale)));
+  out_.add(out_.rcx, out_.rax);
+  out_.mov(local(kFrameTileAScale), out_.rcx);
+  out_.mov(out_.rcx, arg(offsetof(GemmArgs, a_sum)));
+  out_.add(out_.rcx, out_.rax);
+  out_.mov(local(kFrameTileASum), out_.rcx);
+}
+
+// Weights, scales, zero points and scratch of the tile that starts `first` blocks into the unit.
+void GemmNest::locate_columns(int first) {
+  const int64_t tile_bytes = int64_t{first} * tiling_.mr * kLineBytes;
+  const auto place = [&](int frame, size_t base, int64_t block_bytes) {
+    out_.imul(out_.rcx, out_.rax, static_cast<int>(block_bytes));
+    out_.add(out_.rcx, arg(base));
+    out_.mov(local(frame), out_.rcx);
+  };
+  out_.mov(out_.rdi, local(kFrameArgs));
+  out_.mov(out_.rax, local(kFrameNb));
+  out_.add(out_.rax, first);
+  if (tiling_.panel) {
+    out_.mov(out_.rcx, arg(offsetof(GemmArgs, scratch)));
+    out_.add(out_.rcx, static_cast<int>(nest_.panel_offset + first * nest_.panel_block_bytes));
+    out_.mov(local(kFrameTileW), out_.rcx);
+  } else {
+    place(kFrameTileW, offsetof(GemmArgs, w), shape_.block_bytes);
+  }
+  if (spec_.weight.type != WeightType::f32) {
+    const int64_t scale_bytes = spec_.weight.scale == ScaleType::f16 ? 2 : 4;
+    place(kFrameTileWScale, offsetof(GemmArgs, w_scale),
+          shape_.groups * kColumnBlock * scale_bytes);
+    if (spec_.weight.asym) {
+      place(kFrameTileWZero, offsetof(GemmArgs, w_zero), shape_.groups * kColumnBlock);
+    }
+  }
+  out_.mov(out_.rcx, arg(offsetof(GemmArgs, scratch)));
+  out_.add(out_.rcx, static_cast<int>(tile_bytes));
+  out_.mov(local(kFrameTileOut), out_.rcx);
+}
+
+std::vector<uint8_t> GemmNest::generate() {
+  prologue();
+  row_chunks();
+  epilogue();
+  if (tiling_.panel) {
+    out_.align(16);
+    out_.L(unpack_);
+    unpack_panel();
+  }
+  out_.align(16);
+  out_.L(epilogue_);
+  emit_epilogue(out_, spec_, tiling_, nest_.zmm);
+  routines();
+  return out_.finish();
+}
+
+}  // namespace nibble::jit
