@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "jit/attention.h"
+#include "jit/attention_code.h"
 #include "jit/attention_scratch.h"
 #include "jit/compiler_math.h"
 #include "jit/kv_layout.h"
@@ -32,67 +33,24 @@ size_t index_of(int row, int columns, int column) {
 // Two paths in one function: all rows together, which share every key and value that is loaded,
 // and, where the call has one row only, that row alone. A call with fewer rows than the spec
 // repeats its last one and drops the copies.
-class AttentionGenerator {
+class AttentionGenerator : public AttentionCode {
  public:
   AttentionGenerator(const AttentionSpec& spec, Isa isa)
-      : spec_(spec),
+      : AttentionCode(spec, isa),
         scratch_(AttentionScratch::of(spec)),
-        dim_(spec.head_dim),
-        kv_bytes_(spec.kv == KvType::f32 ? 4 : 2),
-        v_(isa),
-        cc_(v_.cc()) {}
+        kv_bytes_(spec.kv == KvType::f32 ? 4 : 2) {}
 
-  std::vector<uint8_t> generate() {
-    base_ = v_.load_gp(v_.field(offsetof(AttentionArgs, scratch)), "scratch");
-    to_value_ = v_.load_gp(v_.field(offsetof(AttentionArgs, values)), "to_value");
-    cc_.sub(to_value_, v_.field(offsetof(AttentionArgs, keys)));
-    if (spec_.rows == 1) {
-      path(1);
-      return v_.finish();
-    }
-    Label together = cc_.newLabel();
-    Label done = cc_.newLabel();
-    cc_.cmp(v_.field(offsetof(AttentionArgs, rows)), 1);
-    cc_.jne(together);
-    path(1);
-    cc_.jmp(done);
-    cc_.bind(together);
-    path(spec_.rows);
-    cc_.bind(done);
-    return v_.finish();
-  }
+  std::vector<uint8_t> generate() { return generate_paths(spec_.rows); }
 
  private:
   // ---- addresses in the scratch ----
 
-  Mem at(int64_t offset) const { return x86::ptr(base_, static_cast<int32_t>(offset)); }
-  Mem at(int64_t offset, const Gp& index, uint32_t shift) const {
-    return x86::ptr(base_, index, shift, static_cast<int32_t>(offset));
-  }
-  Gp address(const Mem& of, const char* name) {
-    Gp r = v_.gp(name);
-    cc_.lea(r, of);
-    return r;
-  }
   // Row `row` of a field whose rows are `stride` bytes.
   Gp row_address(int64_t offset, const Gp& row, int stride, const char* name) {
     Gp r = v_.gp(name);
     cc_.imul(r, row, stride);
     cc_.lea(r, x86::ptr(base_, r, 0, static_cast<int32_t>(offset)));
     return r;
-  }
-  Gp copy(const Gp& from, const char* name) {
-    Gp r = v_.gp(name);
-    cc_.mov(r, from);
-    return r;
-  }
-  void raise(const Gp& a, const Gp& b) {  // a = max(a, b)
-    cc_.cmp(a, b);
-    cc_.cmovl(a, b);
-  }
-  void lower(const Gp& a, const Gp& b) {  // a = min(a, b)
-    cc_.cmp(a, b);
-    cc_.cmovg(a, b);
   }
   void each_row(int rows, const std::function<void(const Gp& row)>& body) {
     const Gp row = v_.zero_gp("row");
@@ -101,7 +59,7 @@ class AttentionGenerator {
 
   // ---- the whole of one path ----
 
-  void path(int rows) {
+  void path(int rows) override {
     const Gp lowest = v_.gp("lowest");
     highest_ = v_.zero_gp("highest");
     cc_.mov(lowest, INT64_MAX);
@@ -516,14 +474,8 @@ class AttentionGenerator {
     });
   }
 
-  AttentionSpec spec_;
   AttentionScratch scratch_;
-  int64_t dim_;
   int kv_bytes_;
-  CompilerMath v_;
-  asmjit::x86::Compiler& cc_;
-  Gp base_;               // the scratch
-  Gp to_value_;           // from a key's address to the value's
   Gp lowest_, highest_;   // least lo and greatest hi of the rows
   Gp split_, split_end_;  // the present split's positions
 };

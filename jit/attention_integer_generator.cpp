@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "jit/attention.h"
+#include "jit/attention_code.h"
 #include "jit/attention_generator.h"
 #include "jit/attention_integer.h"
 #include "jit/attention_scratch.h"
@@ -35,51 +36,17 @@ constexpr int kWeightBytes = static_cast<int>(kKvSplit) * 2;     // one row of w
 // Two paths in one function: rows a tile at a time and, where the call has one row only, that row
 // alone. A call whose rows fill no whole tile repeats its last one and drops the copies. Within a
 // path, splits that every row sees whole take code without masks.
-class IntegerAttentionGenerator {
+class IntegerAttentionGenerator : public AttentionCode {
  public:
   IntegerAttentionGenerator(const AttentionSpec& spec, Isa isa)
-      : spec_(spec),
+      : AttentionCode(spec, isa),
         scratch_(IntegerAttentionScratch::of(spec)),
-        dim_(spec.head_dim),
         element_bytes_(spec.kv == KvType::int8 ? 1 : 2),
-        position_bytes_(scratch_.output_bytes / 4 * element_bytes_),
-        v_(isa),
-        cc_(v_.cc()) {}
+        position_bytes_(scratch_.output_bytes / 4 * element_bytes_) {}
 
-  std::vector<uint8_t> generate() {
-    base_ = v_.load_gp(v_.field(offsetof(AttentionArgs, scratch)), "scratch");
-    to_value_ = v_.load_gp(v_.field(offsetof(AttentionArgs, values)), "to_value");
-    cc_.sub(to_value_, v_.field(offsetof(AttentionArgs, keys)));
-    if (spec_.rows == 1) {
-      path(1);
-      return v_.finish();
-    }
-    Label together = cc_.newLabel();
-    Label done = cc_.newLabel();
-    cc_.cmp(v_.field(offsetof(AttentionArgs, rows)), 1);
-    cc_.jne(together);
-    path(1);
-    cc_.jmp(done);
-    cc_.bind(together);
-    path(kRowTile);
-    cc_.bind(done);
-    return v_.finish();
-  }
+  std::vector<uint8_t> generate() { return generate_paths(kRowTile); }
 
  private:
-  Mem at(int64_t offset, const Gp& index, uint32_t shift) const {
-    return x86::ptr(base_, index, shift, static_cast<int32_t>(offset));
-  }
-  Gp address(const Mem& of, const char* name) {
-    Gp r = v_.gp(name);
-    cc_.lea(r, of);
-    return r;
-  }
-  Gp copy(const Gp& from, const char* name) {
-    Gp r = v_.gp(name);
-    cc_.mov(r, from);
-    return r;
-  }
   // A pointer argument advanced by the split's position, times `bytes`.
   Gp split_pointer(size_t argument, int bytes, const char* name) {
     Gp r = v_.gp(name);
@@ -87,18 +54,10 @@ class IntegerAttentionGenerator {
     cc_.add(r, v_.field(argument));
     return r;
   }
-  void raise(const Gp& a, const Gp& b) {  // a = max(a, b)
-    cc_.cmp(a, b);
-    cc_.cmovl(a, b);
-  }
-  void lower(const Gp& a, const Gp& b) {  // a = min(a, b)
-    cc_.cmp(a, b);
-    cc_.cmovg(a, b);
-  }
 
   // ---- the whole of one path ----
 
-  void path(int tile) {
+  void path(int tile) override {
     tile_ = tile;
     count_ = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "count");
     cc_.add(count_, tile - 1);
@@ -140,8 +99,8 @@ class IntegerAttentionGenerator {
   void split_body(bool full) {
     scores(full);
     const Gp row = v_.zero_gp("row");
-    const Gp scores = address(x86::ptr(base_, scratch_.scores), "scores");
-    const Gp weights = address(x86::ptr(base_, scratch_.weights), "weights");
+    const Gp scores = address(at(scratch_.scores), "scores");
+    const Gp weights = address(at(scratch_.weights), "weights");
     const Gp key_scales = split_pointer(offsetof(AttentionArgs, key_scales), 4, "key_scales");
     const Gp value_scales = split_pointer(offsetof(AttentionArgs, value_scales), 4, "value_scales");
     v_.loop(row, count_, 1, [&] {
@@ -164,8 +123,8 @@ class IntegerAttentionGenerator {
     highest_lo_ = v_.zero_gp("highest_lo");
     const Gp last = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "last");
     cc_.dec(last);
-    const Gp query = address(x86::ptr(base_, scratch_.query), "query");
-    const Gp output = address(x86::ptr(base_, scratch_.output), "output");
+    const Gp query = address(at(scratch_.query), "query");
+    const Gp output = address(at(scratch_.output), "output");
     const Gp row = v_.zero_gp("row");
     v_.loop(row, count_, 1, [&] {
       const Gp source = copy(row, "source");
@@ -252,7 +211,7 @@ class IntegerAttentionGenerator {
 
   void scores(bool full) {
     const Gp keys = split_pointer(offsetof(AttentionArgs, keys), position_bytes_, "keys");
-    const Gp scores = address(x86::ptr(base_, scratch_.scores), "scores");
+    const Gp scores = address(at(scratch_.scores), "scores");
     if (!full) {
       const Gp skipped = copy(begin_, "skipped");
       cc_.imul(skipped, skipped, position_bytes_);
@@ -278,7 +237,7 @@ class IntegerAttentionGenerator {
   int block_bytes() const { return static_cast<int>(kKeyBlock) * position_bytes_; }
 
   void score_rows(int blocks, const Gp& keys, const Gp& scores) {
-    const Gp query = address(x86::ptr(base_, scratch_.query), "query");
+    const Gp query = address(at(scratch_.query), "query");
     const Gp target = copy(scores, "target");
     const Gp row = v_.zero_gp("row");
     v_.loop(row, count_, tile_, [&] {
@@ -457,8 +416,8 @@ class IntegerAttentionGenerator {
 
   void values(bool full) {
     const Gp values = split_pointer(offsetof(AttentionArgs, values), position_bytes_, "values");
-    const Gp weights = address(x86::ptr(base_, scratch_.weights), "weights");
-    const Gp output = address(x86::ptr(base_, scratch_.output), "output");
+    const Gp weights = address(at(scratch_.weights), "weights");
+    const Gp output = address(at(scratch_.output), "output");
     if (!full) {
       const Gp skipped = copy(begin_, "skipped");
       cc_.imul(skipped, skipped, position_bytes_);
@@ -524,7 +483,7 @@ class IntegerAttentionGenerator {
 
   void write_out() {
     const Gp rows = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "rows");
-    const Gp output = address(x86::ptr(base_, scratch_.output), "output");
+    const Gp output = address(at(scratch_.output), "output");
     const Gp out = v_.load_gp(v_.field(offsetof(AttentionArgs, out)), "out");
     const Gp stride = v_.load_gp(v_.field(offsetof(AttentionArgs, out_stride)), "stride");
     const Gp row = v_.zero_gp("row");
@@ -540,17 +499,11 @@ class IntegerAttentionGenerator {
     });
   }
 
-  AttentionSpec spec_;
   IntegerAttentionScratch scratch_;
-  int64_t dim_;
   int element_bytes_;
-  int position_bytes_;  // of one position of one head, keys or values
-  CompilerMath v_;
-  asmjit::x86::Compiler& cc_;
-  int tile_ = 1;  // rows taken together
-  Gp base_;       // the scratch
-  Gp to_value_;   // from a key's address to the values of the same positions
-  Gp count_;      // rows, a multiple of tile_
+  int position_bytes_;                            // of one position of one head, keys or values
+  int tile_ = 1;                                  // rows taken together
+  Gp count_;                                      // rows, a multiple of tile_
   Gp lowest_, highest_, highest_lo_, lowest_hi_;  // of the rows' lo and hi
   Gp split_;                                      // the present split's first position
   Gp begin_, end_;                                // blocks that any row sees, relative to it

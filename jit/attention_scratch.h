@@ -49,15 +49,19 @@ struct AttentionScratch {
 // The same for the integer cache types. Fields of a number a row are taken 16 rows at a time, so
 // they are as long as the rows rounded up to 16.
 //
-//   lo, hi         int64 [rows]      visible positions
-//   first, end     int32 [rows]      those of them in the present split, relative to it
-//   newest         int32 [rows]      hi - 1
-//   max, sum       f32 [rows]        merged so far
-//   split_max, split_sum, factor     of the present split; factor: what one unit of its dot is
-//   worth keep           f32 [rows]        merge factor of what is there slope, row_scale
-//   row_scale: what one unit of a key's dot is worth, over its scale query          int16
-//   [rows][width] scores         s32, then f32 [rows][kKvSplit] weights        int16
-//   [rows][kKvSplit] output         f32 [rows][width]   all splits' merged output
+//   lo, hi                int64 [rows]   visible positions
+//   first, end            int32 [rows]   those of them in the present split, relative to it
+//   newest                int32 [rows]   hi - 1
+//   max, sum              f32 [rows]     merged so far
+//   split_max, split_sum  f32 [rows]     of the present split
+//   factor                f32 [rows]     what one unit of the present split's dot is worth
+//   keep                  f32 [rows]     merge factor of what is there
+//   slope                 f32 [rows]
+//   row_scale             f32 [rows]     what one unit of a key's dot is worth, over its scale
+//   query                 int16 [rows][width]
+//   scores                s32, then f32 [rows][kKvSplit]
+//   weights               int16 [rows][kKvSplit]
+//   output                f32 [rows][width]   all splits' merged output
 struct IntegerAttentionScratch {
   int32_t lo, hi, first, end, newest;
   int32_t max, sum, split_max, split_sum, factor, keep, slope, row_scale;
