@@ -9,13 +9,11 @@
 #include "jit/attention_scratch.h"
 #include "jit/kv_layout.h"
 #include "jit/kv_quantize.h"
+#include "jit/reference_lanes.h"
 #include "jit/scalar_math.h"
 
 namespace nibble::jit {
 namespace {
-
-constexpr size_t kLanes = 16;
-using Lanes = std::array<float, kLanes>;
 
 int32_t element(KvType type, const void* base, int64_t index) {
   if (type == KvType::int8) return static_cast<const int8_t*>(base)[index];
@@ -26,13 +24,6 @@ int32_t element(KvType type, const void* base, int64_t index) {
 void add_product(uint32_t& sum, int32_t a, int32_t b) { sum += static_cast<uint32_t>(a * b); }
 
 float as_float(uint32_t sum) { return static_cast<float>(static_cast<int32_t>(sum)); }
-
-float reduce_add(Lanes lanes) {
-  for (size_t half = kLanes / 2; half > 0; half /= 2) {
-    for (size_t l = 0; l < half; ++l) lanes[l] += lanes[l + half];
-  }
-  return lanes[0];
-}
 
 struct Row {
   std::array<int16_t, kMaxHeadDim> query;

@@ -11,26 +11,16 @@
 #include "jit/error.h"
 #include "jit/float16.h"
 #include "jit/kv_layout.h"
+#include "jit/reference_lanes.h"
 #include "jit/scalar_math.h"
 
 namespace nibble::jit {
 namespace {
 
-constexpr size_t kLanes = 16;
-using Lanes = std::array<float, kLanes>;
-
 float cached(KvType type, const void* base, int64_t index) {
   if (type == KvType::f32) return static_cast<const float*>(base)[index];
   const uint16_t bits = static_cast<const uint16_t*>(base)[index];
   return type == KvType::f16 ? f16_to_f32(bits) : std::bit_cast<float>(uint32_t{bits} << 16);
-}
-
-template <typename Op>
-float reduce(Lanes lanes, Op op) {
-  for (size_t half = kLanes / 2; half > 0; half /= 2) {
-    for (size_t l = 0; l < half; ++l) lanes[l] = op(lanes[l], lanes[l + half]);
-  }
-  return lanes[0];
 }
 
 // What a row has gathered, from one split or from all merged so far.
@@ -73,7 +63,7 @@ void attend(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, i
     s = vector_exp(v, s - partial.max);
     lanes[static_cast<size_t>(t) % kLanes] += s;
   }
-  partial.sum = reduce(lanes, [](float a, float b) { return a + b; });
+  partial.sum = reduce_add(lanes);
   for (int64_t d = 0; d < spec.head_dim; ++d) {
     float o = 0;
     for (int64_t t = begin; t < end; ++t) {

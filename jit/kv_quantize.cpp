@@ -6,12 +6,11 @@
 #include <cmath>
 
 #include "jit/isa.h"
+#include "jit/reference_lanes.h"
 #include "jit/scalar_math.h"
 
 namespace nibble::jit {
 namespace {
-
-constexpr int64_t kLanes = 16;
 
 float scale_of(float largest, float squares, const QuantizeRule& rule) {
   ScalarMath v;
@@ -82,17 +81,15 @@ NIBBLE_AVX2 float quantize_avx2(const float* x, int64_t count, const QuantizeRul
 
 float quantize_plain(const float* x, int64_t count, const QuantizeRule& rule, int16_t* q) {
   float largest = 0;
-  std::array<float, kLanes> lanes{};
+  Lanes lanes{};
   for (int64_t i = 0; i < count; ++i) {
     largest = std::fabs(x[i]) > largest ? std::fabs(x[i]) : largest;
     float& lane = lanes[static_cast<size_t>(i % kLanes)];
     lane = std::fma(x[i], x[i], lane);
   }
-  for (size_t half = kLanes / 2; half > 0; half /= 2) {
-    for (size_t l = 0; l < half; ++l) lanes[l] += lanes[l + half];
-  }
-  if (std::isnan(lanes[0])) largest = lanes[0];
-  const float s = scale_of(largest, lanes[0], rule);
+  const float squares = reduce_add(lanes);
+  if (std::isnan(squares)) largest = squares;
+  const float s = scale_of(largest, squares, rule);
   const float inverse = 1 / s;
   for (int64_t i = 0; i < count; ++i) q[i] = ScalarMath().to_int16(x[i] * inverse);
   return s;

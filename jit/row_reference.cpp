@@ -6,28 +6,13 @@
 #include <limits>
 
 #include "jit/error.h"
+#include "jit/reference_lanes.h"
 #include "jit/row_generator.h"
 #include "jit/row_kernels.h"
 #include "jit/scalar_math.h"
 
 namespace nibble::jit {
 namespace {
-
-constexpr int kLanes = 16;
-using Lanes = std::array<float, kLanes>;
-
-// The tree l + (l+8), l + (l+4), l + (l+2), l + (l+1).
-template <typename Op>
-float reduce(Lanes lanes, Op op) {
-  for (size_t half = kLanes / 2; half > 0; half /= 2) {
-    for (size_t l = 0; l < half; ++l) lanes[l] = op(lanes[l], lanes[l + half]);
-  }
-  return lanes[0];
-}
-
-float reduce_add(const Lanes& lanes) {
-  return reduce(lanes, [](float a, float b) { return a + b; });
-}
 
 // One group of a row; value(i) is element i.
 template <typename Value>
