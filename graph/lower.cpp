@@ -9,7 +9,7 @@
 #include "graph/ops.h"
 #include "graph/plan_buffers.h"
 #include "graph/rewrite.h"
-#include "jit/attention.h"
+#include "jit/attention_generator.h"
 #include "jit/error.h"
 #include "jit/gemm.h"
 
@@ -21,7 +21,6 @@ using runtime::QuantizedOperand;
 using runtime::Step;
 
 constexpr int64_t kUnknownContext = 2048;
-constexpr int kFloatAttentionRows = 4;  // a call of fewer rows costs as much
 
 // How a value must be quantized for a matmul.
 struct QuantizeKey {
@@ -316,18 +315,15 @@ class Lowering {
     step.scale = node.get_float("scale");
     step.softcap = node.get_float("softcap", 0);
     step.slopes = floats_of(graph_, node, 2);
-    jit::AttentionSpec spec;
-    spec.head_dim = head.head_dim;
-    spec.alibi = step.slopes != nullptr;
-    spec.softcap = step.softcap != 0;
-    for (size_t type = 0; type < step.kernels.size(); ++type) {
-      spec.kv = static_cast<jit::KvType>(type);
-      spec.rows = jit::is_integer(spec.kv) ? jit::kMaxAttentionRows : kFloatAttentionRows;
-      step.kernels[type] = kernel(spec);
-      need_scratch(jit::attention_scratch_bytes(spec));
-    }
+    step.spec.head_dim = head.head_dim;
+    step.spec.alibi = step.slopes != nullptr;
+    step.spec.softcap = step.softcap != 0;
+    jit::check_attention_spec(step.spec);
+    std::string label = fmt::format("attention_d{}", head.head_dim);
+    if (step.spec.alibi) label += "_alibi";
+    if (step.spec.softcap) label += "_softcap";
     last_attention_ = plan_->steps.size();
-    add(Step::of(std::move(step)), node, jit::name(spec));
+    add(Step::of(std::move(step)), node, std::move(label));
   }
 
   runtime::CacheStep cache_step(const Node& node, const runtime::HeadLayout& head) {

@@ -58,7 +58,7 @@ void run_cache(const Step& step, const StepContext& context) noexcept {
 }
 
 const jit::Kernel& kernel_of(const AttentionStep& s, const StepContext& context) noexcept {
-  return *s.kernels[static_cast<size_t>(context.kv->type())];
+  return *context.attention[s.head.layer];
 }
 
 // One query head block: `rows` rows that share a KV head, `first` the first row and `q_head` its

@@ -7,7 +7,6 @@
 // row alone.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -92,8 +91,9 @@ struct CacheStep {
 struct AttentionStep {
   HeadLayout head;
   Operand qkv, out;
-  std::array<const jit::Kernel*, jit::kKvTypes> kernels{};  // by type of the KV cache
-  int64_t window = 0;                                       // 0 = none
+  jit::AttentionSpec
+      spec;            // but for kv and rows: a session knows its cache, and asks for the kernel
+  int64_t window = 0;  // 0 = none
   float scale = 1, softcap = 0;
   std::shared_ptr<const std::vector<float>> slopes;  // ALiBi, or null
 };
@@ -139,7 +139,7 @@ struct Plan {
   std::vector<RopeTable> rope_tables;
   std::vector<HeadLayout> layers;  // one a KV cache layer
   int64_t row_bytes = 0;           // arena bytes a row
-  int64_t scratch_bytes = 0;       // a thread
+  int64_t scratch_bytes = 0;       // a thread, attention aside
   int64_t vocab_size = 0;
   int64_t context_length = 0;          // most positions
   int64_t weight_bytes_per_token = 0;  // what decode must read per token

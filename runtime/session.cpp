@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "jit/attention.h"
+#include "jit/code_cache.h"
 #include "jit/error.h"
 #include "runtime/recorder.h"
 #include "runtime/steps.h"
@@ -55,6 +57,33 @@ struct RopeValues {
         half(half_dims) {}
 };
 
+constexpr int kFloatAttentionRows = 4;  // a call of fewer rows costs as much
+
+// The kernel of each layer's attention over a cache of this type.
+std::vector<const jit::Kernel*> attention_kernels(const Plan& plan, jit::KvType kv) {
+  std::vector<const jit::Kernel*> kernels(plan.layers.size());
+  for (const Step& step : plan.steps) {
+    const auto* attention = std::get_if<AttentionStep>(&step.body);
+    if (attention == nullptr) continue;
+    jit::AttentionSpec spec = attention->spec;
+    spec.kv = kv;
+    spec.rows = jit::is_integer(kv) ? jit::kMaxAttentionRows : kFloatAttentionRows;
+    kernels[static_cast<size_t>(attention->head.layer)] =
+        &jit::CodeCache::instance().get({spec, plan.isa, {}});
+  }
+  return kernels;
+}
+
+int64_t scratch_bytes(const Plan& plan, const std::vector<const jit::Kernel*>& attention) {
+  int64_t bytes = plan.scratch_bytes;
+  for (const jit::Kernel* kernel : attention) {
+    if (kernel == nullptr) continue;
+    const auto& spec = std::get<jit::AttentionSpec>(kernel->key.spec);
+    bytes = std::max(bytes, jit::attention_scratch_bytes(spec));
+  }
+  return bytes;
+}
+
 size_t page_round(int64_t bytes) { return (static_cast<size_t>(bytes) + 4095) / 4096 * 4096; }
 
 }  // namespace
@@ -64,8 +93,9 @@ struct Session::Impl {
   std::shared_ptr<ThreadPool> pool;
   int64_t context_length = 0, position = 0, max_rows = 0;
   KvCache kv;
-  Memory arena, scratch, copies;
+  std::vector<const jit::Kernel*> attention;
   size_t scratch_stride = 0, copies_stride = 0;
+  Memory arena, scratch, copies;
   // Two sets of one counter a thread: while a step uses one, the other is cleared for the next.
   std::vector<WorkCounter> work;
   std::vector<std::unique_ptr<RopeValues>> rope_values;
@@ -81,13 +111,12 @@ struct Session::Impl {
         context_length(context),
         max_rows(std::min(options.prefill_chunk, context)),
         kv(plan->layers, options.kv, context),
-        arena(page_round(plan->row_bytes * max_rows), "activation arena"),
-        scratch(page_round(plan->scratch_bytes) * static_cast<size_t>(pool->size()),
-                "kernels' scratch"),
-        copies(page_round(plan->row_bytes * kReplicatedRows) * static_cast<size_t>(pool->size()),
-               "threads' copies of activations"),
-        scratch_stride(page_round(plan->scratch_bytes)),
+        attention(attention_kernels(*plan, options.kv)),
+        scratch_stride(page_round(scratch_bytes(*plan, attention))),
         copies_stride(page_round(plan->row_bytes * kReplicatedRows)),
+        arena(page_round(plan->row_bytes * max_rows), "activation arena"),
+        scratch(scratch_stride * static_cast<size_t>(pool->size()), "kernels' scratch"),
+        copies(copies_stride * static_cast<size_t>(pool->size()), "threads' copies of activations"),
         work(2 * static_cast<size_t>(pool->size())),
         last_logits(static_cast<size_t>(plan->vocab_size)) {
     for (const RopeTable& table : plan->rope_tables) {
@@ -150,6 +179,7 @@ struct Session::Impl {
     context.logits = logits;
     context.logits_width = plan->vocab_size;
     context.kv = &kv;
+    context.attention = attention.data();
     context.rope = rope_rows.data();
     context.scratch = scratch.data() + at * scratch_stride;
     for (size_t i = 0; i < plan->steps.size(); ++i) {

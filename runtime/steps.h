@@ -33,8 +33,9 @@ struct StepContext {
   float* logits = nullptr;      // where row `row` of the logits goes
   int64_t logits_width = 0;
   KvCache* kv = nullptr;
-  const RopeRows* rope = nullptr;  // by table
-  std::byte* scratch = nullptr;    // this thread's
+  const jit::Kernel* const* attention = nullptr;  // by layer, for the type of that cache
+  const RopeRows* rope = nullptr;                 // by table
+  std::byte* scratch = nullptr;                   // this thread's
 
   // Work in about kPiecesPerThread pieces a thread (WorkShare::claim).
   static constexpr int64_t kPiecesPerThread = 8;
