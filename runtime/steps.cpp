@@ -10,8 +10,6 @@ namespace nibble::runtime {
 namespace {
 
 constexpr int64_t kFewRows = 16;  // GemmStep::few serves 2..kFewRows rows
-// Weights that a thread takes at a time while memory is the bound: a microsecond or two of reading,
-// which is what the threads' ends lie apart at most.
 constexpr int64_t kPieceBytes = 64 << 10;
 // Weights fetched ahead of a step: what waiting at a barrier has time for, and an L2 has room for.
 constexpr int64_t kAheadBytes = 128 << 10;
@@ -40,12 +38,6 @@ void run_embed(const Step& step, const StepContext& context) noexcept {
 
 const jit::Kernel& kernel_of(const GemmStep& s, int64_t rows) noexcept {
   return rows == 1 ? *s.decode : rows <= kFewRows ? *s.few : *s.many;
-}
-
-// Column blocks that a kernel takes together.
-int64_t blocks_of_unit(const GemmStep& s, const jit::Kernel& kernel) noexcept {
-  const int64_t nr = kernel.key.tiling.nr;
-  return s.gate && nr % 2 != 0 ? 2 * nr : nr;
 }
 
 int64_t column_blocks(const jit::PackedView& w) noexcept {
@@ -79,16 +71,14 @@ void run_gemm(const Step& step, const StepContext& context) noexcept {
   args.m = context.rows;
   args.scratch = context.scratch;
   const int64_t blocks = column_blocks(s.weight.view);
-  const int64_t unit = blocks_of_unit(s, kernel);
-  const auto multiply = [&](int64_t begin, int64_t end) {
+  const ColumnCut cut =
+      cut_columns(kernel, context.rows, blocks, step.weight_bytes, context.share.threads());
+  context.share.claim(blocks, cut.unit, cut.piece, [&](int64_t begin, int64_t end) {
     jit::GemmArgs part = args;
     part.nb_begin = begin;
     part.nb_end = end;
     kernel.run(part);
-  };
-  if (context.rows > kFewRows) return context.claim(blocks, unit, multiply);
-  context.share.claim(blocks, unit, kPieceBytes * blocks / std::max<int64_t>(1, step.weight_bytes),
-                      multiply);
+  });
 }
 
 void run_row(const Step& step, const StepContext& context) noexcept {
@@ -125,12 +115,23 @@ void run_row(const Step& step, const StepContext& context) noexcept {
 
 }  // namespace
 
+ColumnCut cut_columns(const jit::Kernel& kernel, int64_t rows, int64_t blocks, int64_t weight_bytes,
+                      int threads) noexcept {
+  const int64_t nr = kernel.key.tiling.nr;
+  const bool gate = std::get_if<jit::GemmSpec>(&kernel.key.spec)->gate;
+  const int64_t piece = rows > kFewRows ? blocks / (threads * StepContext::kPiecesPerThread)
+                                        : kPieceBytes * blocks / std::max<int64_t>(1, weight_bytes);
+  return {gate && nr % 2 != 0 ? 2 * nr : nr, piece};
+}
+
 Ahead weights_ahead(const Step& step, const WorkShare& share, int64_t rows) noexcept {
   const auto* s = std::get_if<GemmStep>(&step.body);
   if (s == nullptr || rows > kFewRows) return {};
   const jit::PackedView& w = s->weight.view;
   const int64_t blocks = column_blocks(w);
-  const Range home = share.home(blocks, blocks_of_unit(*s, kernel_of(*s, rows)));
+  const ColumnCut cut =
+      cut_columns(kernel_of(*s, rows), rows, blocks, step.weight_bytes, share.threads());
+  const Range home = share.home(blocks, cut.unit);
   const int64_t block_bytes = jit::packed_shape(w.format, w.n, w.k).block_bytes;
   const int64_t bytes = std::min((home.end - home.begin) * block_bytes, kAheadBytes);
   const auto* data = reinterpret_cast<const std::byte*>(w.data) + home.begin * block_bytes;

@@ -57,6 +57,16 @@ struct StepContext {
   }
 };
 
+// How the column blocks of a matmul are shared (WorkShare::claim): in units that its kernel takes
+// together, a piece at a time. While memory is the bound a piece is a microsecond or two of
+// reading, which is what the threads' ends lie apart at most.
+struct ColumnCut {
+  int64_t unit = 1, piece = 1;
+};
+// `weight_bytes`: of all `blocks`.
+ColumnCut cut_columns(const jit::Kernel& kernel, int64_t rows, int64_t blocks, int64_t weight_bytes,
+                      int threads) noexcept;
+
 // What a thread will read first when it comes to a step: the beginning of its home range's weights,
 // to be fetched while it has nothing else to do. Empty for steps without weights.
 struct Ahead {

@@ -25,30 +25,19 @@ double five_digits(double value) {
   return std::strtod(fmt::format("{:.4e}", value).c_str(), nullptr);
 }
 
-Json to_json(const MachineIdentity& machine) {
-  return {{"vendor", machine.vendor},        {"brand", machine.brand},
-          {"family", machine.family},        {"model", machine.model},
-          {"stepping", machine.stepping},    {"isa_mask", machine.isa_mask},
-          {"l1d_bytes", machine.l1d_bytes},  {"l2_bytes", machine.l2_bytes},
-          {"l3_bytes", machine.l3_bytes},    {"cores", machine.cores},
-          {"numa_nodes", machine.numa_nodes}};
-}
-
-Json to_json(const TuningKey& key, const TuningEntry& entry) {
+Json entry_json(const TuningKey& key, const TuningEntry& entry) {
   Json candidates = Json::object();
   for (const auto& [tiling, t] : entry.candidates) {
     candidates[tiling] = {five_digits(t.median), five_digits(t.p20), five_digits(t.p80), t.n};
   }
-  return {{"spec", key.spec},
-          {"isa", jit::isa_name(key.isa)},
-          {"m", key.m},
-          {"threads", key.threads},
-          {"default", entry.default_tiling},
-          {"winner", entry.winner},
-          {"complete", entry.complete},
-          {"gbs", five_digits(entry.gbs)},
-          {"gops", five_digits(entry.gops)},
-          {"candidates", std::move(candidates)}};
+  Json json = runtime::to_json(key);
+  json.update({{"default", entry.default_tiling},
+               {"winner", entry.winner},
+               {"complete", entry.complete},
+               {"gbs", five_digits(entry.gbs)},
+               {"gops", five_digits(entry.gops)},
+               {"candidates", std::move(candidates)}});
+  return json;
 }
 
 std::string dump(const Json& json) {
@@ -153,12 +142,26 @@ std::optional<std::string> read_text(const std::string& path) {
 
 }  // namespace
 
+Json to_json(const MachineIdentity& machine) {
+  return {{"vendor", machine.vendor},        {"brand", machine.brand},
+          {"family", machine.family},        {"model", machine.model},
+          {"stepping", machine.stepping},    {"isa_mask", machine.isa_mask},
+          {"l1d_bytes", machine.l1d_bytes},  {"l2_bytes", machine.l2_bytes},
+          {"l3_bytes", machine.l3_bytes},    {"cores", machine.cores},
+          {"numa_nodes", machine.numa_nodes}};
+}
+
+Json to_json(const TuningKey& key) {
+  return {
+      {"spec", key.spec}, {"isa", jit::isa_name(key.isa)}, {"m", key.m}, {"threads", key.threads}};
+}
+
 std::string tuning_db_text(const TuningDb& db) {
   std::string out = fmt::format("{{\"format\":{},\"generator\":{},\"machine\":{},\n\"entries\":[",
                                 kTuningFormat, db.generator, dump(to_json(db.machine)));
   const char* separator = "\n";
   for (const auto& [key, entry] : db.entries) {
-    out += separator + dump(to_json(key, entry));
+    out += separator + dump(entry_json(key, entry));
     separator = ",\n";
   }
   return out + "\n]}\n";

@@ -111,8 +111,7 @@ void measure_decode(const Options& options, LoadedModel& model, Figures& figures
                                          stop_if_interrupted);
 }
 
-// With the steps of the prompt and of the tokens, when they are asked for: the marks cost less than
-// a ten-thousandth of a model's pass.
+// With the steps of the prompt and of the tokens, when they are asked for.
 void measure_model(const Options& options, LoadedModel& model, Figures& figures) {
   const auto ids = report::random_ids(options.prompt, model.decoder->vocab_size());
   std::optional<runtime::Recorder> recorder;

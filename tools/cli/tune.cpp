@@ -35,7 +35,7 @@ void print_outcome(const tune::TuneOutcome& outcome, const std::string& path,
     Json entries = Json::array();
     for (const tune::Tuned& tuned : outcome.entries) entries.push_back(to_json(tuned));
     print_json({{"database", path},
-                {"machine", to_json(runtime::this_machine())},
+                {"machine", runtime::to_json(runtime::this_machine())},
                 {"roof_read_gbs", outcome.roofs.read_gbs},
                 {"roof_int8_gops", outcome.roofs.int8_gops},
                 {"seconds", outcome.seconds},
@@ -121,33 +121,22 @@ std::string needed_tuning_path() {
   return path;
 }
 
-Json to_json(const runtime::MachineIdentity& machine) {
-  return {{"vendor", machine.vendor},        {"brand", machine.brand},
-          {"family", machine.family},        {"model", machine.model},
-          {"stepping", machine.stepping},    {"isa_mask", machine.isa_mask},
-          {"l1d_bytes", machine.l1d_bytes},  {"l2_bytes", machine.l2_bytes},
-          {"l3_bytes", machine.l3_bytes},    {"cores", machine.cores},
-          {"numa_nodes", machine.numa_nodes}};
-}
-
 Json to_json(const tune::Tuned& tuned) {
-  return {{"spec", tuned.key.spec},
-          {"isa", jit::isa_name(tuned.key.isa)},
-          {"m", tuned.key.m},
-          {"threads", tuned.key.threads},
-          {"default", tuned.default_tiling},
-          {"winner", tuned.winner},
-          {"default_s", tuned.default_s},
-          {"winner_s", tuned.winner_s},
-          {"ratio", tuned.ratio},
-          {"gbs", tuned.gbs},
-          {"gops", tuned.gops},
-          {"candidates", tuned.candidates},
-          {"tried", tuned.tried},
-          {"pruned", tuned.pruned},
-          {"complete", tuned.complete},
-          {"skipped", tuned.skipped},
-          {"replaced", tuned.replaced}};
+  Json json = runtime::to_json(tuned.key);
+  json.update({{"default", tuned.default_tiling},
+               {"winner", tuned.winner},
+               {"default_s", tuned.default_s},
+               {"winner_s", tuned.winner_s},
+               {"ratio", tuned.ratio},
+               {"gbs", tuned.gbs},
+               {"gops", tuned.gops},
+               {"candidates", tuned.candidates},
+               {"tried", tuned.tried},
+               {"pruned", tuned.pruned},
+               {"complete", tuned.complete},
+               {"skipped", tuned.skipped},
+               {"replaced", tuned.replaced}});
+  return json;
 }
 
 std::string one_line(const tune::Tuned& tuned) {

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <string>
 
+#include "runtime/tuning_db_json.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/output.h"
 #include "tools/tune/tuner.h"
@@ -18,7 +19,6 @@ CLI::Option* add_budget(CLI::App& command, std::string& text);
 std::string needed_tuning_path();
 
 Json to_json(const tune::Tuned& tuned);
-Json to_json(const runtime::MachineIdentity& machine);
 // One line of text of what was tuned or verified.
 std::string one_line(const tune::Tuned& tuned);
 // A line that is redrawn on a terminal's standard error while something is measured; on anything

@@ -51,17 +51,15 @@ Json entry_json(const TuningKey& key, const TuningEntry& entry) {
   for (const auto& [tiling, t] : entry.candidates) {
     candidates[tiling] = {{"median_s", t.median}, {"p20_s", t.p20}, {"p80_s", t.p80}, {"n", t.n}};
   }
-  return {{"spec", key.spec},
-          {"isa", jit::isa_name(key.isa)},
-          {"m", key.m},
-          {"threads", key.threads},
-          {"default", entry.default_tiling},
-          {"winner", entry.winner},
-          {"ratio", ratio_of(entry)},
-          {"gbs", entry.gbs},
-          {"gops", entry.gops},
-          {"complete", entry.complete},
-          {"candidates", candidates}};
+  Json json = runtime::to_json(key);
+  json.update({{"default", entry.default_tiling},
+               {"winner", entry.winner},
+               {"ratio", ratio_of(entry)},
+               {"gbs", entry.gbs},
+               {"gops", entry.gops},
+               {"complete", entry.complete},
+               {"candidates", candidates}});
+  return json;
 }
 
 // A file that is there and whole, of whatever machine.
@@ -81,7 +79,7 @@ int show(const Options& options) {
     for (const auto& [key, entry] : db.entries) entries.push_back(entry_json(key, entry));
     print_json({{"database", db.path.empty() ? Json() : Json(db.path)},
                 {"state", state_name(db.state)},
-                {"machine", to_json(db.machine)},
+                {"machine", runtime::to_json(db.machine)},
                 {"generator", db.generator},
                 {"entries", entries}});
     return 0;
@@ -157,14 +155,12 @@ int diff(const Options& options) {
     };
     if (winner(left) == winner(right) && time(left) == time(right)) continue;
     if (options.json) {
-      rows.push_back({{"spec", key.spec},
-                      {"isa", jit::isa_name(key.isa)},
-                      {"m", key.m},
-                      {"threads", key.threads},
-                      {"winner_a", winner(left)},
-                      {"winner_b", winner(right)},
-                      {"seconds_a", time(left)},
-                      {"seconds_b", time(right)}});
+      Json row = runtime::to_json(key);
+      row.update({{"winner_a", winner(left)},
+                  {"winner_b", winner(right)},
+                  {"seconds_a", time(left)},
+                  {"seconds_b", time(right)}});
+      rows.push_back(std::move(row));
       continue;
     }
     const auto text = [](const TuningEntry* e) {

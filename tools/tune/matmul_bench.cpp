@@ -1,7 +1,6 @@
 #include "tools/tune/matmul_bench.h"
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <chrono>
 #include <cmath>
@@ -14,6 +13,7 @@
 #include "jit/error.h"
 #include "jit/gemm.h"
 #include "quant/random_weights.h"
+#include "runtime/steps.h"
 #include "tools/tune/candidates.h"
 
 namespace nibble::tune {
@@ -23,16 +23,11 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kLeastWeightBytes = int64_t{128} << 20;
 constexpr int64_t kMostCopies = 4096;
-constexpr int64_t kClaimsPerThread = 8;    // as runtime/steps.cpp
 constexpr double kPartSeconds = 3e-3;      // long matmuls are sampled by parts of about this length
 constexpr double kRepeatSeconds = 200e-6;  // short ones are repeated for as long
 constexpr int64_t kMostRepeats = 64;
 constexpr int64_t kReferenceRows = 3;  // the reference is slow
 constexpr size_t kLine = 64;
-
-struct alignas(kLine) Counter {
-  std::atomic<int64_t> next{0};
-};
 
 // Activations, and where results go.
 struct Operands {
@@ -123,7 +118,7 @@ struct MatmulBench::Impl {
   jit::CodeCache cache;  // of its own: hundreds of kernels that nobody needs afterwards
   std::unordered_map<std::string, const jit::Kernel*> checked;
   std::vector<std::vector<std::byte>> scratch;
-  std::vector<Counter> counters;
+  std::vector<runtime::WorkCounter> counters;  // of each part in turn, one a thread
   std::vector<float> expected;
   int64_t part_blocks = 0, repeats = 1, turn = 0;
   bool spoil = false;
@@ -137,12 +132,13 @@ struct MatmulBench::Impl {
         pool(p),
         operands(s, rows),
         scratch(static_cast<size_t>(p.size())),
-        counters(static_cast<size_t>(kMostRepeats)) {
+        counters(static_cast<size_t>(kMostRepeats * p.size())) {
     const double memory = weight_bytes(spec) / (roofs.read_gbs * 1e9);
     const double likely = std::max(memory, operations(spec, m) / (roofs.int8_gops * 1e9));
     const int64_t blocks = operands.shape.nblocks, even = spec.gate ? 2 : 1;
     // Parts that all threads still share evenly.
-    const int64_t least = std::min(blocks, kClaimsPerThread * 4 * pool.size());
+    const int64_t least =
+        std::min(blocks, runtime::StepContext::kPiecesPerThread * 4 * pool.size());
     const auto wanted = static_cast<int64_t>(std::ceil(blocks * kPartSeconds / likely));
     part_blocks = std::clamp(wanted, least, blocks) / even * even;
     repeats = std::clamp<int64_t>(std::llround(kRepeatSeconds / likely), 1, kMostRepeats);
@@ -164,20 +160,21 @@ struct MatmulBench::Impl {
     return own.data() + (over == 0 ? 0 : kLine - over);
   }
 
-  // Claims pieces of the part until all are taken: runtime/steps.cpp with its own numbers.
-  void work(const jit::Kernel& kernel, jit::GemmArgs args, const Part& part,
-            Counter& counter) const noexcept {
-    const int64_t nr = kernel.key.tiling.nr, count = part.end - part.begin;
-    const int64_t unit = spec.gate && nr % 2 != 0 ? 2 * nr : nr;
-    int64_t piece = std::max(count / (pool.size() * kClaimsPerThread) / unit * unit, unit);
-    if (pool.size() == 1) piece = count;
-    for (;;) {
-      const int64_t begin = counter.next.fetch_add(piece, std::memory_order_relaxed);
-      if (begin >= count) return;
+  // This thread's share of part i, as the executor shares a matmul.
+  void work(const jit::Kernel& kernel, jit::GemmArgs args, const Part& part, size_t i,
+            int thread) noexcept {
+    const int64_t count = part.end - part.begin;
+    const double bytes = weight_bytes(spec) * static_cast<double>(count) /
+                         static_cast<double>(operands.shape.nblocks);
+    const runtime::ColumnCut cut =
+        runtime::cut_columns(kernel, m, count, static_cast<int64_t>(bytes), pool.size());
+    const auto threads = static_cast<size_t>(pool.size());
+    const runtime::WorkShare share{thread, &pool.placement(), counters.data() + i * threads};
+    share.claim(count, cut.unit, cut.piece, [&](int64_t begin, int64_t end) {
       args.nb_begin = part.begin + begin;
-      args.nb_end = part.begin + std::min(begin + piece, count);
+      args.nb_end = part.begin + end;
       kernel.run(args);
-    }
+    });
   }
 
   // Runs the parts one after another on all threads. Seconds from when all have begun until all
@@ -186,7 +183,7 @@ struct MatmulBench::Impl {
     const auto bytes = static_cast<size_t>(jit::gemm_scratch_bytes(spec, kernel.key.tiling));
     std::vector<std::byte*> places;
     for (int t = 0; t < pool.size(); ++t) places.push_back(scratch_of(t, bytes));
-    for (Counter& counter : counters) counter.next.store(0, std::memory_order_relaxed);
+    for (auto& counter : counters) counter.taken.store(0, std::memory_order_relaxed);
     struct Call {
       Impl* self;
       const jit::Kernel* kernel;
@@ -205,7 +202,7 @@ struct MatmulBench::Impl {
             jit::GemmArgs args =
                 self.operands.args(self.spec, self.m, self.weights.view(part.copy));
             args.scratch = c.places[thread];
-            self.work(*c.kernel, args, part, self.counters[i]);
+            self.work(*c.kernel, args, part, i, thread);
             self.pool.barrier();
           }
           if (thread == 0) c.end = Clock::now();
