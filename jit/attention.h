@@ -32,10 +32,10 @@
 #include <cstdint>
 
 #include "jit/kernel_spec.h"
+#include "jit/kv_layout.h"
 
 namespace nibble::jit {
 
-inline constexpr int64_t kKvSplit = 64;
 // Query rows one call may take.
 inline constexpr int kMaxAttentionRows = 32;
 inline constexpr int most_attention_rows(KvType type) {
@@ -45,10 +45,7 @@ inline constexpr int most_attention_rows(KvType type) {
 struct AttentionArgs {
   const float* q = nullptr;  // row r at q + r * q_stride
   int64_t q_stride = 0;
-  const void* keys = nullptr;
-  const void* values = nullptr;
-  const float* key_scales = nullptr;  // integer types
-  const float* value_scales = nullptr;
+  KvHead cache;
   const int64_t* lo = nullptr;   // [rows] first visible position of each row
   const int64_t* hi = nullptr;   // [rows] one past the last; hi > lo
   const float* slope = nullptr;  // [rows], ALiBi

@@ -24,7 +24,11 @@ class AttentionCode {
   using Mem = CompilerMath::Mem;
 
   AttentionCode(const AttentionSpec& spec, Isa isa)
-      : spec_(spec), dim_(spec.head_dim), v_(isa), cc_(v_.cc()) {}
+      : spec_(spec),
+        dim_(spec.head_dim),
+        layout_(kv_record(spec.kv, spec.head_dim)),
+        v_(isa),
+        cc_(v_.cc()) {}
 
   // The whole of one path, which takes so many rows together.
   virtual void path(int rows) = 0;
@@ -32,8 +36,6 @@ class AttentionCode {
   // `together`: rows of the path for more than one row.
   std::vector<uint8_t> generate_paths(int together) {
     base_ = v_.load_gp(v_.field(offsetof(AttentionArgs, scratch)), "scratch");
-    to_value_ = v_.load_gp(v_.field(offsetof(AttentionArgs, values)), "to_value");
-    cc_.sub(to_value_, v_.field(offsetof(AttentionArgs, keys)));
     if (spec_.rows == 1) {
       path(1);
       return v_.finish();
@@ -64,6 +66,21 @@ class AttentionCode {
     cc_.mov(r, from);
     return r;
   }
+  // The record of the split that begins at this position.
+  Gp record_of(const Gp& position) {
+    constexpr int kSplits = static_cast<int>(kKvPage / kKvSplit);
+    static_assert(kKvPage == 256 && kKvSplit == 64);
+    const Gp record = copy(position, "record");
+    const Gp page = copy(position, "page");
+    cc_.sar(page, 8);
+    cc_.imul(page, v_.field(offsetof(AttentionArgs, cache.page_stride)));
+    cc_.add(page, v_.field(offsetof(AttentionArgs, cache.pages)));
+    cc_.sar(record, 6);
+    cc_.and_(record, kSplits - 1);
+    cc_.imul(record, record, static_cast<int32_t>(layout_.bytes));
+    cc_.add(record, page);
+    return record;
+  }
   void raise(const Gp& a, const Gp& b) {  // a = max(a, b)
     cc_.cmp(a, b);
     cc_.cmovl(a, b);
@@ -75,10 +92,10 @@ class AttentionCode {
 
   const AttentionSpec spec_;
   const int64_t dim_;
+  const KvRecord layout_;
   CompilerMath v_;
   asmjit::x86::Compiler& cc_;
-  Gp base_;      // the scratch
-  Gp to_value_;  // from a key's address to the value's
+  Gp base_;  // the scratch
 };
 
 }  // namespace nibble::jit

@@ -57,6 +57,15 @@ class AttentionGenerator : public AttentionCode {
     v_.loop(row, rows, 1, [&] { body(row); });
   }
 
+  // A position of the present split, in the part of its record that begins at `part`.
+  Gp in_record(const Gp& position, int64_t part, const char* name) {
+    const Gp r = copy(position, name);
+    cc_.sub(r, split_);
+    cc_.imul(r, r, static_cast<int32_t>(dim_ * kv_bytes_));
+    cc_.lea(r, x86::ptr(record_, r, 0, static_cast<int32_t>(part)));
+    return r;
+  }
+
   // ---- the whole of one path ----
 
   void path(int rows) override {
@@ -103,6 +112,7 @@ class AttentionGenerator : public AttentionCode {
 
   void split(int rows) {
     split_end_ = address(x86::ptr(split_, kKvSplit), "split_end");
+    record_ = record_of(split_);
     const Gp shared_begin = copy(split_, "shared_begin");
     const Gp shared_end = copy(split_end_, "shared_end");
     each_row(rows, [&](const Gp& row) {
@@ -136,16 +146,15 @@ class AttentionGenerator : public AttentionCode {
     raise(begin, split_);
     cc_.and_(begin, -kKeyBlock);
     lower(end, split_end_);
-    const Gp keys = copy(begin, "keys");
-    cc_.imul(keys, keys, static_cast<int32_t>(dim_ * kv_bytes_));
-    cc_.add(keys, v_.field(offsetof(AttentionArgs, keys)));
+    const Gp keys = in_record(begin, 0, "keys");
     const Gp target = copy(begin, "target");
     cc_.sub(target, split_);
     cc_.lea(target, at(scratch_.weights, target, 2));
 
-    // A tile of rows x blocks whose accumulators fit in registers beside the keys.
+    // A tile of rows x blocks whose accumulators fit in registers beside the keys. One row alone,
+    // which is bound by memory, reads block after block, the order that the hardware foresees.
     const int row_tile = std::min(rows, v_.wide() ? 8 : 4);
-    const int block_tile = std::clamp((v_.wide() ? 16 : 4) / row_tile, 1, 4);
+    const int block_tile = rows == 1 ? 1 : std::clamp((v_.wide() ? 16 : 4) / row_tile, 1, 4);
     Label singles = cc_.newLabel();
     if (block_tile > 1) {
       Label more = cc_.newLabel();
@@ -164,13 +173,15 @@ class AttentionGenerator : public AttentionCode {
 
   void score_tiles(int rows, int row_tile, int block_tile, const Gp& keys, const Gp& target) {
     for (int row = 0; row < rows; row += row_tile) {
-      score_tile(row, std::min(row_tile, rows - row), block_tile, keys, target);
+      score_tile(rows, row, std::min(row_tile, rows - row), block_tile, keys, target);
     }
     cc_.add(keys, static_cast<int32_t>(block_tile * kKeyBlock * dim_ * kv_bytes_));
     cc_.add(target, static_cast<int32_t>(block_tile * kKeyBlock * 4));
   }
 
-  void score_tile(int row, int row_tile, int block_tile, const Gp& keys, const Gp& target) {
+  // Rows [row, row + row_tile) of `rows`.
+  void score_tile(int rows, int row, int row_tile, int block_tile, const Gp& keys,
+                  const Gp& target) {
     std::vector<Reg> acc;
     acc.reserve(index_of(row_tile, block_tile, 0));
     for (int i = 0; i < row_tile * block_tile; ++i) acc.push_back(v_.accumulator(v_.imm(0.0F)));
@@ -183,7 +194,7 @@ class AttentionGenerator : public AttentionCode {
       for (int u = 0; u < unroll; ++u) {
         score_step(row_tile, block_tile, acc, query, u * 4, key, u * key_step);
         const bool new_line = kv_bytes_ == 4 || u % 2 == 0;
-        if (row == 0 && new_line) prefetch_values(key, block_tile, u * key_step);
+        if (rows > 1 && row == 0 && new_line) prefetch_values(key, block_tile, u * key_step);
       }
       cc_.add(key, unroll * key_step);
       cc_.add(query, unroll * 4);
@@ -215,14 +226,13 @@ class AttentionGenerator : public AttentionCode {
     }
   }
 
-  // Values lie as far from their base as the keys of the same positions from theirs. They are
-  // fetched while the keys are read, since the hardware does not foresee that turn
-  // (attention_bench, decode, rows 4: up to 1.7 times as fast on a Zen 4 of 2 cores; fetching the
-  // next split's keys beside the values made it slower).
+  // Several blocks at a time are streams that the hardware does not foresee, so the values of the
+  // same positions are fetched while the keys are read (attention_bench, decode, rows 4: up to 1.7
+  // times as fast on a Zen 4 of 2 cores).
   void prefetch_values(const Gp& key, int block_tile, int offset) {
     for (int b = 0; b < block_tile; ++b) {
-      const int64_t at = b * kKeyBlock * dim_ * kv_bytes_ + offset;
-      cc_.prefetcht0(x86::ptr(key, to_value_, 0, static_cast<int32_t>(at)));
+      const int64_t at = layout_.values + b * kKeyBlock * dim_ * kv_bytes_ + offset;
+      cc_.prefetcht0(x86::ptr(key, static_cast<int32_t>(at)));
     }
   }
 
@@ -386,9 +396,7 @@ class AttentionGenerator : public AttentionCode {
         std::clamp(((v_.wide() ? 31 : 15) - rows - v_.parts()) / (rows * v_.parts()), 1, 16);
     const int tiles = (columns + most - 1) / most;
     const int tile = (columns + tiles - 1) / tiles;
-    const Gp value = copy(begin, "value");
-    cc_.imul(value, value, static_cast<int32_t>(dim_ * kv_bytes_));
-    cc_.add(value, v_.field(offsetof(AttentionArgs, values)));
+    const Gp value = in_record(begin, layout_.values, "value");
     const Gp from = copy(begin, "from");
     cc_.sub(from, split_);
     cc_.lea(from, x86::ptr(weights, from, 2));
@@ -478,6 +486,7 @@ class AttentionGenerator : public AttentionCode {
   int kv_bytes_;
   Gp lowest_, highest_;   // least lo and greatest hi of the rows
   Gp split_, split_end_;  // the present split's positions
+  Gp record_;             // and where it lies
 };
 
 }  // namespace

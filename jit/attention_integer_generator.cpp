@@ -47,12 +47,9 @@ class IntegerAttentionGenerator : public AttentionCode {
   std::vector<uint8_t> generate() { return generate_paths(kRowTile); }
 
  private:
-  // A pointer argument advanced by the split's position, times `bytes`.
-  Gp split_pointer(size_t argument, int bytes, const char* name) {
-    Gp r = v_.gp(name);
-    cc_.imul(r, split_, bytes);
-    cc_.add(r, v_.field(argument));
-    return r;
+  // Part of the present split's record.
+  Gp part(int64_t offset, const char* name) {
+    return address(x86::ptr(record_, static_cast<int32_t>(offset)), name);
   }
 
   // ---- the whole of one path ----
@@ -73,6 +70,7 @@ class IntegerAttentionGenerator : public AttentionCode {
     Label partial = cc_.newLabel();
     Label done = cc_.newLabel();
     const Gp end = address(x86::ptr(split_, kKvSplit), "split_end");
+    record_ = record_of(split_);
     cc_.cmp(highest_lo_, split_);
     cc_.jg(partial);
     cc_.cmp(end, lowest_hi_);
@@ -101,8 +99,8 @@ class IntegerAttentionGenerator : public AttentionCode {
     const Gp row = v_.zero_gp("row");
     const Gp scores = address(at(scratch_.scores), "scores");
     const Gp weights = address(at(scratch_.weights), "weights");
-    const Gp key_scales = split_pointer(offsetof(AttentionArgs, key_scales), 4, "key_scales");
-    const Gp value_scales = split_pointer(offsetof(AttentionArgs, value_scales), 4, "value_scales");
+    const Gp key_scales = part(layout_.key_scales, "key_scales");
+    const Gp value_scales = part(layout_.value_scales, "value_scales");
     v_.loop(row, count_, 1, [&] {
       weigh_row({row, scores, weights, key_scales, value_scales, full});
       cc_.add(scores, kScoreBytes);
@@ -210,7 +208,7 @@ class IntegerAttentionGenerator : public AttentionCode {
   }
 
   void scores(bool full) {
-    const Gp keys = split_pointer(offsetof(AttentionArgs, keys), position_bytes_, "keys");
+    const Gp keys = part(0, "keys");
     const Gp scores = address(at(scratch_.scores), "scores");
     if (!full) {
       const Gp skipped = copy(begin_, "skipped");
@@ -225,8 +223,22 @@ class IntegerAttentionGenerator : public AttentionCode {
       });
       return;
     }
-    // A tile of rows x blocks whose sums fit in registers beside the keys.
-    const int tile = v_.wide() || tile_ == 1 ? kBlocks : 1;
+    // A tile of rows x blocks whose sums fit in registers beside the keys. Few rows, which are
+    // bound by memory, read block after block, the order that the hardware foresees.
+    if (!v_.wide() || tile_ == 1) return score_blocks(1, keys, scores);
+    Label many = cc_.newLabel();
+    Label done = cc_.newLabel();
+    cc_.cmp(count_, tile_);
+    cc_.jg(many);
+    score_blocks(1, keys, scores);
+    cc_.jmp(done);
+    cc_.bind(many);
+    score_blocks(kBlocks, keys, scores);
+    cc_.bind(done);
+  }
+
+  // All blocks of a split, `tile` at a time.
+  void score_blocks(int tile, const Gp& keys, const Gp& scores) {
     for (int block = 0; block < kBlocks; block += tile) {
       score_rows(tile, keys, scores);
       cc_.add(keys, tile * block_bytes());
@@ -248,33 +260,35 @@ class IntegerAttentionGenerator : public AttentionCode {
   }
 
   void score_tile(int blocks, const Gp& keys, const Gp& query, const Gp& target) {
+    constexpr int kUnroll = 4;
+    const int count = tile_ * blocks;
+    const int chains = count == 1 ? kUnroll : 1;  // one chain of dots is bound by their latency
     std::vector<Reg> sums;
-    for (int i = 0; i < tile_ * blocks; ++i) sums.push_back(v_.accumulator(v_.imm_bits(0)));
+    for (int i = 0; i < count * chains; ++i) sums.push_back(v_.accumulator(v_.imm_bits(0)));
     const int pair_bytes = static_cast<int>(kKeyBlock) * 2 * element_bytes_;
     const Gp key = copy(keys, "key");
     const Gp q = copy(query, "q");
     const Gp i = v_.zero_gp("i");
-    constexpr int kUnroll = 4;
     v_.loop(i, scratch_.query_bytes / 4, kUnroll, [&] {
       for (int u = 0; u < kUnroll; ++u) {
         std::vector<Reg> pairs;
         for (int b = 0; b < blocks; ++b) {
           pairs.push_back(load_pairs(x86::ptr(key, b * block_bytes() + u * pair_bytes)));
-          if (tile_ == 1 && u * pair_bytes % 64 == 0) {
-            cc_.prefetcht0(x86::ptr(key, to_value_, 0, b * block_bytes() + u * pair_bytes));
-          }
         }
         for (int r = 0; r < tile_; ++r) {
           const Reg two = v_.broadcast(x86::dword_ptr(q, r * scratch_.query_bytes + u * 4));
           for (int b = 0; b < blocks; ++b) {
-            v_.dot_int16(sums[static_cast<size_t>(r * blocks + b)], pairs[static_cast<size_t>(b)],
-                         two);
+            const int sum = r * blocks + b + u % chains;
+            v_.dot_int16(sums[static_cast<size_t>(sum)], pairs[static_cast<size_t>(b)], two);
           }
         }
       }
       cc_.add(key, kUnroll * pair_bytes);
       cc_.add(q, kUnroll * 4);
     });
+    for (size_t chain = 1; chain < static_cast<size_t>(chains); ++chain) {
+      v_.assign(sums[0], v_.int_add(sums[0], sums[chain]));
+    }
     for (int r = 0; r < tile_; ++r) {
       for (int b = 0; b < blocks; ++b) {
         v_.store(x86::ptr(target, r * kScoreBytes + b * 64),
@@ -415,7 +429,7 @@ class IntegerAttentionGenerator : public AttentionCode {
   // ---- output[row] = output * keep + float(weights . values) * factor ----
 
   void values(bool full) {
-    const Gp values = split_pointer(offsetof(AttentionArgs, values), position_bytes_, "values");
+    const Gp values = part(layout_.values, "values");
     const Gp weights = address(at(scratch_.weights), "weights");
     const Gp output = address(at(scratch_.output), "output");
     if (!full) {
@@ -505,7 +519,7 @@ class IntegerAttentionGenerator : public AttentionCode {
   int tile_ = 1;                                  // rows taken together
   Gp count_;                                      // rows, a multiple of tile_
   Gp lowest_, highest_, highest_lo_, lowest_hi_;  // of the rows' lo and hi
-  Gp split_;                                      // the present split's first position
+  Gp split_, record_;                             // the present split's first position, its record
   Gp begin_, end_;                                // blocks that any row sees, relative to it
 };
 

@@ -20,6 +20,10 @@ int32_t element(KvType type, const void* base, int64_t index) {
   return static_cast<const int16_t*>(base)[index];
 }
 
+const float* scales_at(const std::byte* split, int64_t offset) {
+  return reinterpret_cast<const float*>(split + offset);
+}
+
 // Sums wrap, as registers do; they only ever leave int32 when a NaN came in.
 void add_product(uint32_t& sum, int32_t a, int32_t b) { sum += static_cast<uint32_t>(a * b); }
 
@@ -32,17 +36,21 @@ struct Row {
   std::array<float, kMaxHeadDim> out{};
 };
 
-float score(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, const Row& state,
-            int64_t t) {
+// `split`: the record that holds position t.
+float score(const AttentionSpec& spec, const AttentionArgs& args, const std::byte* split,
+            int64_t row, const Row& state, int64_t t) {
   ScalarMath v;
+  const int64_t inside = t % kKvSplit;
   const int64_t width = (spec.head_dim + 15) / 16 * 16;
-  const int64_t block = t / kKeyBlock * width * kKeyBlock + t % kKeyBlock * 2;
+  const int64_t block = inside / kKeyBlock * width * kKeyBlock + inside % kKeyBlock * 2;
   uint32_t dot = 0;
   for (int64_t d = 0; d < spec.head_dim; ++d) {
     add_product(dot, state.query[static_cast<size_t>(d)],
-                element(spec.kv, args.keys, block + d / 2 * kKeyBlock * 2 + d % 2));
+                element(spec.kv, split, block + d / 2 * kKeyBlock * 2 + d % 2));
   }
-  float s = (as_float(dot) * args.key_scales[t]) * state.scale;
+  float s =
+      (as_float(dot) * scales_at(split, kv_record(spec.kv, spec.head_dim).key_scales)[inside]) *
+      state.scale;
   if (spec.softcap) s = args.softcap * vector_tanh(v, s / args.softcap);
   if (spec.alibi) s = std::fma(args.slope[row], static_cast<float>(t - (args.hi[row] - 1)), s);
   return spec.softcap || spec.alibi ? s * kLog2E : s;
@@ -52,11 +60,14 @@ float score(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, c
 void attend(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, int64_t begin,
             int64_t end, Row& state) {
   ScalarMath v;
+  const KvRecord record = kv_record(spec.kv, spec.head_dim);
+  const std::byte* split = kv_split(spec.kv, spec.head_dim, args.cache, begin / kKvSplit);
+  const float* value_scales = scales_at(split, record.value_scales);
   const auto count = static_cast<size_t>(end - begin);
   std::array<float, kKvSplit> s, w;
   float max = kLowScore;
   for (size_t i = 0; i < count; ++i) {
-    s[i] = score(spec, args, row, state, begin + static_cast<int64_t>(i));
+    s[i] = score(spec, args, split, row, state, begin + static_cast<int64_t>(i));
     max = v.max(s[i], max);
   }
   Lanes sums{}, weight_sums{};
@@ -65,7 +76,7 @@ void attend(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, i
     const size_t lane = static_cast<size_t>(begin) + i;
     const float p = vector_exp2(v, s[i] - max);
     sums[lane % kLanes] += p;
-    w[i] = p * args.value_scales[lane];
+    w[i] = p * value_scales[lane % kKvSplit];
     weight_sums[lane % kLanes] += w[i];
     largest = v.max(w[i], largest);
   }
@@ -84,8 +95,9 @@ void attend(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, i
   for (int64_t d = 0; d < spec.head_dim; ++d) {
     uint32_t dot = 0;
     for (int64_t t = begin; t < end; ++t) {
-      add_product(dot, weights[static_cast<size_t>(t - begin)],
-                  element(spec.kv, args.values, (t / 2 * width + d) * 2 + t % 2));
+      add_product(
+          dot, weights[static_cast<size_t>(t - begin)],
+          element(spec.kv, split + record.values, (t % kKvSplit / 2 * width + d) * 2 + t % 2));
     }
     float& out = state.out[static_cast<size_t>(d)];
     out = std::fma(out, keep, as_float(dot) * (unit * add));

@@ -29,13 +29,15 @@ struct Partial {
   std::array<float, kMaxHeadDim> out;
 };
 
-float score(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, int64_t t) {
+// `split`: the record that holds position t.
+float score(const AttentionSpec& spec, const AttentionArgs& args, const std::byte* split,
+            int64_t row, int64_t t) {
   ScalarMath v;
   const float* q = args.q + row * args.q_stride;
-  const int64_t block = t / kKeyBlock * spec.head_dim * kKeyBlock + t % kKeyBlock;
+  const int64_t block = t % kKvSplit / kKeyBlock * spec.head_dim * kKeyBlock + t % kKeyBlock;
   float dot = 0;
   for (int64_t d = 0; d < spec.head_dim; ++d) {
-    dot = std::fma(q[d], cached(spec.kv, args.keys, block + d * kKeyBlock), dot);
+    dot = std::fma(q[d], cached(spec.kv, split, block + d * kKeyBlock), dot);
   }
   float s = dot * args.scale;
   if (spec.softcap) s = args.softcap * vector_tanh(v, s / args.softcap);
@@ -47,11 +49,13 @@ float score(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, i
 void attend(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, int64_t begin,
             int64_t end, Partial& partial) {
   ScalarMath v;
+  const std::byte* split = kv_split(spec.kv, spec.head_dim, args.cache, begin / kKvSplit);
+  const std::byte* values = split + kv_record(spec.kv, spec.head_dim).values;
   std::array<float, kKvSplit> p;
   Lanes lanes;
   lanes.fill(-std::numeric_limits<float>::infinity());
   for (int64_t t = begin; t < end; ++t) {
-    const float s = score(spec, args, row, t);
+    const float s = score(spec, args, split, row, t);
     float& lane = lanes[static_cast<size_t>(t) % kLanes];
     lane = v.max(s, lane);
     p[static_cast<size_t>(t - begin)] = s;
@@ -68,7 +72,7 @@ void attend(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, i
     float o = 0;
     for (int64_t t = begin; t < end; ++t) {
       o = std::fma(p[static_cast<size_t>(t - begin)],
-                   cached(spec.kv, args.values, t * spec.head_dim + d), o);
+                   cached(spec.kv, values, t % kKvSplit * spec.head_dim + d), o);
     }
     partial.out[static_cast<size_t>(d)] = o;
   }

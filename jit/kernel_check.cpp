@@ -336,15 +336,12 @@ struct AttentionCase {
         rows(row_count),
         q(random_floats(random, rows * stride(), -2, 2)),
         slope(random_floats(random, rows, 0, 0.5F)),
-        keys(kv_bytes(s.kv, s.head_dim, whole_blocks(positions))),
-        values(kv_bytes(s.kv, s.head_dim, whole_blocks(positions))),
-        key_scales(whole_blocks(positions)),
-        value_scales(whole_blocks(positions)),
+        cache(pages(positions) * kv_page_bytes(s.kv, s.head_dim)),
         lo(rows),
         hi(rows),
         scratch(attention_scratch_bytes(s)),
         out(rows * stride()) {
-    fill(random, whole_blocks(positions));
+    fill(random, pages(positions) * kKvPage);
     for (int64_t row = 0; row < rows; ++row) {
       hi[row] = integer(random, 1, positions);
       lo[row] = row % 2 == 0 ? 0 : integer(random, 0, hi[row] - 1);
@@ -353,26 +350,24 @@ struct AttentionCase {
 
   int64_t stride() const { return spec.head_dim + 3; }
 
-  static int64_t whole_blocks(int64_t positions) {
-    return (positions + kKeyBlock - 1) / kKeyBlock * kKeyBlock;
+  static int64_t pages(int64_t positions) { return (positions + kKvPage - 1) / kKvPage; }
+
+  KvHead head() {
+    return {reinterpret_cast<std::byte*>(cache.data()), kv_page_bytes(spec.kv, spec.head_dim)};
   }
 
   void fill(Random& random, int64_t positions) {
-    const KvHead head{keys.data(), values.data(), key_scales.data(), value_scales.data()};
     for (int64_t t = 0; t < positions; ++t) {
       auto key = random_floats(random, spec.head_dim, -1, 1);
       auto value = random_floats(random, spec.head_dim, -1, 1);
-      kv_append(spec.kv, spec.head_dim, t, key.data(), value.data(), head);
+      kv_append(spec.kv, spec.head_dim, t, key.data(), value.data(), head());
     }
   }
 
   AttentionArgs args(Buffer<float>& result) {
     return {.q = q.data(),
             .q_stride = stride(),
-            .keys = keys.data(),
-            .values = values.data(),
-            .key_scales = key_scales.data(),
-            .value_scales = value_scales.data(),
+            .cache = head(),
             .lo = lo.data(),
             .hi = hi.data(),
             .slope = slope.data(),
@@ -387,8 +382,7 @@ struct AttentionCase {
   AttentionSpec spec;
   int64_t rows;
   Buffer<float> q, slope;
-  Buffer<uint8_t> keys, values;
-  Buffer<float> key_scales, value_scales;
+  Buffer<uint8_t> cache;
   Buffer<int64_t> lo, hi;
   Buffer<uint8_t> scratch;
   Result<float> out;
@@ -397,7 +391,7 @@ struct AttentionCase {
 std::string check_attention(const Kernel& kernel, Random& random) {
   const auto& spec = std::get<AttentionSpec>(kernel.key.spec);
   for (const int64_t rows : {int64_t{1}, int64_t{spec.rows}}) {
-    for (const int64_t positions : {1, 17, 64, 65, 200}) {
+    for (const int64_t positions : {1, 17, 64, 65, 300}) {
       AttentionCase test(spec, random, rows, positions);
       kernel.run(test.args(test.out.kernel));
       attention_reference(spec, test.args(test.out.reference));

@@ -20,6 +20,22 @@ int64_t element_bytes(KvType type) {
 }
 int64_t padded(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
 
+// The record that holds a position, as its parts; t: the position in it.
+struct Split {
+  Split(KvType type, int64_t head_dim, const KvHead& head, int64_t position)
+      : t(position % kKvSplit) {
+    const KvRecord record = kv_record(type, head_dim);
+    std::byte* at = kv_split(type, head_dim, head, position / kKvSplit);
+    keys = at;
+    values = at + record.values;
+    key_scales = reinterpret_cast<float*>(at + record.key_scales);
+    value_scales = reinterpret_cast<float*>(at + record.value_scales);
+  }
+  int64_t t;
+  void *keys, *values;
+  float *key_scales, *value_scales;
+};
+
 template <typename T>
 T& blocked_key(void* keys, int64_t head_dim, int64_t t, int64_t d) {
   return static_cast<T*>(keys)[(t / kKeyBlock * head_dim + d) * kKeyBlock + t % kKeyBlock];
@@ -68,37 +84,37 @@ void convert(KvType type, const float* from, int64_t count, uint16_t* to) {
   }
 }
 
-void append_16bit(KvType type, int64_t head_dim, int64_t position, const float* key,
-                  const float* value, const KvHead& head) {
+void append_16bit(KvType type, int64_t head_dim, const float* key, const float* value,
+                  const Split& split) {
   std::array<uint16_t, kChunk> chunk;
   for (int64_t d = 0; d < head_dim; d += kChunk) {
     const int64_t count = head_dim - d < kChunk ? head_dim - d : kChunk;
     convert(type, key + d, count, chunk.data());
-    uint16_t* to = &blocked_key<uint16_t>(head.keys, head_dim, position, d);
+    uint16_t* to = &blocked_key<uint16_t>(split.keys, head_dim, split.t, d);
     for (int64_t i = 0; i < count; ++i) to[i * kKeyBlock] = chunk[static_cast<size_t>(i)];
   }
-  convert(type, value, head_dim, static_cast<uint16_t*>(head.values) + position * head_dim);
+  convert(type, value, head_dim, static_cast<uint16_t*>(split.values) + split.t * head_dim);
 }
 
 // ---- integers ----
 
 template <typename T>
-void append_integers(int64_t head_dim, int64_t position, const float* key, const float* value,
+void append_integers(int64_t head_dim, const float* key, const float* value,
                      const QuantizeRule& key_rule, const QuantizeRule& value_rule,
-                     const KvHead& head) {
+                     const Split& split) {
   constexpr int64_t kMostElements = 1024;
   const int64_t width = padded(head_dim);
   std::array<int16_t, kMostElements> q;
   for (int64_t d = head_dim; d < width; ++d) q[static_cast<size_t>(d)] = 0;
-  head.key_scales[position] = quantize_vector(key, head_dim, key_rule, q.data());
-  T* to = &paired_key<T>(head.keys, width, position, 0);
+  split.key_scales[split.t] = quantize_vector(key, head_dim, key_rule, q.data());
+  T* to = &paired_key<T>(split.keys, width, split.t, 0);
   for (int64_t d = 0; d < width; d += 2) {
     const T pair[2] = {static_cast<T>(q[static_cast<size_t>(d)]),
                        static_cast<T>(q[static_cast<size_t>(d + 1)])};
     std::memcpy(to + d * kKeyBlock, pair, sizeof(pair));
   }
-  head.value_scales[position] = quantize_vector(value, head_dim, value_rule, q.data());
-  to = &paired_value<T>(head.values, width, position, 0);
+  split.value_scales[split.t] = quantize_vector(value, head_dim, value_rule, q.data());
+  to = &paired_value<T>(split.values, width, split.t, 0);
   for (int64_t d = 0; d < width; ++d) to[d * 2] = static_cast<T>(q[static_cast<size_t>(d)]);
 }
 
@@ -108,62 +124,78 @@ float wide(KvType type, uint16_t bits) {
 
 }  // namespace
 
-int64_t kv_bytes(KvType type, int64_t head_dim, int64_t capacity) {
-  return capacity * (is_integer(type) ? padded(head_dim) : head_dim) * element_bytes(type);
+int64_t kv_bytes(KvType type, int64_t head_dim, int64_t positions) {
+  return positions * (is_integer(type) ? padded(head_dim) : head_dim) * element_bytes(type);
 }
 
-int64_t kv_scale_bytes(KvType type, int64_t capacity) {
-  return is_integer(type) ? capacity * static_cast<int64_t>(sizeof(float)) : 0;
+KvRecord kv_record(KvType type, int64_t head_dim) {
+  const int64_t one = kv_bytes(type, head_dim, kKvSplit);
+  const int64_t scales = is_integer(type) ? kKvSplit * static_cast<int64_t>(sizeof(float)) : 0;
+  return {one, one + scales, one + 2 * scales, 2 * (one + scales)};
+}
+
+int64_t kv_page_bytes(KvType type, int64_t head_dim) {
+  return kKvPage / kKvSplit * kv_record(type, head_dim).bytes;
+}
+
+std::byte* kv_split(KvType type, int64_t head_dim, const KvHead& head, int64_t split) {
+  constexpr int64_t kSplits = kKvPage / kKvSplit;
+  return head.pages + split / kSplits * head.page_stride +
+         split % kSplits * kv_record(type, head_dim).bytes;
 }
 
 void kv_append(KvType type, int64_t head_dim, int64_t position, const float* key,
                const float* value, const KvHead& head) {
+  const Split split(type, head_dim, head, position);
   switch (type) {
     case KvType::f32:
       for (int64_t d = 0; d < head_dim; ++d) {
-        blocked_key<float>(head.keys, head_dim, position, d) = key[d];
+        blocked_key<float>(split.keys, head_dim, split.t, d) = key[d];
       }
-      std::memcpy(static_cast<float*>(head.values) + position * head_dim, value,
+      std::memcpy(static_cast<float*>(split.values) + split.t * head_dim, value,
                   static_cast<size_t>(head_dim) * sizeof(float));
       return;
     case KvType::f16:
     case KvType::bf16:
-      return append_16bit(type, head_dim, position, key, value, head);
+      return append_16bit(type, head_dim, key, value, split);
     case KvType::int8:
-      return append_integers<int8_t>(head_dim, position, key, value, kInt8Rule, kInt8Rule, head);
+      return append_integers<int8_t>(head_dim, key, value, kInt8Rule, kInt8Rule, split);
     case KvType::int16:
-      return append_integers<int16_t>(head_dim, position, key, value, kNormRule, kInt16ValueRule,
-                                      head);
+      return append_integers<int16_t>(head_dim, key, value, kNormRule, kInt16ValueRule, split);
   }
 }
 
-float kv_key(KvType type, int64_t head_dim, const KvHead& head, int64_t t, int64_t d) {
+float kv_key(KvType type, int64_t head_dim, const KvHead& head, int64_t position, int64_t d) {
+  const Split split(type, head_dim, head, position);
+  const int64_t t = split.t;
   const int64_t width = padded(head_dim);
   switch (type) {
     case KvType::int8:
-      return head.key_scales[t] * static_cast<float>(paired_key<int8_t>(head.keys, width, t, d));
+      return split.key_scales[t] * static_cast<float>(paired_key<int8_t>(split.keys, width, t, d));
     case KvType::int16:
-      return head.key_scales[t] * static_cast<float>(paired_key<int16_t>(head.keys, width, t, d));
+      return split.key_scales[t] * static_cast<float>(paired_key<int16_t>(split.keys, width, t, d));
     case KvType::f32:
-      return blocked_key<float>(head.keys, head_dim, t, d);
+      return blocked_key<float>(split.keys, head_dim, t, d);
     default:
-      return wide(type, blocked_key<uint16_t>(head.keys, head_dim, t, d));
+      return wide(type, blocked_key<uint16_t>(split.keys, head_dim, t, d));
   }
 }
 
-float kv_value(KvType type, int64_t head_dim, const KvHead& head, int64_t t, int64_t d) {
+float kv_value(KvType type, int64_t head_dim, const KvHead& head, int64_t position, int64_t d) {
+  const Split split(type, head_dim, head, position);
+  const int64_t t = split.t;
   const int64_t width = padded(head_dim);
   switch (type) {
     case KvType::int8:
-      return head.value_scales[t] *
-             static_cast<float>(paired_value<int8_t>(head.values, width, t, d));
+      return split.value_scales[t] *
+             static_cast<float>(paired_value<int8_t>(split.values, width, t, d));
     case KvType::int16:
-      return head.value_scales[t] *
-             static_cast<float>(paired_value<int16_t>(head.values, width, t, d));
+      return split.value_scales[t] *
+             static_cast<float>(paired_value<int16_t>(split.values, width, t, d));
     case KvType::f32:
-      return static_cast<const float*>(head.values)[t * head_dim + d];
+      return static_cast<const float*>(split.values)[t * head_dim + d];
     default:
-      return wide(type, static_cast<const uint16_t*>(head.values)[t * head_dim + d]);
+      return wide(type, static_cast<const uint16_t*>(split.values)[t * head_dim + d]);
   }
 }
 

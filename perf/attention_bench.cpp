@@ -34,9 +34,9 @@ Bytes allocate(int64_t bytes) {
 
 struct Operands {
   Operands(const AttentionSpec& spec, int64_t context, bool decode)
-      : head_bytes(kv_bytes(spec.kv, spec.head_dim, context)),
-        scale_bytes(kv_scale_bytes(spec.kv, context)),
-        stride(2 * (head_bytes + scale_bytes)),
+      : attention(spec),
+        page(kv_page_bytes(spec.kv, spec.head_dim)),
+        stride((context + kKvPage - 1) / kKvPage * page),
         heads(decode ? kPoolBytes / stride : 1),
         cache(allocate(stride * heads)),
         q(static_cast<size_t>(spec.rows * spec.head_dim), 0.1F),
@@ -57,6 +57,7 @@ struct Operands {
     }
     args = {.q = q.data(),
             .q_stride = spec.head_dim,
+            .cache = head(0),
             .lo = lo.data(),
             .hi = hi.data(),
             .slope = slope.data(),
@@ -67,20 +68,12 @@ struct Operands {
             .rows = spec.rows,
             .scratch = scratch.get()};
   }
-  KvHead head(int64_t h) const {
-    std::byte* at = cache.get() + h * stride;
-    return {at, at + head_bytes, reinterpret_cast<float*>(at + 2 * head_bytes),
-            reinterpret_cast<float*>(at + 2 * head_bytes + scale_bytes)};
-  }
-  void use(int64_t h) {
-    const KvHead cached = head(h);
-    args.keys = cached.keys;
-    args.values = cached.values;
-    args.key_scales = cached.key_scales;
-    args.value_scales = cached.value_scales;
-  }
+  // As in a session: the first page of every head, then the second.
+  KvHead head(int64_t h) const { return {cache.get() + h * page, heads * page}; }
+  void use(int64_t h) { args.cache = head(h); }
 
-  int64_t head_bytes, scale_bytes, stride, heads;
+  AttentionSpec attention;
+  int64_t page, stride, heads;  // bytes of a page, of a head; heads
   Bytes cache;
   std::vector<float> q, out;
   std::vector<int64_t> lo, hi;

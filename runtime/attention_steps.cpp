@@ -37,22 +37,32 @@ void turn_heads(const CacheStep& s, const StepContext& context, float* x, int64_
   }
 }
 
+// Turns the query heads of one KV head and its key, and appends that and its value.
+void cache_row(const CacheStep& s, const StepContext& context, int64_t r, int64_t h) noexcept {
+  const HeadLayout& head = s.head;
+  const int64_t share = head.heads / head.kv_heads;  // query heads a KV head
+  const int64_t position = context.position + r;
+  float* row = context.at<float>(s.qkv, r);
+  float* key = row + head.key_column() + h * head.head_dim;
+  const float* value = row + head.value_column() + h * head.head_dim;
+  turn_heads(s, context, row + h * share * head.head_dim, share, s.q_norm.get(), position);
+  turn_heads(s, context, key, 1, s.k_norm.get(), position);
+  jit::kv_append(context.kv->type(), head.head_dim, position, key, value,
+                 context.kv->head(head.layer, h));
+}
+
 void run_cache(const Step& step, const StepContext& context) noexcept {
   const auto& s = *std::get_if<CacheStep>(&step.body);
   const HeadLayout& head = s.head;
-  const int64_t share = head.heads / head.kv_heads;  // query heads a KV head
-  context.claim(context.rows * head.kv_heads, 1, [&](int64_t begin, int64_t end) {
+  // A head's positions a block at a time, since those share cache lines of the keys.
+  const int64_t blocks = (context.rows + jit::kKeyBlock - 1) / jit::kKeyBlock;
+  context.claim(blocks * head.kv_heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t r = context.row + unit / head.kv_heads;
-      const int64_t h = unit % head.kv_heads;
-      const int64_t position = context.position + r;
-      float* row = context.at<float>(s.qkv, r);
-      float* key = row + head.key_column() + h * head.head_dim;
-      const float* value = row + head.value_column() + h * head.head_dim;
-      turn_heads(s, context, row + h * share * head.head_dim, share, s.q_norm.get(), position);
-      turn_heads(s, context, key, 1, s.k_norm.get(), position);
-      jit::kv_append(context.kv->type(), head.head_dim, position, key, value,
-                     context.kv->head(head.layer, h));
+      const int64_t first = unit / head.kv_heads * jit::kKeyBlock;
+      const int64_t last = std::min(first + jit::kKeyBlock, context.rows);
+      for (int64_t r = first; r < last; ++r) {
+        cache_row(s, context, context.row + r, unit % head.kv_heads);
+      }
     }
   });
 }
@@ -83,11 +93,7 @@ void run_attention_block(const AttentionStep& s, const StepContext& context,
   jit::AttentionArgs args;
   args.q = context.at<float>(s.qkv, block.row) + block.q_head * head.head_dim;
   args.q_stride = block.over_heads ? head.head_dim : s.qkv.width;
-  const jit::KvHead cache = context.kv->head(head.layer, block.kv_head);
-  args.keys = cache.keys;
-  args.values = cache.values;
-  args.key_scales = cache.key_scales;
-  args.value_scales = cache.value_scales;
+  args.cache = context.kv->head(head.layer, block.kv_head);
   args.lo = lo;
   args.hi = hi;
   args.slope = slope;

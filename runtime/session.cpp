@@ -110,7 +110,7 @@ struct Session::Impl {
         pool(std::move(t)),
         context_length(context),
         max_rows(std::min(options.prefill_chunk, context)),
-        kv(plan->layers, options.kv, context),
+        kv(plan->layers, options.kv, context, pool->placement().nodes.size() < 2),
         attention(attention_kernels(*plan, options.kv)),
         scratch_stride(page_round(scratch_bytes(*plan, attention))),
         copies_stride(page_round(plan->row_bytes * kReplicatedRows)),

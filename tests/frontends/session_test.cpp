@@ -107,8 +107,8 @@ TEST_F(SessionTest, MemoryIsWhatThePlanSays) {
   const runtime::SessionMemory memory = s->memory();
   EXPECT_EQ(memory.weight_bytes, plan_->weight_bytes);
   EXPECT_GE(memory.arena_bytes, plan_->row_bytes * 128);
-  // 6 layers, 2 KV heads of 64, keys and values, int16 with a scale a position.
-  EXPECT_EQ(memory.kv_bytes, 6 * 2 * (64 * 2 * 2 + 2 * 4) * 128);
+  // 6 layers, 2 KV heads of 64, keys and values, int16 with a scale a position, in pages of 256.
+  EXPECT_EQ(memory.kv_bytes, 6 * 2 * (64 * 2 * 2 + 2 * 4) * 256);
 }
 
 TEST_F(SessionTest, PlanCountsWhatDecodingReads) {

@@ -6,8 +6,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <random>
+#include <utility>
 
 #include "jit/attention_generator.h"
 #include "jit/isa.h"
@@ -35,10 +37,8 @@ struct Range {
 struct Cache {
   Cache(const AttentionSpec& s, Range seen, int64_t capacity, uint32_t seed)
       : spec(s),
-        keys(bytes(capacity)),
-        values(bytes(capacity)),
-        key_scales(static_cast<size_t>(capacity)),
-        value_scales(static_cast<size_t>(capacity)),
+        stride(kv_page_bytes(s.kv, s.head_dim) + kGap),
+        pages(static_cast<size_t>(capacity / kKvPage * stride - kGap)),
         plain_keys(static_cast<size_t>(capacity * s.head_dim)),
         plain_values(plain_keys.size()) {
     std::mt19937 random(seed);
@@ -53,13 +53,11 @@ struct Cache {
       std::ranges::copy(value, plain_values.begin() + t * s.head_dim);
     }
   }
-  size_t bytes(int64_t capacity) const {
-    return static_cast<size_t>(kv_bytes(spec.kv, spec.head_dim, capacity));
-  }
-  KvHead head() { return {keys.data(), values.data(), key_scales.data(), value_scales.data()}; }
+  KvHead head() const { return {const_cast<std::byte*>(pages.data()), stride}; }
+  static constexpr int64_t kGap = 192;  // between pages
   AttentionSpec spec;
-  GuardedBuffer<std::byte> keys, values;
-  GuardedBuffer<float> key_scales, value_scales;
+  int64_t stride;
+  GuardedBuffer<std::byte> pages;
   std::vector<float> plain_keys, plain_values;
 };
 
@@ -90,10 +88,7 @@ struct Call {
     std::ranges::fill(scratch, std::byte{0xFF});
     args.q = q.data();
     args.q_stride = args.out_stride = stride;
-    args.keys = cache.keys.data();
-    args.values = cache.values.data();
-    args.key_scales = cache.key_scales.data();
-    args.value_scales = cache.value_scales.data();
+    args.cache = cache.head();
     args.lo = lo.data();
     args.hi = hi.data();
     args.slope = slope.data();
@@ -127,7 +122,9 @@ Range hull(const std::vector<Range>& ranges) {
   return all;
 }
 
-int64_t capacity_for(const std::vector<Range>& ranges) { return (hull(ranges).hi + 15) / 16 * 16; }
+int64_t capacity_for(const std::vector<Range>& ranges) {
+  return (hull(ranges).hi + kKvPage - 1) / kKvPage * kKvPage;
+}
 
 std::string repeat(const AttentionSpec& spec, Isa isa) {
   const std::string kernel =
@@ -238,7 +235,7 @@ TEST_P(AttentionKernels, AnUnseenNaNPoisonsOnlyTheRowsThatSeeIt) {
   const AttentionSpec spec{.head_dim = 32, .rows = 4};
   const std::vector<Range> ranges = {{0, 70}, {0, 71}, {0, 72}, {0, 73}};
   const GeneratedCode<AttentionFn> kernel(generate_attention(spec, GetParam()));
-  const Cache cache(spec, {0, 71}, 80, 1);
+  const Cache cache(spec, {0, 71}, kKvPage, 1);
   Call call(cache, ranges, 2);
   kernel(call.args);
   EXPECT_FALSE(std::isnan(call.out[0]));
@@ -403,32 +400,43 @@ TEST(KvQuantize, EqualsItsReference) {
   }
 }
 
+// Position 83 is the 19th of the second split: lane 3 of its second block, odd of its pair 9.
 TEST(KvLayout, PutsIntegersInPairs) {
-  constexpr int64_t kDim = 3;
+  constexpr int64_t kDim = 3, kPosition = kKvPage + 83;
   for (KvType type : {KvType::int16, KvType::int8}) {
     const int64_t bytes = type == KvType::int8 ? 1 : 2;
     EXPECT_EQ(kv_bytes(type, kDim, 32), 32 * 16 * bytes);
-    EXPECT_EQ(kv_scale_bytes(type, 32), 32 * 4);
-    std::vector<std::byte> keys(static_cast<size_t>(32 * 16 * bytes)), values(keys.size());
-    std::vector<float> key_scales(32), value_scales(32);
-    const KvHead head{keys.data(), values.data(), key_scales.data(), value_scales.data()};
+    const KvRecord record = kv_record(type, kDim);
+    EXPECT_EQ(record.bytes, 2 * 64 * (16 * bytes + 4));
+    const int64_t page = kv_page_bytes(type, kDim);
+    EXPECT_EQ(page, 4 * record.bytes);
+    std::vector<std::byte> pages(static_cast<size_t>(2 * page + 64));
+    const KvHead head{pages.data(), page + 64};
     const float key[] = {1, -2, 3};
     const float value[] = {4, 0, -6};
-    kv_append(type, kDim, 19, key, value, head);
+    kv_append(type, kDim, kPosition, key, value, head);
     for (int64_t d = 0; d < kDim; ++d) {
-      EXPECT_NEAR(kv_key(type, kDim, head, 19, d), key[d], 0.02);
-      EXPECT_NEAR(kv_value(type, kDim, head, 19, d), value[d], 0.03);
+      EXPECT_NEAR(kv_key(type, kDim, head, kPosition, d), key[d], 0.02);
+      EXPECT_NEAR(kv_value(type, kDim, head, kPosition, d), value[d], 0.03);
     }
-    const auto byte_of = [&](const std::vector<std::byte>& from, int64_t element) {
-      return from[static_cast<size_t>((element + 1) * bytes - 1)];  // the sign's
+    const std::byte* split = pages.data() + page + 64 + record.bytes;
+    EXPECT_EQ(kv_split(type, kDim, head, kPosition / kKvSplit), split);
+    const auto sign_of = [&](int64_t part, int64_t element) {
+      return split[part + (element + 1) * bytes - 1];
     };
-    const int64_t block = 16 * 16;  // position 19 is lane 3 of the second block, odd of pair 9
     // 1 / 3 of 127 is 42, of 32767 is 0x2AAA.
-    EXPECT_EQ(byte_of(keys, block + 3 * 2), std::byte{0x2A});
-    EXPECT_GE(byte_of(keys, block + 3 * 2 + 1), std::byte{0x80});
-    EXPECT_GE(byte_of(values, (9 * 16 + 2) * 2 + 1), std::byte{0x80});
-    EXPECT_EQ(std::ranges::count_if(keys, [](std::byte b) { return b != std::byte{0}; }),
-              bytes * 3);
+    const int64_t block = 16 * 16;
+    EXPECT_EQ(sign_of(0, block + 3 * 2), std::byte{0x2A});
+    EXPECT_GE(sign_of(0, block + 3 * 2 + 1), std::byte{0x80});
+    EXPECT_GE(sign_of(record.values, (9 * 16 + 2) * 2 + 1), std::byte{0x80});
+    float scale;
+    std::memcpy(&scale, split + record.value_scales + 19 * 4, 4);
+    EXPECT_NEAR(scale, 6.0 / (type == KvType::int8 ? 127 : 16383), 1e-6);
+    std::memcpy(&scale, split + record.key_scales + 19 * 4, 4);
+    EXPECT_NEAR(scale, 3.0 / (type == KvType::int8 ? 127 : 32767), 1e-6);
+    const auto written = [](std::byte b) { return b != std::byte{0}; };
+    EXPECT_EQ(std::count_if(split, split + record.key_scales, written), bytes * 3);
+    EXPECT_EQ(std::count_if(std::as_const(pages).data(), split, written), 0);
   }
 }
 
@@ -444,19 +452,20 @@ TEST(AttentionSpecs, InvalidOnesAreRefused) {
 
 TEST(KvLayout, PutsPositionsSideBySide) {
   constexpr int64_t kDim = 3;
-  std::vector<float> keys(32 * kDim, 0.0F), values(32 * kDim, 0.0F);
+  constexpr int64_t kRecord = 2 * 64 * kDim * 4;
+  EXPECT_EQ(kv_record(KvType::f32, kDim).bytes, kRecord);
+  EXPECT_EQ(kv_record(KvType::f16, kDim).bytes, kRecord / 2);
+  std::vector<float> page(4 * kRecord / 4, 0.0F);
   const float key[] = {1, 2, 3};
   const float value[] = {4, 5, 6};
-  kv_append(KvType::f32, kDim, 18, key, value, {keys.data(), values.data(), nullptr, nullptr});
-  std::vector<float> expected_keys(keys.size(), 0.0F), expected_values(values.size(), 0.0F);
+  kv_append(KvType::f32, kDim, 64 + 18, key, value,
+            {reinterpret_cast<std::byte*>(page.data()), 4 * kRecord});
+  std::vector<float> expected(page.size(), 0.0F);
   for (size_t d = 0; d < 3; ++d) {
-    expected_keys[16 * 3 + d * 16 + 2] = key[d];
-    expected_values[18 * 3 + d] = value[d];
+    expected[kRecord / 4 + 16 * 3 + d * 16 + 2] = key[d];
+    expected[kRecord / 4 + (64 + 18) * 3 + d] = value[d];
   }
-  EXPECT_EQ(keys, expected_keys);
-  EXPECT_EQ(values, expected_values);
-  EXPECT_EQ(kv_bytes(KvType::f32, kDim, 32), 32 * 3 * 4);
-  EXPECT_EQ(kv_bytes(KvType::f16, kDim, 32), 32 * 3 * 2);
+  EXPECT_EQ(page, expected);
 }
 
 TEST(KvLayout, RoundsHalvesToEven) {
@@ -465,12 +474,12 @@ TEST(KvLayout, RoundsHalvesToEven) {
   const uint16_t expected[] = {0x3C00, 0x6800, 0x6802, 0x7BFF, 0x7C00, 0x0000, 0x8000,
                                0x0001, 0x0001, 0xBE00, 0x7C00, 0x2E66, 0x3266};
   constexpr int64_t kDim = std::size(rounded);
-  GuardedBuffer<uint16_t> keys(16 * kDim), values(16 * kDim);
+  GuardedBuffer<uint16_t> record(2 * 64 * kDim);
   kv_append(KvType::f16, kDim, 15, rounded, rounded,
-            {keys.data(), values.data(), nullptr, nullptr});
+            {reinterpret_cast<std::byte*>(record.data()), 0});
   for (size_t d = 0; d < static_cast<size_t>(kDim); ++d) {
-    EXPECT_EQ(keys[d * 16 + 15], expected[d]) << rounded[d];
-    EXPECT_EQ(values[15 * static_cast<size_t>(kDim) + d], expected[d]) << rounded[d];
+    EXPECT_EQ(record[d * 16 + 15], expected[d]) << rounded[d];
+    EXPECT_EQ(record[(64 + 15) * static_cast<size_t>(kDim) + d], expected[d]) << rounded[d];
   }
 }
 
