@@ -251,10 +251,9 @@ class Lowering {
     step.out = make_operand(node.outputs[0]);
     step.out_columns = width_of(node.outputs[0]);
     if (step.out.place == Operand::kLogits) plan_->vocab_size = step.out_columns;
-    step.decode = gemm_kernel(spec, kRowBuckets[0]);
-    step.few = gemm_kernel(spec, kRowBuckets[1]);
-    step.many = gemm_kernel(spec, kRowBuckets[2]);
-    const std::string label = jit::name(step.decode->key);
+    std::ranges::transform(runtime::kRowBuckets, step.kernels.begin(),
+                           [&](int64_t rows) { return gemm_kernel(spec, rows); });
+    const std::string label = jit::name(step.kernel(1).key);
     const int64_t bytes = runtime::stored_bytes(w), macs = w.n * w.k;
     Step wrapped = Step::of(std::move(step));
     wrapped.weight_bytes = bytes;

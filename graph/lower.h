@@ -15,10 +15,6 @@ namespace nibble::graph {
 
 enum class Compute : uint8_t { int8, f32 };  // activations of the matmuls: quantized to s8, or fp32
 
-// A matmul has a kernel a bucket of rows, tiled for the bucket's most rows: one row of decoding,
-// few, and the many of prefill.
-inline constexpr int64_t kRowBuckets[] = {1, 16, 512};
-
 struct LowerOptions {
   Compute compute = Compute::int8;  // f32 weights always compute in f32
   jit::Isa isa = jit::Isa::avx2;

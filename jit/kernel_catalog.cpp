@@ -9,7 +9,8 @@ namespace nibble::jit {
 namespace {
 
 constexpr int64_t kDecodeRows = 1;
-constexpr int64_t kFewRows = 8;
+constexpr int64_t kFewRows = 4;
+constexpr int64_t kMoreRows = 8;
 constexpr int64_t kPrefillRows = 512;
 
 GemmSpec gemm(WeightFormat weight, ActType act, int64_t n, int64_t k) {
@@ -171,7 +172,7 @@ std::vector<KernelKey> kernel_catalog(Isa isa) {
   add_tails(gemms);
   add_epilogues(gemms);
   for (const GemmSpec& spec : gemms) {
-    for (const int64_t m : {kDecodeRows, kFewRows, kPrefillRows}) {
+    for (const int64_t m : {kDecodeRows, kFewRows, kMoreRows, kPrefillRows}) {
       add(spec, default_tiling(spec, isa, m));
     }
   }

@@ -7,8 +7,10 @@
 // row alone.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <utility>
@@ -45,12 +47,20 @@ struct EmbedStep {
   Operand out;
 };
 
-// out = epilogue(a W^T). One kernel a bucket of rows: decode (m = 1), few (m <= 16), many.
+// A matmul has a kernel a bucket of rows, tiled for the most rows of the bucket: the one row of
+// decoding, few, which cost little more than one, more, and the many of prefill. The last takes
+// whatever the others do not.
+inline constexpr int64_t kRowBuckets[] = {1, 4, 16, 512};
+
+// out = epilogue(a W^T).
 struct GemmStep {
   PackedMatrix weight;
-  const jit::Kernel* decode = nullptr;
-  const jit::Kernel* few = nullptr;
-  const jit::Kernel* many = nullptr;
+  std::array<const jit::Kernel*, std::size(kRowBuckets)> kernels{};
+  const jit::Kernel& kernel(int64_t rows) const noexcept {
+    size_t bucket = 0;
+    while (bucket + 1 < kernels.size() && rows > kRowBuckets[bucket]) ++bucket;
+    return *kernels[bucket];
+  }
   bool gate = false;
   Operand a;                   // f32 activations, or
   QuantizedOperand quantized;  // s8 activations

@@ -51,8 +51,8 @@ int64_t kv_bytes_read(const Plan& plan, int64_t position, jit::KvType kv) {
 
 std::string step_kind(const Step& step) {
   const auto* gemm = std::get_if<GemmStep>(&step.body);
-  return gemm == nullptr || gemm->decode == nullptr ? step.label
-                                                    : jit::name(gemm->decode->key.spec);
+  return gemm == nullptr || gemm->kernels[0] == nullptr ? step.label
+                                                        : jit::name(gemm->kernel(1).key.spec);
 }
 
 }  // namespace nibble::runtime

@@ -9,7 +9,7 @@
 namespace nibble::runtime {
 namespace {
 
-constexpr int64_t kFewRows = 16;  // GemmStep::few serves 2..kFewRows rows
+constexpr int64_t kFewRows = 16;  // up to so many, a matmul is bound by reading its weights
 constexpr int64_t kPieceBytes = 64 << 10;
 // Weights fetched ahead of a step: what waiting at a barrier has time for, and an L2 has room for.
 constexpr int64_t kAheadBytes = 128 << 10;
@@ -36,17 +36,13 @@ void run_embed(const Step& step, const StepContext& context) noexcept {
   });
 }
 
-const jit::Kernel& kernel_of(const GemmStep& s, int64_t rows) noexcept {
-  return rows == 1 ? *s.decode : rows <= kFewRows ? *s.few : *s.many;
-}
-
 int64_t column_blocks(const jit::PackedView& w) noexcept {
   return (w.n + jit::kColumnBlock - 1) / jit::kColumnBlock;
 }
 
 void run_gemm(const Step& step, const StepContext& context) noexcept {
   const auto& s = *std::get_if<GemmStep>(&step.body);
-  const jit::Kernel& kernel = kernel_of(s, context.rows);
+  const jit::Kernel& kernel = s.kernel(context.rows);
   jit::GemmArgs args;
   if (s.a.present()) {
     args.a = context.at<float>(s.a, context.row);
@@ -130,7 +126,7 @@ Ahead weights_ahead(const Step& step, const WorkShare& share, int64_t rows) noex
   const jit::PackedView& w = s->weight.view;
   const int64_t blocks = column_blocks(w);
   const ColumnCut cut =
-      cut_columns(kernel_of(*s, rows), rows, blocks, step.weight_bytes, share.threads());
+      cut_columns(s->kernel(rows), rows, blocks, step.weight_bytes, share.threads());
   const Range home = share.home(blocks, cut.unit);
   const int64_t block_bytes = jit::packed_shape(w.format, w.n, w.k).block_bytes;
   const int64_t bytes = std::min((home.end - home.begin) * block_bytes, kAheadBytes);

@@ -126,7 +126,7 @@ TEST_F(LowerTest, TakesTilingsFromTheDatabaseThatWereMeasuredWithAsManyThreads) 
   const jit::Tiling tiling{.mr = 1, .nr = 2, .k_unroll = 2, .prefetch = 512};
   runtime::TuningDb db;
   db.state = runtime::TuningState::usable;
-  db.entries[{jit::name(jit::KernelSpec(spec)), isa, kRowBuckets[0], 2}] = {
+  db.entries[{jit::name(jit::KernelSpec(spec)), isa, 1, 2}] = {
       .winner = jit::name(tiling), .candidates = {{jit::name(tiling), {1, 1, 1, 1}}}};
   const auto head_of = [&](int threads) {
     const auto plan = lower(
@@ -135,11 +135,16 @@ TEST_F(LowerTest, TakesTilingsFromTheDatabaseThatWereMeasuredWithAsManyThreads) 
   };
   const auto [tuned, head] = head_of(2);
   EXPECT_EQ(tuned, 1);
-  EXPECT_EQ(head.decode->key.tiling, tiling);
-  EXPECT_EQ(head.many->key.tiling, jit::default_tiling(spec, isa, kRowBuckets[2]));
+  EXPECT_EQ(head.kernel(1).key.tiling, tiling);
+  for (const int64_t rows : {4, 16, 512}) {
+    EXPECT_EQ(head.kernel(rows).key.tiling, jit::default_tiling(spec, isa, rows));
+  }
+  EXPECT_EQ(&head.kernel(2), &head.kernel(4));
+  EXPECT_EQ(&head.kernel(5), &head.kernel(16));
+  EXPECT_EQ(&head.kernel(17), &head.kernel(4096));
   const auto [others, same] = head_of(1);
   EXPECT_EQ(others, 0);
-  EXPECT_EQ(same.decode->key.tiling, jit::default_tiling(spec, isa, 1));
+  EXPECT_EQ(same.kernel(1).key.tiling, jit::default_tiling(spec, isa, 1));
 }
 
 TEST_F(LowerTest, RefusesVectorsOfTheWrongLength) {

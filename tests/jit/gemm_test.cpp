@@ -220,7 +220,7 @@ TEST(GemmGenerator, EveryTileWithinBudgetIsGenerated) {
 TEST(GemmGenerator, DefaultTilingsFit) {
   for (const Isa isa : {Isa::avx2, Isa::avx_vnni, Isa::avx512, Isa::avx512_vnni, Isa::amx_int8}) {
     for (const GemmSpec& spec : all_specs()) {
-      for (const int64_t m : {1, 2, 8, 16, 512}) {
+      for (const int64_t m : {1, 2, 3, 4, 8, 16, 512}) {
         const Tiling tiling = default_tiling(spec, isa, m);
         EXPECT_TRUE(tiling_fits(spec, isa, tiling)) << repro(spec, isa, tiling);
       }

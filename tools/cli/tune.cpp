@@ -57,7 +57,7 @@ int tune_model(const Options& options) {
   what.isa = options.isa.empty() ? jit::selected_isa() : *jit::parse_isa(options.isa);
   what.rows = options.rows;
   if (what.rows.empty())
-    what.rows.assign(std::begin(graph::kRowBuckets), std::end(graph::kRowBuckets));
+    what.rows.assign(std::begin(runtime::kRowBuckets), std::end(runtime::kRowBuckets));
   what.budget_s = parse_seconds(options.budget);
   what.seed = options.seed;
   what.resume = options.resume;

@@ -252,7 +252,7 @@ std::vector<jit::GemmSpec> matmuls_of(const runtime::Plan& plan) {
   for (const runtime::Step& step : plan.steps) {
     const auto* gemm = std::get_if<runtime::GemmStep>(&step.body);
     if (gemm == nullptr) continue;
-    const auto& spec = std::get<jit::GemmSpec>(gemm->decode->key.spec);
+    const auto& spec = std::get<jit::GemmSpec>(gemm->kernel(1).key.spec);
     if (std::find(out.begin(), out.end(), spec) == out.end()) out.push_back(spec);
   }
   return out;
