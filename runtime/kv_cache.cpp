@@ -2,6 +2,8 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
+
 #include "jit/error.h"
 #include "jit/kv_layout.h"
 
@@ -45,6 +47,20 @@ KvCache::~KvCache() {
 jit::KvHead KvCache::head(int64_t layer, int64_t kv_head) const noexcept {
   const Layer& l = layers_[static_cast<size_t>(layer)];
   return {memory_ + l.offset + kv_head * l.page_bytes, l.page_stride};
+}
+
+void KvCache::populate(int64_t positions) noexcept {
+#ifdef MADV_POPULATE_WRITE
+  constexpr size_t kPage = 4096;
+  const int64_t pages = round_up(std::min(positions, capacity_), jit::kKvPage) / jit::kKvPage;
+  for (const Layer& layer : layers_) {
+    const auto begin = static_cast<size_t>(layer.offset) / kPage * kPage;
+    const auto end = static_cast<size_t>(layer.offset + pages * layer.page_stride);
+    madvise(memory_ + begin, end - begin, MADV_POPULATE_WRITE);
+  }
+#else
+  static_cast<void>(positions);
+#endif
 }
 
 }  // namespace nibble::runtime

@@ -31,6 +31,9 @@ class KvCache {
   int64_t capacity() const { return capacity_; }
   int64_t bytes() const { return bytes_; }
   jit::KvHead head(int64_t layer, int64_t kv_head) const noexcept;
+  // Has the system give memory to the first `positions` positions, on the caller's node. What they
+  // hold stays. A system that knows no such call gives it when they are written, as ever.
+  void populate(int64_t positions) noexcept;
 
  private:
   struct Layer {

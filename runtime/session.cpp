@@ -272,6 +272,8 @@ void Session::forward_all(std::span<const int32_t> ids, std::span<float> out) {
   }
 }
 
+void Session::populate(int64_t positions) { impl_->kv.populate(positions); }
+
 SessionMemory Session::memory() const {
   SessionMemory memory;
   memory.weight_bytes = impl_->plan->weight_bytes;

@@ -69,6 +69,17 @@ TEST_F(SessionTest, ResetForgetsEverything) {
   EXPECT_EQ(copy(s->forward(ids(5))), fresh);
 }
 
+TEST_F(SessionTest, PopulatingChangesNothingThatIsHeld) {
+  const auto s = session(64);
+  s->forward(ids(5));
+  const std::vector<float> expected = copy(s->forward(ids(3)));
+  s->reset();
+  s->populate(64);
+  s->forward(ids(5));
+  s->populate(1 << 20);
+  EXPECT_EQ(copy(s->forward(ids(3))), expected);
+}
+
 TEST_F(SessionTest, TheContextIsNeverOverrun) {
   const auto s = session(32);
   s->forward(ids(30));

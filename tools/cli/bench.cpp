@@ -68,9 +68,11 @@ struct Figures {
   runtime::Roofs roofs;
 };
 
-double measure_prefill(runtime::Decoder& decoder, const std::vector<int32_t>& ids,
+double measure_prefill(LoadedModel& model, const std::vector<int32_t>& ids,
                        const std::function<void()>& about_to_measure) {
+  runtime::Decoder& decoder = *model.decoder;
   // Once for the caches, page tables and clocks, on a chunk's worth at most; then for the result.
+  if (model.session) model.session->populate(static_cast<int64_t>(ids.size()));
   decoder.reset();
   decoder.forward(std::span(ids).first(std::min<size_t>(ids.size(), 64)));
   stop_if_interrupted();
@@ -129,7 +131,7 @@ void measure_model(const Options& options, LoadedModel& model, Figures& figures)
     steps = recorder->times();
     recorder->clear();
   };
-  figures.prefill_tok_s = measure_prefill(*model.decoder, ids, start);
+  figures.prefill_tok_s = measure_prefill(model, ids, start);
   take(figures.prefill_steps);
   measure_decode(options, model, figures, start);
   take(figures.decode_steps);
