@@ -169,7 +169,8 @@ void PreTokenizer::add(const JsonView& json, int depth) {
 }
 
 std::vector<Word> PreTokenizer::apply(Word word) const {
-  std::vector<Word> words{std::move(word)};
+  std::vector<Word> words;
+  if (!word.text.empty()) words.push_back(std::move(word));
   for (const Step& step : steps) {
     std::vector<Word> next;
     next.reserve(words.size());

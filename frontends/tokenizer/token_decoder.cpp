@@ -66,22 +66,24 @@ class ByteLevelStage : public OneTokenStage {
   std::string held_, bytes_;
 };
 
+// The byte of a token "<0xXX>", or -1.
+int byte_of(const std::string& token) {
+  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return -1;
+  int value = 0;
+  for (char c : token.substr(3, 2)) {
+    int digit = c >= '0' && c <= '9'   ? c - '0'
+                : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                       : -1;
+    if (digit < 0) return -1;
+    value = value * 16 + digit;
+  }
+  return value;
+}
+
 // Runs of tokens "<0xXX>" to characters; a run that is no UTF-8 as a whole becomes one U+FFFD a
 // byte, which is why a run is kept until it ends.
 class ByteFallbackStage : public WholeTokenStage {
-  static int byte_of(const std::string& token) {
-    if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return -1;
-    int value = 0;
-    for (char c : token.substr(3, 2)) {
-      int digit = c >= '0' && c <= '9'   ? c - '0'
-                  : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                  : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                                         : -1;
-      if (digit < 0) return -1;
-      value = value * 16 + digit;
-    }
-    return value;
-  }
   void flush(const Emit& emit) {
     if (run_.empty()) return;
     std::string run = std::exchange(run_, {});
@@ -102,6 +104,38 @@ class ByteFallbackStage : public WholeTokenStage {
   void finish(const Emit& emit) override { flush(emit); }
 
   std::string run_;
+};
+
+// Bytes to characters as soon as they are whole, U+2581 to spaces, less those in front.
+class SentencePieceStage : public WholeTokenStage {
+ public:
+  SentencePieceStage(bool drop_first, bool drop_all)
+      : drop_all_(drop_all), at_front_(drop_first || drop_all) {}
+
+ private:
+  void on_token(std::string token, const Emit& emit) override {
+    if (int byte = byte_of(token); byte >= 0) {
+      at_front_ = false;
+      bytes_ += static_cast<char>(byte);
+      emit({take_utf8(bytes_, false, true)});
+      return;
+    }
+    std::string text = take_utf8(bytes_, true, true);
+    if (at_front_ && token.starts_with(kMark)) {
+      token.erase(0, kMark.size());
+      at_front_ = drop_all_ && token.empty();
+    } else if (!token.empty()) {
+      at_front_ = false;
+    }
+    text += marks_.replace_all(token, " ");
+    emit({std::move(text)});
+  }
+  void finish(const Emit& emit) override { emit({take_utf8(bytes_, true, true)}); }
+
+  static constexpr std::string_view kMark = "\xE2\x96\x81";  // U+2581
+  Pattern marks_ = Pattern::literal(std::string(kMark));
+  bool drop_all_, at_front_;
+  std::string bytes_;
 };
 
 class ReplaceStage : public WholeTokenStage {
@@ -225,6 +259,10 @@ void TokenDecoder::add(const JsonView& json, int depth) {
 }
 
 void TokenDecoder::add_join_by_space() { factories_.push_back(factory<JoinBySpaceStage>()); }
+
+void TokenDecoder::add_sentencepiece(bool drop_first, bool drop_all) {
+  factories_.push_back(factory<SentencePieceStage>(drop_first, drop_all));
+}
 
 TokenDecoder::Chain TokenDecoder::start() const {
   Chain chain;

@@ -88,7 +88,7 @@ void append_utf8(std::string& out, char32_t c) {
   }
 }
 
-std::string take_utf8(std::string& bytes, bool last) {
+std::string take_utf8(std::string& bytes, bool last, bool each_byte) {
   std::string out;
   size_t at = 0;
   while (at < bytes.size()) {
@@ -98,6 +98,7 @@ std::string take_utf8(std::string& bytes, bool last) {
       out.append(bytes, at, scan.length);
     } else {
       append_utf8(out, 0xFFFD);
+      if (each_byte) scan.length = 1;
     }
     at += scan.length;
   }

@@ -24,8 +24,9 @@ inline size_t utf8_length(char lead) {
 
 // Removes from the front of `bytes` all that is decided: whole characters as they are, malformed
 // ones as U+FFFD, one for each longest prefix of a well-formed character. With `last` a character
-// that is cut off at the end counts as malformed, otherwise it stays in `bytes`.
-std::string take_utf8(std::string& bytes, bool last);
+// that is cut off at the end counts as malformed, otherwise it stays in `bytes`. each_byte: every
+// byte that is no part of a whole character becomes a U+FFFD of its own.
+std::string take_utf8(std::string& bytes, bool last, bool each_byte = false);
 
 bool is_white_space(char32_t c);  // Unicode property White_Space
 bool is_numeric(char32_t c);      // categories Nd, Nl, No
