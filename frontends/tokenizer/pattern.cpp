@@ -165,6 +165,7 @@ Pattern Pattern::from_json(const JsonView& json) {
 
 std::vector<Span> Pattern::find(std::string_view text) const {
   std::vector<Span> spans;
+  if (text.empty()) return spans;
   size_t covered = 0;
   auto add = [&](size_t begin, size_t end) {
     if (covered != begin) spans.push_back({covered, begin, false});
@@ -176,10 +177,15 @@ std::vector<Span> Pattern::find(std::string_view text) const {
         pcre2_match_data_create_from_pattern(regex_->code, nullptr), &pcre2_match_data_free);
     if (!data) fail("{} could not be matched: no memory.", regex_->where);
     Span span;
-    for (size_t from = 0; from < text.size() && regex_->match(text, from, data.get(), span);) {
-      if (span.end > span.begin) add(span.begin, span.end);
-      from = span.end;
-      if (span.end == span.begin && from < text.size()) from += utf8_length(text[from]);
+    size_t last_end = std::string_view::npos;
+    for (size_t from = 0; from <= text.size() && regex_->match(text, from, data.get(), span);) {
+      if (span.begin == span.end && span.end == last_end) {
+        // Nothing, right after a match: not counted, and looked for again a character on.
+        from += from < text.size() ? utf8_length(text[from]) : 1;
+        continue;
+      }
+      add(span.begin, span.end);
+      from = last_end = span.end;
     }
   } else if (holds_) {
     for (size_t at = 0; at < text.size();) {

@@ -90,6 +90,7 @@ PreTokenizer::Step split_step(Pattern pattern, Behavior behavior, bool invert = 
 }
 
 PreTokenizer::Step byte_level(const JsonView& json) {
+  json.allow_only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
   bool prefix = json.boolean_or("add_prefix_space", true);
   bool use_regex = json.boolean_or("use_regex", true);
   Pattern pattern = Pattern::regex(kByteLevelExpression, "The expression of ByteLevel");
@@ -107,6 +108,8 @@ PreTokenizer::Step byte_level(const JsonView& json) {
 }
 
 PreTokenizer::Step metaspace(const JsonView& json) {
+  json.allow_only(
+      {"type", "replacement", "prepend_scheme", "split", "add_prefix_space", "str_rep"});
   std::string replacement = json.at("replacement").string();
   if (replacement.empty() || utf8_length(replacement[0]) != replacement.size()) {
     fail("{} should be one character, found \"{}\".", json.at("replacement").where(), replacement);
@@ -131,35 +134,64 @@ PreTokenizer::Step metaspace(const JsonView& json) {
   };
 }
 
+// Chunks of so many characters.
+PreTokenizer::Step fixed_length(const JsonView& json) {
+  json.allow_only({"type", "length"});
+  const int64_t length = json.integer_or("length", 5);
+  if (length < 1) fail("{} should be at least 1, found {}.", json.at("length").where(), length);
+  return [length](const Word& word, std::vector<Word>& out) {
+    for (size_t at = 0; at < word.text.size();) {
+      const size_t begin = at;
+      for (int64_t i = 0; i < length && at < word.text.size(); ++i) {
+        at += utf8_length(word.text[at]);
+      }
+      out.push_back({word.text.substr(begin, at - begin), word.at_start && begin == 0});
+    }
+  };
+}
+
 }  // namespace
 
 void PreTokenizer::add(const JsonView& json, int depth) {
   if (depth > 8) fail("{} nests sequences more than 8 deep.", json.where());
   const std::string& type = json.type();
   if (type == "Sequence") {
+    json.allow_only({"type", "pretokenizers"});
     for (const JsonView& item : json.at("pretokenizers").items()) add(item, depth + 1);
   } else if (type == "ByteLevel") {
     steps.push_back(byte_level(json));
   } else if (type == "Metaspace") {
     steps.push_back(metaspace(json));
   } else if (type == "Split") {
+    json.allow_only({"type", "pattern", "behavior", "invert"});
     steps.push_back(split_step(Pattern::from_json(json.at("pattern")),
                                parse_behavior(json.at("behavior")),
                                json.boolean_or("invert", false)));
   } else if (type == "Digits") {
+    json.allow_only({"type", "individual_digits"});
     bool individual = json.boolean_or("individual_digits", false);
     steps.push_back(split_step(Pattern::characters(is_numeric),
                                individual ? Behavior::isolated : Behavior::contiguous));
   } else if (type == "Punctuation") {
+    json.allow_only({"type", "behavior"});
     auto behavior = json.find("behavior");
     steps.push_back(split_step(Pattern::characters(is_punctuation),
                                behavior ? parse_behavior(*behavior) : Behavior::isolated));
+  } else if (type == "FixedLength") {
+    steps.push_back(fixed_length(json));
+  } else if (type == "BertPreTokenizer") {
+    json.allow_only({"type"});
+    steps.push_back(split_step(Pattern::characters(is_white_space), Behavior::removed));
+    steps.push_back(split_step(Pattern::characters(is_punctuation), Behavior::isolated));
   } else if (type == "Whitespace") {
+    json.allow_only({"type"});
     steps.push_back(split_step(Pattern::regex(R"(\w+|[^\w\s]+)", "The expression of Whitespace"),
                                Behavior::removed, true));
   } else if (type == "WhitespaceSplit") {
+    json.allow_only({"type"});
     steps.push_back(split_step(Pattern::characters(is_white_space), Behavior::removed));
   } else if (type == "CharDelimiterSplit") {
+    json.allow_only({"type", "delimiter"});
     const JsonView delimiter = json.at("delimiter");
     if (delimiter.string().empty()) fail("{} is empty.", delimiter.where());
     steps.push_back(split_step(Pattern::literal(delimiter.string()), Behavior::removed));
