@@ -152,6 +152,7 @@ void Normalizer::add(const JsonView& json, int depth) {
   } else if (type == "Strip") {
     json.allow_only({"type", "strip_left", "strip_right"});
     bool left = json.boolean_or("strip_left", true), right = json.boolean_or("strip_right", true);
+    strips_left = strips_left || left;
     steps.emplace_back([left, right](std::string& text) { strip(text, left, right); });
   } else {
     json.allow_only({"type"});

@@ -185,8 +185,12 @@ void PreTokenizer::add(const JsonView& json, int depth) {
     steps.push_back(split_step(Pattern::characters(is_punctuation), Behavior::isolated));
   } else if (type == "Whitespace") {
     json.allow_only({"type"});
-    steps.push_back(split_step(Pattern::regex(R"(\w+|[^\w\s]+)", "The expression of Whitespace"),
-                               Behavior::removed, true));
+    // Between words and other characters, whose runs stay together.
+    for (const auto& kind : {is_word, is_white_space}) {
+      steps.push_back(split_step(Pattern::characters(kind), kind == is_white_space
+                                                                ? Behavior::removed
+                                                                : Behavior::contiguous));
+    }
   } else if (type == "WhitespaceSplit") {
     json.allow_only({"type"});
     steps.push_back(split_step(Pattern::characters(is_white_space), Behavior::removed));

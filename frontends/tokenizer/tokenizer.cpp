@@ -61,7 +61,11 @@ void Tokenizer::Impl::check_special_ids() const {
 
 void Tokenizer::Impl::tokenize(std::string_view text, bool at_start, std::vector<int32_t>& ids,
                                WordCache& cache) const {
+  if (text.empty()) return;
   std::string normalized = normalizer.apply(std::string(text));
+  // What was stripped counts: behind it nothing is at the start.
+  size_t skip = 0;
+  if (normalizer.strips_left && is_white_space(next_code_point(text, skip))) at_start = false;
   for (const TextPiece& piece : added_tokens.cut(normalized, true)) {
     if (piece.id >= 0) {
       ids.push_back(piece.id);

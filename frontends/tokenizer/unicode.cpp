@@ -134,7 +134,7 @@ bool is_word(char32_t c) {
   bool enclosed_letter = (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
                          (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189);
   return letter || mark || enclosed_letter || kind == UTF8PROC_CATEGORY_ND ||
-         kind == UTF8PROC_CATEGORY_NL || kind == UTF8PROC_CATEGORY_PC;
+         kind == UTF8PROC_CATEGORY_NL || kind == UTF8PROC_CATEGORY_PC || c == 0x200C || c == 0x200D;
 }
 
 bool is_nonspacing_mark(char32_t c) { return category(c) == UTF8PROC_CATEGORY_MN; }
@@ -147,7 +147,7 @@ bool is_mark(char32_t c) {
 bool is_other(char32_t c) {
   utf8proc_category_t kind = category(c);
   return kind == UTF8PROC_CATEGORY_CC || kind == UTF8PROC_CATEGORY_CF ||
-         kind == UTF8PROC_CATEGORY_CO || kind == UTF8PROC_CATEGORY_CN;
+         kind == UTF8PROC_CATEGORY_CO;
 }
 
 size_t grapheme_length(std::string_view text, size_t offset) {
@@ -174,9 +174,20 @@ void append_lowercase(std::string& out, char32_t c) {
 
 namespace {
 
+// Decompose in today's Unicode, but not in the tables of Hugging Face's library, whose normal forms
+// leave them alone.
+bool left_alone(char32_t c, NormalForm form) {
+  if (form == NormalForm::nfc) return false;
+  if (form != NormalForm::nfkc && c == 0x11938) return true;
+  if (form == NormalForm::nfd || c < 0x32FF) return false;
+  return c == 0x32FF || (c >= 0xA7F2 && c <= 0xA7F4) || c == 0xAB69 ||
+         (c >= 0x10780 && c <= 0x107BA) || c == 0x1F16C || (c >= 0x1FBF0 && c <= 0x1FBF9);
+}
+
 bool is_ascii(char c) { return static_cast<unsigned char>(c) < 0x80; }
 
 void append_form(std::string& out, std::string_view text, utf8proc_option_t options) {
+  if (text.empty()) return;
   utf8proc_uint8_t* mapped = nullptr;
   utf8proc_ssize_t length =
       utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
@@ -205,10 +216,18 @@ std::string normalize_form(std::string_view text, NormalForm form) {
     while (end < text.size() && is_ascii(text[end])) ++end;
     size_t run = end > at && end < text.size() ? end - 1 : end;
     out += text.substr(at, run - at);
-    while (end < text.size() && !is_ascii(text[end])) ++end;
-    if (run < end)
-      append_form(out, text.substr(run, end - run), static_cast<utf8proc_option_t>(options));
-    at = end;
+    size_t alone = 0;
+    while (end < text.size() && !is_ascii(text[end]) && alone == 0) {
+      size_t next = end;
+      if (left_alone(next_code_point(text, next), form)) {
+        alone = next - end;
+      } else {
+        end = next;
+      }
+    }
+    append_form(out, text.substr(run, end - run), static_cast<utf8proc_option_t>(options));
+    out += text.substr(end, alone);
+    at = end + alone;
   }
   return out;
 }

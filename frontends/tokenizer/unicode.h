@@ -34,7 +34,7 @@ bool is_punctuation(char32_t c);      // categories P*, and the ASCII punctuatio
 bool is_word(char32_t c);             // letters, marks, decimal and letter numbers, connectors
 bool is_nonspacing_mark(char32_t c);  // category Mn
 bool is_mark(char32_t c);             // categories M*
-bool is_other(char32_t c);            // categories Cc, Cf, Co and Cn
+bool is_other(char32_t c);            // categories Cc, Cf and Co
 // Bytes of the grapheme cluster (what a reader takes for one character) at `offset` of valid UTF-8,
 // the whole text having been cut into clusters up to there.
 size_t grapheme_length(std::string_view text, size_t offset);
