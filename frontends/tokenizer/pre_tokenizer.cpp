@@ -89,10 +89,7 @@ PreTokenizer::Step split_step(Pattern pattern, Behavior behavior, bool invert = 
       };
 }
 
-PreTokenizer::Step byte_level(const JsonView& json) {
-  json.allow_only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
-  bool prefix = json.boolean_or("add_prefix_space", true);
-  bool use_regex = json.boolean_or("use_regex", true);
+PreTokenizer::Step byte_level(bool prefix, bool use_regex) {
   Pattern pattern = Pattern::regex(kByteLevelExpression, "The expression of ByteLevel");
   return [prefix, use_regex, pattern](const Word& word, std::vector<Word>& out) {
     Word whole = word;
@@ -159,7 +156,9 @@ void PreTokenizer::add(const JsonView& json, int depth) {
     json.allow_only({"type", "pretokenizers"});
     for (const JsonView& item : json.at("pretokenizers").items()) add(item, depth + 1);
   } else if (type == "ByteLevel") {
-    steps.push_back(byte_level(json));
+    json.allow_only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
+    steps.push_back(
+        byte_level(json.boolean_or("add_prefix_space", true), json.boolean_or("use_regex", true)));
   } else if (type == "Metaspace") {
     steps.push_back(metaspace(json));
   } else if (type == "Split") {
@@ -203,6 +202,12 @@ void PreTokenizer::add(const JsonView& json, int depth) {
     fail("{} is a pre-tokenizer of type \"{}\", which is not supported.", json.where(), type);
   }
 }
+
+void PreTokenizer::add_split(const std::string& expression, const std::string& where) {
+  steps.push_back(split_step(Pattern::regex(expression, where), Behavior::isolated));
+}
+
+void PreTokenizer::add_bytes(bool prefix) { steps.push_back(byte_level(prefix, false)); }
 
 std::vector<Word> PreTokenizer::apply(Word word) const {
   std::vector<Word> words;

@@ -351,6 +351,8 @@ void TokenDecoder::add(const JsonView& json, int depth) {
 
 void TokenDecoder::add_join_by_space() { factories_.push_back(factory<JoinBySpaceStage>()); }
 
+void TokenDecoder::add_byte_level() { factories_.push_back(factory<ByteLevelStage>()); }
+
 void TokenDecoder::add_sentencepiece(bool drop_first, bool drop_all) {
   factories_.push_back(factory<SentencePieceStage>(drop_first, drop_all));
 }
