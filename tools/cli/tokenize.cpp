@@ -93,8 +93,11 @@ void add_tokenize(CLI::App& program, Action& action) {
   CLI::Option* file = command->add_option("-f,--file", options->file, "A file with the text");
   text->excludes(file);
   command->callback([options, text, file, &action] {
-    if (text->count() + file->count() == 0) throw UsageError("A TEXT or a --file is needed.");
-    action = [options] { return tokenize(*options); };
+    const bool given = text->count() + file->count() > 0;
+    action = [options, given] {
+      if (!given) throw UsageError("A TEXT or a --file is needed.");
+      return tokenize(*options);
+    };
   });
   command->add_flag("--special", options->special, "Add the tokens that begin and end a text");
   command->add_flag("--json", options->json, "Print a JSON object");
