@@ -16,8 +16,9 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr std::array<const char*, 4> kDocuments = {"tokenizer.json", "tokenizer_config.json",
-                                                   "config.json", "generation_config.json"};
+constexpr std::array<const char*, 5> kDocuments = {"tokenizer.json", "tokenizer.model",
+                                                   "tokenizer_config.json", "config.json",
+                                                   "generation_config.json"};
 // In the order of trust; exporters and families spell it in these ways.
 constexpr std::array<const char*, 6> kContextKeys = {
     "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length",
@@ -107,14 +108,16 @@ bool read_bos(const Document& document, graph::Graph& graph) {
 
 void read_documents(std::span<const fs::path> folders, graph::Graph& graph) {
   std::map<std::string, Document> configurations;
-  for (const char* name : kDocuments) {
+  for (const std::string_view name : kDocuments) {
+    // Of two forms of the same tokenizer the one that says more is kept.
+    if (name == "tokenizer.model" && graph.documents.contains("tokenizer.json")) continue;
     for (const fs::path& folder : folders) {
       const fs::path path = folder / name;
       std::error_code error;
       if (!fs::is_regular_file(path, error)) continue;
-      const std::string& text = graph.documents[name] = read_whole(path);
-      if (std::string_view(name).find("tokenizer") == std::string_view::npos) {
-        configurations[name] = {path, parse(path, text)};
+      const std::string& text = graph.documents[std::string(name)] = read_whole(path);
+      if (!name.starts_with("tokenizer")) {
+        configurations[std::string(name)] = {path, parse(path, text)};
       }
       break;
     }

@@ -1,4 +1,4 @@
-// The JSON documents that lie beside a model: the tokenizer's, kept as they are, and the
+// The documents that lie beside a model: the tokenizer's, kept as they are, and the
 // configuration, from which the context length and the ids that begin and end a text are read.
 #pragma once
 

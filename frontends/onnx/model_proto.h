@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include "frontends/onnx/wire.h"
+#include "frontends/wire/wire.h"
 
 namespace nibble::frontends::onnx {
 

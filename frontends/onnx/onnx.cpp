@@ -57,7 +57,7 @@ fs::path find_model(const fs::path& path) {
 graph::Graph load_onnx(const std::string& path) {
   const fs::path file = find_model(path);
   const auto map = runtime::MappedFile::open(file.string());
-  const onnx::WireFile wire{file.string(), map->bytes()};
+  const WireFile wire{.path = file.string(), .bytes = map->bytes()};
   const onnx::ModelProto model = onnx::parse_model(wire);
   onnx::TensorLoader loader(file.string(), map);
   graph::Graph graph = onnx::build_graph(model, wire.path, loader);

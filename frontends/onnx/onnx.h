@@ -9,7 +9,7 @@
 namespace nibble::frontends {
 
 // `path`: an .onnx file, or a folder holding exactly one (model.onnx preferred). Documents beside
-// it (tokenizer.json, tokenizer_config.json, config.json, generation_config.json) are read along;
+// it (tokenizer.json or tokenizer.model, tokenizer_config.json, config.json, generation_config.json) are read along;
 // context length, eos and bos come from them. Throws Error naming the file, tensor or node, what
 // was expected and what was found.
 graph::Graph load_onnx(const std::string& path);

@@ -8,6 +8,7 @@ namespace nibble::frontends {
 namespace {
 
 AddedToken read_token(const JsonView& json) {
+  json.allow_only({"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"});
   AddedToken token;
   token.content = json.at("content").string();
   token.id = read_id(json.at("id"));
@@ -44,71 +45,68 @@ size_t spaces_after(std::string_view text, size_t begin) {
 
 }  // namespace
 
-void AddedTokens::Finder::add(std::string text, size_t token) {
-  if (text.empty()) return;
-  auto& list = by_first_byte[static_cast<unsigned char>(text[0])];
-  auto shorter = [&](const Entry& entry) { return entry.text.size() < text.size(); };
-  auto place = std::find_if(list.begin(), list.end(), shorter);
-  list.insert(place, Entry{std::move(text), token});
-  empty = false;
+std::vector<AddedToken> read_added_tokens(const JsonView& json) {
+  std::vector<AddedToken> tokens;
+  for (const JsonView& item : json.items()) tokens.push_back(read_token(item));
+  return tokens;
 }
 
-const AddedTokens::Finder::Entry* AddedTokens::Finder::match(std::string_view text,
-                                                             size_t at) const {
-  for (const Entry& entry : by_first_byte[static_cast<unsigned char>(text[at])]) {
-    if (text.substr(at).starts_with(entry.text)) return &entry;
-  }
-  return nullptr;
-}
-
-void AddedTokens::read(const JsonView& json, const Vocabulary& vocabulary,
-                       const Normalizer& normalizer) {
+AddedTokens::AddedTokens(const std::string& origin, std::vector<AddedToken> tokens,
+                         const Vocabulary& vocabulary, const Normalizer& normalizer)
+    : tokens_(std::move(tokens)) {
   std::unordered_map<int32_t, std::string_view> by_id;
   for (const auto& [text, id] : vocabulary) by_id.emplace(id, text);
   Vocabulary added;
-  for (const JsonView& item : json.items()) {
-    AddedToken token = read_token(item);
-    if (token.content.empty()) fail("{} has empty content.", item.where());
+  for (const AddedToken& token : tokens_) {
+    auto where = [&] {
+      return fmt::format("{}: the field \"added_tokens[{}]\"", origin, &token - tokens_.data());
+    };
+    if (token.content.empty()) fail("{} has empty content.", where());
     auto [other, fresh] = by_id.emplace(token.id, "");
     if (!fresh && other->second != token.content) {
-      fail("{} gives the id {} to \"{}\", but that is the id of \"{}\".", item.where(), token.id,
+      fail("{} gives the id {} to \"{}\", but that is the id of \"{}\".", where(), token.id,
            token.content, other->second);
     }
     auto known = vocabulary.find(token.content);
     if (known != vocabulary.end() && known->second != token.id) {
-      fail("{} gives \"{}\" the id {}, but the vocabulary gives it {}.", item.where(),
-           token.content, token.id, known->second);
+      fail("{} gives \"{}\" the id {}, but the vocabulary gives it {}.", where(), token.content,
+           token.id, known->second);
     }
-    auto [entry, first] = added.emplace(token.content, token.id);
-    if (!first) fail("{} repeats \"{}\".", item.where(), token.content);
-    other->second = entry->first;
-    tokens_.push_back(std::move(token));
+    if (!added.emplace(token.content, token.id).second) {
+      fail("{} repeats \"{}\".", where(), token.content);
+    }
+    other->second = token.content;
   }
   // Special tokens first: of two that normalize to the same text, the special one wins.
+  std::vector<std::pair<std::string, int32_t>> before, after;
   for (bool special : {true, false}) {
     for (size_t i = 0; i < tokens_.size(); ++i) {
-      if (tokens_[i].special != special) continue;
-      if (tokens_[i].normalized) {
-        after_.add(normalizer.apply(tokens_[i].content), i);
+      const AddedToken& token = tokens_[i];
+      if (token.special != special) continue;
+      const auto place = static_cast<int32_t>(i);
+      if (token.normalized) {
+        after.emplace_back(normalizer.apply(token.content), place);
       } else {
-        before_.add(tokens_[i].content, i);
+        before.emplace_back(token.content, place);
       }
     }
   }
+  before_ = ByteTrie(std::move(before));
+  after_ = ByteTrie(std::move(after));
 }
 
 std::vector<TextPiece> AddedTokens::cut(std::string_view text, bool normalized) const {
-  const Finder& finder = normalized ? after_ : before_;
+  const ByteTrie& finder = normalized ? after_ : before_;
   std::vector<TextPiece> pieces;
   size_t done = 0;  // everything before is in `pieces`
-  for (size_t at = 0; !finder.empty && at < text.size();) {
-    const Finder::Entry* entry = finder.match(text, at);
-    if (entry == nullptr) {
+  for (size_t at = 0; !finder.empty() && at < text.size();) {
+    const ByteTrie::Match match = finder.longest(text.substr(at));
+    if (match.length == 0) {
       ++at;
       continue;
     }
-    const AddedToken& token = tokens_[entry->token];
-    size_t begin = at, end = at + entry->text.size();
+    const AddedToken& token = tokens_[static_cast<size_t>(match.value)];
+    size_t begin = at, end = at + match.length;
     at = end;
     if (token.single_word && !stands_alone(text, begin, end)) continue;
     if (token.lstrip) begin = std::max(spaces_before(text, begin), done);

@@ -2,13 +2,13 @@
 // (or, when normalized, after) the normalizer runs. Private to the tokenizer.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
 
+#include "frontends/tokenizer/byte_trie.h"
 #include "frontends/tokenizer/json_view.h"
 #include "frontends/tokenizer/model.h"
 #include "frontends/tokenizer/normalizer.h"
@@ -29,8 +29,10 @@ struct TextPiece {
 
 class AddedTokens {
  public:
-  // Throws Error when a token contradicts the vocabulary or another token.
-  void read(const JsonView& json, const Vocabulary& vocabulary, const Normalizer& normalizer);
+  AddedTokens() = default;
+  // Throws Error when a token contradicts the vocabulary or another token; `origin` names the file.
+  AddedTokens(const std::string& origin, std::vector<AddedToken> tokens,
+              const Vocabulary& vocabulary, const Normalizer& normalizer);
 
   // Cuts `text` at the tokens to be found before normalizing (`normalized` false), or after it. The
   // longest token that starts leftmost wins.
@@ -39,18 +41,10 @@ class AddedTokens {
   const std::vector<AddedToken>& tokens() const { return tokens_; }
 
  private:
-  struct Finder {
-    struct Entry {
-      std::string text;
-      size_t token;
-    };
-    std::array<std::vector<Entry>, 256> by_first_byte;  // longest first
-    bool empty = true;
-    void add(std::string text, size_t token);
-    const Entry* match(std::string_view text, size_t at) const;
-  };
   std::vector<AddedToken> tokens_;
-  Finder before_, after_;
+  ByteTrie before_, after_;  // places in tokens_, by what is looked for
 };
+
+std::vector<AddedToken> read_added_tokens(const JsonView& json);
 
 }  // namespace nibble::frontends

@@ -1,9 +1,11 @@
 // Byte-pair encoding: start from characters, join the adjacent pair of lowest rank (leftmost first)
 // until none is left. A heap over a linked list, so a word of n characters takes O(n log n).
+#include <optional>
 #include <queue>
 
 #include "frontends/tokenizer/model.h"
 #include "frontends/tokenizer/unicode.h"
+#include "frontends/tokenizer/word_seams.h"
 
 namespace nibble::frontends {
 namespace {
@@ -32,11 +34,13 @@ uint64_t pair_key(int32_t left, int32_t right) {
 
 class Bpe : public Model {
  public:
-  explicit Bpe(const JsonView& json);
-  void tokenize(std::string_view word, std::vector<int32_t>& ids) const override;
+  explicit Bpe(BpeParts parts);
+  void tokenize(std::string_view word, std::vector<int32_t>& ids, WordCache& cache) const override;
 
  private:
-  void read_merges(const JsonView& json);
+  void read_merges(const BpeParts& parts);
+  void tokenize_word(std::string_view word, std::vector<int32_t>& ids) const override;
+  int32_t unknown() const;
   void split_characters(std::string_view word, std::vector<int32_t>& ids) const;
   void merge(std::vector<int32_t>& ids) const;
   const Merge* find_merge(int32_t left, int32_t right) const {
@@ -46,80 +50,71 @@ class Bpe : public Model {
 
   std::string origin_;
   std::unordered_map<uint64_t, Merge> merges_;
-  std::string prefix_, suffix_;  // of continuing characters, of the last one
+  std::string prefix_, suffix_;
+  std::string unknown_name_;
   int32_t unknown_ = -1;
   bool fuse_unknown_ = false, byte_fallback_ = false, ignore_merges_ = false;
+  std::optional<WordSeams> seams_;
 };
 
-Bpe::Bpe(const JsonView& json) : origin_(json.origin()) {
-  const JsonView vocabulary = json.at("vocab");
-  if (!vocabulary.is_object()) vocabulary.mismatch("an object");
-  vocabulary_.reserve(vocabulary.json().size());
-  for (const auto& [token, id] : vocabulary.json().items()) {
-    vocabulary_.emplace(token, read_id(JsonView(id, "model.vocab." + token, json.origin())));
-  }
-  if (auto dropout = json.find("dropout"); dropout && dropout->number() != 0) {
-    fail("{} is {}; tokenizing at random is not supported.", dropout->where(), dropout->number());
-  }
-  prefix_ = json.string_or("continuing_subword_prefix", "");
-  suffix_ = json.string_or("end_of_word_suffix", "");
-  fuse_unknown_ = json.boolean_or("fuse_unk", false);
-  byte_fallback_ = json.boolean_or("byte_fallback", false);
-  ignore_merges_ = json.boolean_or("ignore_merges", false);
-  if (auto unknown = json.find("unk_token")) {
-    unknown_ = id_of(unknown->string());
-    if (unknown_ < 0) {
-      fail("{} is \"{}\", which is not in the vocabulary.", unknown->where(), unknown->string());
-    }
-  }
-  read_merges(json.at("merges"));
+Bpe::Bpe(BpeParts parts)
+    : origin_(parts.origin),
+      prefix_(parts.prefix),
+      suffix_(parts.suffix),
+      unknown_name_(parts.unknown),
+      fuse_unknown_(parts.fuse_unknown),
+      byte_fallback_(parts.byte_fallback),
+      ignore_merges_(parts.ignore_merges) {
+  vocabulary_ = std::move(parts.vocabulary);
+  find_byte_tokens();
+  unknown_ = id_of(unknown_name_);
+  read_merges(parts);
 }
 
-void Bpe::read_merges(const JsonView& json) {
-  if (!json.json().is_array()) json.mismatch("an array");
-  merges_.reserve(json.json().size());
+void Bpe::read_merges(const BpeParts& parts) {
+  merges_.reserve(parts.merges.size());
+  WordSeams seams;
+  std::string joined;
   int32_t rank = 0;
-  for (const auto& item : json.json()) {
-    auto where = [&] { return fmt::format("{}: merge {}", json.origin(), rank); };
-    std::string left, right;
-    if (item.is_string()) {
-      const auto& text = item.get_ref<const std::string&>();
-      if (text.starts_with("#version")) continue;
-      size_t space = text.find(' ');
-      if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
-        fail("{} should be two tokens with a space between, found \"{}\".", where(), text);
-      }
-      left = text.substr(0, space);
-      right = text.substr(space + 1);
-    } else if (item.is_array() && item.size() == 2 && item[0].is_string() && item[1].is_string()) {
-      left = item[0].get<std::string>();
-      right = item[1].get<std::string>();
-    } else {
-      fail("{} should be a string or a pair of strings, found {}.", where(), item.type_name());
-    }
-    int32_t left_id = id_of(left), right_id = id_of(right);
+  for (const auto& [left, right] : parts.merges) {
+    const int32_t left_id = id_of(left), right_id = id_of(right);
     // The joined token carries the prefix of its left part alone.
-    bool drop = !prefix_.empty() && right.starts_with(prefix_);
-    std::string joined = left + (drop ? right.substr(prefix_.size()) : right);
-    int32_t joined_id = id_of(joined);
+    const bool drop = !prefix_.empty() && right.starts_with(prefix_);
+    joined.assign(left).append(right, drop ? prefix_.size() : 0);
+    const int32_t joined_id = id_of(joined);
     if (left_id < 0 || right_id < 0 || joined_id < 0) {
-      fail("{} names \"{}\", which is not in the vocabulary.", where(),
+      fail("{}: merge {} names \"{}\", which is not in the vocabulary.", origin_, rank,
            left_id < 0    ? left
            : right_id < 0 ? right
                           : joined);
     }
+    seams.add(joined);
     merges_.insert_or_assign(pair_key(left_id, right_id), Merge{rank++, joined_id});
   }
+  if (prefix_.empty() && suffix_.empty() && seams.possible(vocabulary_)) seams_ = std::move(seams);
+}
+
+int32_t Bpe::unknown() const {
+  if (unknown_ < 0) {
+    fail("{}: the field \"model.unk_token\" is \"{}\", which is not in the vocabulary.", origin_,
+         unknown_name_);
+  }
+  return unknown_;
 }
 
 void Bpe::split_characters(std::string_view word, std::vector<int32_t>& ids) const {
   bool unknown_pending = false;  // fused with the unknown characters that follow
+  std::string affixed;
   for (size_t at = 0; at < word.size();) {
     size_t length = utf8_length(word[at]);
-    std::string piece(word.substr(at, length));
-    if (at > 0) piece.insert(0, prefix_);
+    std::string_view piece = word.substr(at, length);
+    const bool continues = at > 0 && !prefix_.empty();
     at += length;
-    if (at >= word.size()) piece += suffix_;
+    if (continues || (at >= word.size() && !suffix_.empty())) {
+      affixed = (continues ? prefix_ : "") + std::string(piece);
+      if (at >= word.size()) affixed += suffix_;
+      piece = affixed;
+    }
     int32_t id = id_of(piece);
     if (id >= 0) {
       if (unknown_pending) ids.push_back(unknown_);
@@ -127,12 +122,9 @@ void Bpe::split_characters(std::string_view word, std::vector<int32_t>& ids) con
       ids.push_back(id);
     } else if (byte_fallback_ && append_byte_tokens(piece, ids)) {
       continue;
-    } else if (unknown_ >= 0) {
-      if (unknown_pending && !fuse_unknown_) ids.push_back(unknown_);
-      unknown_pending = true;
-    } else {
-      fail("{}: the vocabulary has no token for \"{}\" and the model has no unk_token.", origin_,
-           piece);
+    } else if (!unknown_name_.empty()) {
+      if (unknown_pending && !fuse_unknown_) ids.push_back(unknown());
+      unknown_pending = unknown() >= 0;
     }
   }
   if (unknown_pending) ids.push_back(unknown_);
@@ -173,9 +165,14 @@ void Bpe::merge(std::vector<int32_t>& ids) const {
   for (int32_t i = count > 0 ? 0 : -1; i >= 0; i = symbols[i].next) ids.push_back(symbols[i].id);
 }
 
-void Bpe::tokenize(std::string_view word, std::vector<int32_t>& ids) const {
+void Bpe::tokenize(std::string_view word, std::vector<int32_t>& ids, WordCache& cache) const {
+  if (!seams_ || (ignore_merges_ && id_of(word) >= 0)) return Model::tokenize(word, ids, cache);
+  seams_->cut(word, [&](std::string_view part) { Model::tokenize(part, ids, cache); });
+}
+
+void Bpe::tokenize_word(std::string_view word, std::vector<int32_t>& ids) const {
   if (ignore_merges_) {
-    if (int32_t id = id_of(std::string(word)); id >= 0) {
+    if (int32_t id = id_of(word); id >= 0) {
       ids.push_back(id);
       return;
     }
@@ -187,8 +184,58 @@ void Bpe::tokenize(std::string_view word, std::vector<int32_t>& ids) const {
   ids.insert(ids.end(), symbols.begin(), symbols.end());
 }
 
+// "left right" or ["left", "right"].
+std::pair<std::string, std::string> read_merge(const JsonView::Json& item, const JsonView& list,
+                                               size_t index) {
+  auto where = [&] { return fmt::format("{}: merge {}", list.origin(), index); };
+  if (item.is_string()) {
+    const auto& text = item.get_ref<const std::string&>();
+    const size_t space = text.find(' ');
+    if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
+      fail("{} should be two tokens with a space between, found \"{}\".", where(), text);
+    }
+    return {text.substr(0, space), text.substr(space + 1)};
+  }
+  if (item.is_array() && item.size() == 2 && item[0].is_string() && item[1].is_string()) {
+    return {item[0].get<std::string>(), item[1].get<std::string>()};
+  }
+  fail("{} should be a string or a pair of strings, found {}.", where(), item.type_name());
+}
+
+// Tokenizing at random is for training: a dropout is checked and has no effect.
+void check_dropout(const JsonView& json) {
+  const auto dropout = json.find("dropout");
+  if (dropout && !(dropout->number() >= 0 && dropout->number() <= 1)) {
+    fail("{} is {}, outside 0..1.", dropout->where(), dropout->number());
+  }
+}
+
 }  // namespace
 
-std::unique_ptr<Model> make_bpe(const JsonView& json) { return std::make_unique<Bpe>(json); }
+std::unique_ptr<Model> make_bpe(BpeParts parts) { return std::make_unique<Bpe>(std::move(parts)); }
+
+std::unique_ptr<Model> make_bpe(const JsonView& json) {
+  json.allow_only({"type", "vocab", "merges", "dropout", "unk_token", "continuing_subword_prefix",
+                   "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges"});
+  check_dropout(json);
+  BpeParts parts{.origin = json.origin(),
+                 .vocabulary = read_vocabulary(json.at("vocab")),
+                 .merges = {},
+                 .prefix = json.string_or("continuing_subword_prefix", ""),
+                 .suffix = json.string_or("end_of_word_suffix", ""),
+                 .unknown = json.string_or("unk_token", ""),
+                 .fuse_unknown = json.boolean_or("fuse_unk", false),
+                 .byte_fallback = json.boolean_or("byte_fallback", false),
+                 .ignore_merges = json.boolean_or("ignore_merges", false)};
+  const JsonView merges = json.at("merges");
+  if (!merges.json().is_array()) merges.mismatch("an array");
+  parts.merges.reserve(merges.json().size());
+  for (const auto& item : merges.json()) {
+    // The first line of a merges.txt, which some files carry along.
+    if (item.is_string() && item.get_ref<const std::string&>().starts_with("#version")) continue;
+    parts.merges.push_back(read_merge(item, merges, parts.merges.size()));
+  }
+  return make_bpe(std::move(parts));
+}
 
 }  // namespace nibble::frontends

@@ -2,7 +2,9 @@
 // field, what was expected and what was found. Private to the tokenizer.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -86,6 +88,15 @@ class JsonView {
   int64_t integer_or(const std::string& key, int64_t fallback) const {
     auto member = find(key);
     return member ? member->integer() : fallback;
+  }
+
+  // Throws Error on a member that is not among `keys`: what is not understood is not passed over.
+  void allow_only(std::initializer_list<std::string_view> keys) const {
+    if (!value_->is_object()) mismatch("an object");
+    for (const auto& [key, value] : value_->items()) {
+      if (value.is_null() || std::find(keys.begin(), keys.end(), key) != keys.end()) continue;
+      fail("{} has the member \"{}\", whose meaning is not known.", where(), key);
+    }
   }
 
   // The member "type" of a component; components without one are an Error.

@@ -13,6 +13,7 @@ namespace nibble::frontends {
 struct Normalizer {
   using Step = std::function<void(std::string&)>;
   std::vector<Step> steps;
+  bool strips_left = false;  // a step takes white space away from the front
 
   // Appends the steps of a component (a Sequence: those of its members). Throws Error naming a type
   // that is not known.

@@ -8,90 +8,13 @@
 namespace nibble::frontends {
 namespace {
 
-constexpr std::string_view kSpaces =
-    R"(\t-\r\x20\x85\xA0\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})";
-// The complement of kSpaces.
-constexpr std::string_view kNotSpaces =
-    R"(\x00-\x08\x0E-\x1F\x21-\x84\x86-\x9F\xA1-\x{167F}\x{1681}-\x{1FFF}\x{200B}-\x{2027})"
-    R"(\x{202A}-\x{202E}\x{2030}-\x{205E}\x{2060}-\x{2FFF}\x{3001}-\x{10FFFF})";
-constexpr std::string_view kWords =
-    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24B6}-\x{24E9}\x{1F130}-\x{1F149}\x{1F150}-\x{1F169})"
-    R"(\x{1F170}-\x{1F189})";
-
 std::string pcre_message(int code) {
   PCRE2_UCHAR buffer[256];
   if (pcre2_get_error_message(code, buffer, sizeof buffer) < 0) return "unknown error";
   return reinterpret_cast<const char*>(buffer);
 }
 
-// What stands for the escape `\c`; empty when PCRE2 means the same by it.
-std::string translate_escape(char c, bool in_class, const std::string& where) {
-  auto bracket = [&](std::string_view set, bool negated) {
-    if (in_class) return std::string(set);
-    return fmt::format("[{}{}]", negated ? "^" : "", set);
-  };
-  switch (c) {
-    case 's':
-      return bracket(kSpaces, false);
-    case 'S':
-      return in_class ? std::string(kNotSpaces) : bracket(kSpaces, true);
-    case 'w':
-      return bracket(kWords, false);
-    case 'W':
-      if (in_class) fail("{} uses \\W inside brackets, which is not supported.", where);
-      return bracket(kWords, true);
-    case 'h':  // a hexadecimal digit in one dialect, horizontal space in the other
-    case 'H':
-    case 'K':
-    case 'R':
-    case 'X':
-    case 'C':
-    case 'N':
-      fail("{} uses the escape \\{}, which is not supported.", where, c);
-    default:
-      return {};
-  }
-}
-
 }  // namespace
-
-std::string to_pcre(const std::string& expression, const std::string& where) {
-  std::string out;
-  bool in_class = false;
-  for (size_t i = 0; i < expression.size(); ++i) {
-    char c = expression[i];
-    if (c == '\\') {
-      if (i + 1 == expression.size()) fail("{} ends in a backslash.", where);
-      std::string other = translate_escape(expression[++i], in_class, where);
-      out += other.empty() ? expression.substr(i - 1, 2) : other;
-      continue;
-    }
-    if (in_class && c == '[' && expression.compare(i, 2, "[:") != 0) {
-      fail("{} nests a bracket in a bracket at {}, which is not supported.", where, i);
-    }
-    if (in_class && expression.compare(i, 2, "&&") == 0) {
-      fail("{} intersects brackets at {}, which is not supported.", where, i);
-    }
-    out += c;
-    if (in_class && expression.compare(i, 2, "[:") == 0) {
-      size_t close = expression.find(":]", i + 2);
-      if (close == std::string::npos) fail("{} has an open \"[:\" at {}.", where, i);
-      out.append(expression, i + 1, close + 1 - i);
-      i = close + 1;
-    } else if (!in_class && c == '[') {
-      in_class = true;
-      // A closing bracket right after the opening is an ordinary character.
-      if (i + 1 < expression.size() && expression[i + 1] == '^') out += expression[++i];
-      if (i + 1 < expression.size() && expression[i + 1] == ']') {
-        out += "\\]";
-        ++i;
-      }
-    } else if (in_class && c == ']') {
-      in_class = false;
-    }
-  }
-  return out;
-}
 
 struct Pattern::Regex {
   pcre2_code* code = nullptr;
@@ -165,6 +88,7 @@ Pattern Pattern::from_json(const JsonView& json) {
 
 std::vector<Span> Pattern::find(std::string_view text) const {
   std::vector<Span> spans;
+  if (text.empty()) return spans;
   size_t covered = 0;
   auto add = [&](size_t begin, size_t end) {
     if (covered != begin) spans.push_back({covered, begin, false});
@@ -176,10 +100,15 @@ std::vector<Span> Pattern::find(std::string_view text) const {
         pcre2_match_data_create_from_pattern(regex_->code, nullptr), &pcre2_match_data_free);
     if (!data) fail("{} could not be matched: no memory.", regex_->where);
     Span span;
-    for (size_t from = 0; from < text.size() && regex_->match(text, from, data.get(), span);) {
-      if (span.end > span.begin) add(span.begin, span.end);
-      from = span.end;
-      if (span.end == span.begin && from < text.size()) from += utf8_length(text[from]);
+    size_t last_end = std::string_view::npos;
+    for (size_t from = 0; from <= text.size() && regex_->match(text, from, data.get(), span);) {
+      if (span.begin == span.end && span.end == last_end) {
+        // Nothing, right after a match: not counted, and looked for again a character on.
+        from += from < text.size() ? utf8_length(text[from]) : 1;
+        continue;
+      }
+      add(span.begin, span.end);
+      from = last_end = span.end;
     }
   } else if (holds_) {
     for (size_t at = 0; at < text.size();) {

@@ -27,8 +27,8 @@ class Pattern {
   static Pattern regex(const std::string& expression, const std::string& where);
   static Pattern characters(std::function<bool(char32_t)> holds);
 
-  // The whole of `text` (valid UTF-8) as alternating matches and what lies between, without empty
-  // gaps. Empty text gives no spans.
+  // The whole of `text` (valid UTF-8) as matches, which may be empty, and what lies between, which
+  // is not. Empty text gives no spans.
   std::vector<Span> find(std::string_view text) const;
   std::string replace_all(std::string_view text, std::string_view content) const;
 

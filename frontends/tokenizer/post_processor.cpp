@@ -6,6 +6,7 @@ namespace nibble::frontends {
 namespace {
 
 void add_template(const JsonView& json, PostProcessor& out) {
+  json.allow_only({"type", "single", "pair", "special_tokens"});
   std::vector<int32_t> before, after;
   bool seen_text = false;
   for (const JsonView& item : json.at("single").items()) {
@@ -40,13 +41,17 @@ void PostProcessor::add(const JsonView& json, int depth) {
   if (depth > 8) fail("{} nests sequences more than 8 deep.", json.where());
   const std::string& type = json.type();
   if (type == "Sequence") {
+    json.allow_only({"type", "processors"});
     for (const JsonView& item : json.at("processors").items()) add(item, depth + 1);
   } else if (type == "TemplateProcessing") {
     add_template(json, *this);
   } else if (type == "RobertaProcessing" || type == "BertProcessing") {
+    json.allow_only({"type", "sep", "cls", "trim_offsets", "add_prefix_space"});
     before.insert(before.begin(), read_pair(json.at("cls")));
     after.push_back(read_pair(json.at("sep")));
-  } else if (type != "ByteLevel") {  // that one only moves offsets
+  } else if (type == "ByteLevel") {  // moves offsets, no ids
+    json.allow_only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
+  } else {
     fail("{} is a post-processor of type \"{}\", which is not supported.", json.where(), type);
   }
 }

@@ -89,9 +89,7 @@ PreTokenizer::Step split_step(Pattern pattern, Behavior behavior, bool invert = 
       };
 }
 
-PreTokenizer::Step byte_level(const JsonView& json) {
-  bool prefix = json.boolean_or("add_prefix_space", true);
-  bool use_regex = json.boolean_or("use_regex", true);
+PreTokenizer::Step byte_level(bool prefix, bool use_regex) {
   Pattern pattern = Pattern::regex(kByteLevelExpression, "The expression of ByteLevel");
   return [prefix, use_regex, pattern](const Word& word, std::vector<Word>& out) {
     Word whole = word;
@@ -107,6 +105,8 @@ PreTokenizer::Step byte_level(const JsonView& json) {
 }
 
 PreTokenizer::Step metaspace(const JsonView& json) {
+  json.allow_only(
+      {"type", "replacement", "prepend_scheme", "split", "add_prefix_space", "str_rep"});
   std::string replacement = json.at("replacement").string();
   if (replacement.empty() || utf8_length(replacement[0]) != replacement.size()) {
     fail("{} should be one character, found \"{}\".", json.at("replacement").where(), replacement);
@@ -131,35 +131,70 @@ PreTokenizer::Step metaspace(const JsonView& json) {
   };
 }
 
+// Chunks of so many characters.
+PreTokenizer::Step fixed_length(const JsonView& json) {
+  json.allow_only({"type", "length"});
+  const int64_t length = json.integer_or("length", 5);
+  if (length < 1) fail("{} should be at least 1, found {}.", json.at("length").where(), length);
+  return [length](const Word& word, std::vector<Word>& out) {
+    for (size_t at = 0; at < word.text.size();) {
+      const size_t begin = at;
+      for (int64_t i = 0; i < length && at < word.text.size(); ++i) {
+        at += utf8_length(word.text[at]);
+      }
+      out.push_back({word.text.substr(begin, at - begin), word.at_start && begin == 0});
+    }
+  };
+}
+
 }  // namespace
 
 void PreTokenizer::add(const JsonView& json, int depth) {
   if (depth > 8) fail("{} nests sequences more than 8 deep.", json.where());
   const std::string& type = json.type();
   if (type == "Sequence") {
+    json.allow_only({"type", "pretokenizers"});
     for (const JsonView& item : json.at("pretokenizers").items()) add(item, depth + 1);
   } else if (type == "ByteLevel") {
-    steps.push_back(byte_level(json));
+    json.allow_only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
+    steps.push_back(
+        byte_level(json.boolean_or("add_prefix_space", true), json.boolean_or("use_regex", true)));
   } else if (type == "Metaspace") {
     steps.push_back(metaspace(json));
   } else if (type == "Split") {
+    json.allow_only({"type", "pattern", "behavior", "invert"});
     steps.push_back(split_step(Pattern::from_json(json.at("pattern")),
                                parse_behavior(json.at("behavior")),
                                json.boolean_or("invert", false)));
   } else if (type == "Digits") {
+    json.allow_only({"type", "individual_digits"});
     bool individual = json.boolean_or("individual_digits", false);
     steps.push_back(split_step(Pattern::characters(is_numeric),
                                individual ? Behavior::isolated : Behavior::contiguous));
   } else if (type == "Punctuation") {
+    json.allow_only({"type", "behavior"});
     auto behavior = json.find("behavior");
     steps.push_back(split_step(Pattern::characters(is_punctuation),
                                behavior ? parse_behavior(*behavior) : Behavior::isolated));
+  } else if (type == "FixedLength") {
+    steps.push_back(fixed_length(json));
+  } else if (type == "BertPreTokenizer") {
+    json.allow_only({"type"});
+    steps.push_back(split_step(Pattern::characters(is_white_space), Behavior::removed));
+    steps.push_back(split_step(Pattern::characters(is_punctuation), Behavior::isolated));
   } else if (type == "Whitespace") {
-    steps.push_back(split_step(Pattern::regex(R"(\w+|[^\w\s]+)", "The expression of Whitespace"),
-                               Behavior::removed, true));
+    json.allow_only({"type"});
+    // Between words and other characters, whose runs stay together.
+    for (const auto& kind : {is_word, is_white_space}) {
+      steps.push_back(split_step(Pattern::characters(kind), kind == is_white_space
+                                                                ? Behavior::removed
+                                                                : Behavior::contiguous));
+    }
   } else if (type == "WhitespaceSplit") {
+    json.allow_only({"type"});
     steps.push_back(split_step(Pattern::characters(is_white_space), Behavior::removed));
   } else if (type == "CharDelimiterSplit") {
+    json.allow_only({"type", "delimiter"});
     const JsonView delimiter = json.at("delimiter");
     if (delimiter.string().empty()) fail("{} is empty.", delimiter.where());
     steps.push_back(split_step(Pattern::literal(delimiter.string()), Behavior::removed));
@@ -168,8 +203,15 @@ void PreTokenizer::add(const JsonView& json, int depth) {
   }
 }
 
+void PreTokenizer::add_split(const std::string& expression, const std::string& where) {
+  steps.push_back(split_step(Pattern::regex(expression, where), Behavior::isolated));
+}
+
+void PreTokenizer::add_bytes(bool prefix) { steps.push_back(byte_level(prefix, false)); }
+
 std::vector<Word> PreTokenizer::apply(Word word) const {
-  std::vector<Word> words{std::move(word)};
+  std::vector<Word> words;
+  if (!word.text.empty()) words.push_back(std::move(word));
   for (const Step& step : steps) {
     std::vector<Word> next;
     next.reserve(words.size());

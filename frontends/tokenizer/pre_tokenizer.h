@@ -21,6 +21,10 @@ struct PreTokenizer {
   std::vector<Step> steps;
 
   void add(const JsonView& json, int depth = 0);
+  // Cuts out what a regular expression matches; `where` names it in messages.
+  void add_split(const std::string& expression, const std::string& where);
+  // Bytes to the characters that stand for them, after a space where `prefix` asks for one.
+  void add_bytes(bool prefix);
   std::vector<Word> apply(Word word) const;
 };
 

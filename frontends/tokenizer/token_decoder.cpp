@@ -1,5 +1,8 @@
 #include "frontends/tokenizer/token_decoder.h"
 
+#include <optional>
+#include <utility>
+
 #include "frontends/tokenizer/pattern.h"
 #include "frontends/tokenizer/unicode.h"
 
@@ -66,22 +69,24 @@ class ByteLevelStage : public OneTokenStage {
   std::string held_, bytes_;
 };
 
+// The byte of a token "<0xXX>", or -1.
+int byte_of(const std::string& token) {
+  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return -1;
+  int value = 0;
+  for (char c : token.substr(3, 2)) {
+    int digit = c >= '0' && c <= '9'   ? c - '0'
+                : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                       : -1;
+    if (digit < 0) return -1;
+    value = value * 16 + digit;
+  }
+  return value;
+}
+
 // Runs of tokens "<0xXX>" to characters; a run that is no UTF-8 as a whole becomes one U+FFFD a
 // byte, which is why a run is kept until it ends.
 class ByteFallbackStage : public WholeTokenStage {
-  static int byte_of(const std::string& token) {
-    if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return -1;
-    int value = 0;
-    for (char c : token.substr(3, 2)) {
-      int digit = c >= '0' && c <= '9'   ? c - '0'
-                  : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                  : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                                         : -1;
-      if (digit < 0) return -1;
-      value = value * 16 + digit;
-    }
-    return value;
-  }
   void flush(const Emit& emit) {
     if (run_.empty()) return;
     std::string run = std::exchange(run_, {});
@@ -102,6 +107,38 @@ class ByteFallbackStage : public WholeTokenStage {
   void finish(const Emit& emit) override { flush(emit); }
 
   std::string run_;
+};
+
+// Bytes to characters as soon as they are whole, U+2581 to spaces, less those in front.
+class SentencePieceStage : public WholeTokenStage {
+ public:
+  SentencePieceStage(bool drop_first, bool drop_all)
+      : drop_all_(drop_all), at_front_(drop_first || drop_all) {}
+
+ private:
+  void on_token(std::string token, const Emit& emit) override {
+    if (int byte = byte_of(token); byte >= 0) {
+      at_front_ = false;
+      bytes_ += static_cast<char>(byte);
+      emit({take_utf8(bytes_, false, true)});
+      return;
+    }
+    std::string text = take_utf8(bytes_, true, true);
+    if (at_front_ && token.starts_with(kMark)) {
+      token.erase(0, kMark.size());
+      at_front_ = drop_all_ && token.empty();
+    } else if (!token.empty()) {
+      at_front_ = false;
+    }
+    text += marks_.replace_all(token, " ");
+    emit({std::move(text)});
+  }
+  void finish(const Emit& emit) override { emit({take_utf8(bytes_, true, true)}); }
+
+  static constexpr std::string_view kMark = "\xE2\x96\x81";  // U+2581
+  Pattern marks_ = Pattern::literal(std::string(kMark));
+  bool drop_all_, at_front_;
+  std::string bytes_;
 };
 
 class ReplaceStage : public WholeTokenStage {
@@ -166,6 +203,73 @@ class MetaspaceStage : public DecodeStage {
   bool first_;  // the first token, whose mark was not in the text
 };
 
+// For stages that treat the last token in another way: holds each back until the next one comes.
+class LastTokenStage : public WholeTokenStage {
+ protected:
+  virtual std::string text_of(std::string token, bool first, bool last) = 0;
+
+ private:
+  void on_token(std::string token, const Emit& emit) final {
+    if (held_) emit({text_of(std::move(*held_), std::exchange(first_, false), false)});
+    held_ = std::move(token);
+  }
+  void finish(const Emit& emit) final {
+    if (held_) emit({text_of(std::move(*held_), first_, true)});
+  }
+  std::optional<std::string> held_;
+  bool first_ = true;
+};
+
+// Ends of words become spaces, save the last.
+class BpeStage : public LastTokenStage {
+ public:
+  explicit BpeStage(std::string suffix) : suffix_(Pattern::literal(std::move(suffix))) {}
+
+ private:
+  std::string text_of(std::string token, bool first, bool last) override {
+    (void)first;
+    return suffix_.replace_all(token, last ? "" : " ");
+  }
+  Pattern suffix_;
+};
+
+// Tokens with spaces between, but for those that continue a word; cleanup: as English is written.
+class WordPieceStage : public WholeTokenStage {
+ public:
+  WordPieceStage(std::string prefix, bool cleanup) : prefix_(std::move(prefix)) {
+    if (!cleanup) return;
+    for (auto [from, to] : {std::pair{" .", "."},
+                            {" ?", "?"},
+                            {" !", "!"},
+                            {" ,", ","},
+                            {" ' ", "'"},
+                            {" n't", "n't"},
+                            {" 'm", "'m"},
+                            {" do not", " don't"},
+                            {" 's", "'s"},
+                            {" 've", "'ve"},
+                            {" 're", "'re"}}) {
+      cleanups_.emplace_back(Pattern::literal(from), to);
+    }
+  }
+
+ private:
+  void on_token(std::string token, const Emit& emit) override {
+    if (std::exchange(begun_, true)) {
+      if (token.starts_with(prefix_)) {
+        token.erase(0, prefix_.size());
+      } else {
+        token.insert(token.begin(), ' ');
+      }
+    }
+    for (const auto& [from, to] : cleanups_) token = from.replace_all(token, to);
+    emit({std::move(token)});
+  }
+  std::string prefix_;
+  std::vector<std::pair<Pattern, std::string>> cleanups_;
+  bool begun_ = false;
+};
+
 class JoinBySpaceStage : public DecodeStage {
   void push(TokenPart part, const Emit& emit) override {
     if (std::exchange(begun_, true)) part.text.insert(part.text.begin(), ' ');
@@ -188,7 +292,14 @@ std::string one_character(const JsonView& json) {
   return text;
 }
 
+std::string not_empty(const JsonView& json, const char* key, const char* fallback) {
+  std::string text = json.string_or(key, fallback);
+  if (text.empty()) fail("{} is empty.", json.at(key).where());
+  return text;
+}
+
 TokenDecoder::Factory strip(const JsonView& json) {
+  json.allow_only({"type", "content", "start", "stop"});
   int64_t left = json.integer_or("start", 0), right = json.integer_or("stop", 0);
   if (left < 0 || right < 0) {
     fail("{} should strip 0 or more characters, found {} and {}.", json.where(), left, right);
@@ -202,19 +313,33 @@ void TokenDecoder::add(const JsonView& json, int depth) {
   if (depth > 8) fail("{} nests sequences more than 8 deep.", json.where());
   const std::string& type = json.type();
   if (type == "Sequence") {
+    json.allow_only({"type", "decoders"});
     for (const JsonView& item : json.at("decoders").items()) add(item, depth + 1);
   } else if (type == "ByteLevel") {
+    json.allow_only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
     factories_.push_back(factory<ByteLevelStage>());
   } else if (type == "ByteFallback") {
+    json.allow_only({"type"});
     factories_.push_back(factory<ByteFallbackStage>());
   } else if (type == "Fuse") {
+    json.allow_only({"type"});
     factories_.push_back(factory<FuseStage>());
+  } else if (type == "BPEDecoder") {
+    json.allow_only({"type", "suffix"});
+    factories_.push_back(factory<BpeStage>(not_empty(json, "suffix", "</w>")));
+  } else if (type == "WordPiece") {
+    json.allow_only({"type", "prefix", "cleanup"});
+    factories_.push_back(
+        factory<WordPieceStage>(not_empty(json, "prefix", "##"), json.boolean_or("cleanup", true)));
   } else if (type == "Replace") {
+    json.allow_only({"type", "pattern", "content"});
     factories_.push_back(
         factory<ReplaceStage>(Pattern::from_json(json.at("pattern")), json.at("content").string()));
   } else if (type == "Strip") {
     factories_.push_back(strip(json));
   } else if (type == "Metaspace") {
+    json.allow_only(
+        {"type", "replacement", "prepend_scheme", "split", "add_prefix_space", "str_rep"});
     std::string scheme = json.string_or(
         "prepend_scheme", json.boolean_or("add_prefix_space", true) ? "always" : "never");
     factories_.push_back(
@@ -225,6 +350,12 @@ void TokenDecoder::add(const JsonView& json, int depth) {
 }
 
 void TokenDecoder::add_join_by_space() { factories_.push_back(factory<JoinBySpaceStage>()); }
+
+void TokenDecoder::add_byte_level() { factories_.push_back(factory<ByteLevelStage>()); }
+
+void TokenDecoder::add_sentencepiece(bool drop_first, bool drop_all) {
+  factories_.push_back(factory<SentencePieceStage>(drop_first, drop_all));
+}
 
 TokenDecoder::Chain TokenDecoder::start() const {
   Chain chain;

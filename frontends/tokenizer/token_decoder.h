@@ -34,6 +34,11 @@ class TokenDecoder {
   void add(const JsonView& json, int depth = 0);
   // For files without a decoder: tokens with spaces between.
   void add_join_by_space();
+  // add_byte_level: byte characters to bytes. add_sentencepiece: as SentencePiece writes text: the
+  // space in front of the first piece, which is not in the text, is dropped (drop_first), or all
+  // spaces in front (drop_all).
+  void add_byte_level();
+  void add_sentencepiece(bool drop_first, bool drop_all);
 
   class Chain {
    public:

@@ -1,51 +1,27 @@
 #include "frontends/tokenizer/tokenizer.h"
 
-#include <algorithm>
-#include <exception>
-
-#include "frontends/tokenizer/added_tokens.h"
-#include "frontends/tokenizer/json_view.h"
-#include "frontends/tokenizer/model.h"
-#include "frontends/tokenizer/normalizer.h"
-#include "frontends/tokenizer/post_processor.h"
-#include "frontends/tokenizer/pre_tokenizer.h"
-#include "frontends/tokenizer/token_decoder.h"
+#include "frontends/tokenizer/parts.h"
 #include "frontends/tokenizer/unicode.h"
 
 namespace nibble::frontends {
 
-struct Tokenizer::Impl {
-  std::string origin;
-  std::unique_ptr<Model> model;
-  Normalizer normalizer;
-  PreTokenizer pre_tokenizer;
-  PostProcessor post_processor;
-  TokenDecoder decoder;
-  AddedTokens added;
+struct Tokenizer::Impl : TokenizerParts {
+  AddedTokens added_tokens;
   std::vector<std::string> tokens;  // by id; empty: no token has this id
   std::vector<bool> special;        // by id
-  std::unordered_map<std::string, int32_t> added_ids;
+  Vocabulary added_ids;
 
-  explicit Impl(const JsonView& json);
+  explicit Impl(TokenizerParts parts);
   void list_tokens();
   void check_special_ids() const;
-  void tokenize(std::string_view text, bool at_start, std::vector<int32_t>& ids) const;
+  std::vector<int32_t> encode(std::string_view text, bool find_added) const;
+  void tokenize(std::string_view text, bool at_start, std::vector<int32_t>& ids,
+                WordCache& cache) const;
   const std::string& token(int32_t id) const;
 };
 
-Tokenizer::Impl::Impl(const JsonView& json) : origin(json.origin()) {
-  model = make_model(json.at("model"));
-  if (auto part = json.find("normalizer")) normalizer.add(*part);
-  if (auto part = json.find("pre_tokenizer")) pre_tokenizer.add(*part);
-  if (auto part = json.find("post_processor")) post_processor.add(*part);
-  if (auto part = json.find("decoder")) {
-    decoder.add(*part);
-  } else {
-    decoder.add_join_by_space();
-  }
-  if (auto part = json.find("added_tokens")) {
-    added.read(*part, model->vocabulary(), normalizer);
-  }
+Tokenizer::Impl::Impl(TokenizerParts parts) : TokenizerParts(std::move(parts)) {
+  added_tokens = AddedTokens(origin, std::move(added), model->vocabulary(), normalizer);
   list_tokens();
   check_special_ids();
 }
@@ -61,13 +37,13 @@ void Tokenizer::Impl::list_tokens() {
     tokens[index] = text;
   };
   for (const auto& [text, id] : model->vocabulary()) place(text, id);
-  for (const AddedToken& token : added.tokens()) {
+  for (const AddedToken& token : added_tokens.tokens()) {
     place(token.content, token.id);
     added_ids.emplace(token.content, token.id);
   }
   if (tokens.empty()) fail("{}: the vocabulary is empty.", origin);
   special.assign(tokens.size(), false);
-  for (const AddedToken& token : added.tokens()) {
+  for (const AddedToken& token : added_tokens.tokens()) {
     if (token.special) special[static_cast<size_t>(token.id)] = true;
   }
 }
@@ -83,19 +59,45 @@ void Tokenizer::Impl::check_special_ids() const {
   }
 }
 
-void Tokenizer::Impl::tokenize(std::string_view text, bool at_start,
-                               std::vector<int32_t>& ids) const {
+void Tokenizer::Impl::tokenize(std::string_view text, bool at_start, std::vector<int32_t>& ids,
+                               WordCache& cache) const {
+  if (text.empty()) return;
   std::string normalized = normalizer.apply(std::string(text));
-  for (const TextPiece& piece : added.cut(normalized, true)) {
+  // What was stripped counts: behind it nothing is at the start.
+  size_t skip = 0;
+  if (normalizer.strips_left && is_white_space(next_code_point(text, skip))) at_start = false;
+  for (const TextPiece& piece : added_tokens.cut(normalized, true)) {
     if (piece.id >= 0) {
       ids.push_back(piece.id);
       continue;
     }
     bool first = at_start && piece.text.data() == normalized.data();
     for (const Word& word : pre_tokenizer.apply({std::string(piece.text), first})) {
-      if (!word.text.empty()) model->tokenize(word.text, ids);
+      model->tokenize(word.text, ids, cache);
     }
   }
+}
+
+std::vector<int32_t> Tokenizer::Impl::encode(std::string_view text, bool find_added) const {
+  size_t invalid = find_invalid_utf8(text);
+  if (invalid != std::string_view::npos) {
+    fail("The text to tokenize is not valid UTF-8: byte {} is 0x{:02X}.", invalid,
+         static_cast<unsigned char>(text[invalid]));
+  }
+  std::vector<int32_t> ids;
+  WordCache cache;
+  if (!find_added) {
+    tokenize(text, true, ids, cache);
+    return ids;
+  }
+  for (const TextPiece& piece : added_tokens.cut(text, false)) {
+    if (piece.id >= 0) {
+      ids.push_back(piece.id);
+    } else {
+      tokenize(piece.text, piece.text.data() == text.data(), ids, cache);
+    }
+  }
+  return ids;
 }
 
 const std::string& Tokenizer::Impl::token(int32_t id) const {
@@ -111,34 +113,21 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
-Tokenizer Tokenizer::from_json(std::string_view json, const std::string& origin) {
-  nlohmann::json root;
-  try {
-    root = nlohmann::json::parse(json);
-  } catch (const nlohmann::json::exception& error) {
-    fail("{}: not valid JSON: {}.", origin, error.what());
-  }
-  return Tokenizer(std::make_unique<Impl>(JsonView(root, "", origin)));
+Tokenizer make_tokenizer(TokenizerParts parts) {
+  return Tokenizer(std::make_unique<Tokenizer::Impl>(std::move(parts)));
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special) const {
-  size_t invalid = find_invalid_utf8(text);
-  if (invalid != std::string_view::npos) {
-    fail("The text to tokenize is not valid UTF-8: byte {} is 0x{:02X}.", invalid,
-         static_cast<unsigned char>(text[invalid]));
-  }
-  std::vector<int32_t> ids;
+  std::vector<int32_t> ids = impl_->encode(text, !impl_->added_in_markup_only);
+  if (!add_special) return ids;
   const PostProcessor& around = impl_->post_processor;
-  if (add_special) ids = around.before;
-  for (const TextPiece& piece : impl_->added.cut(text, false)) {
-    if (piece.id >= 0) {
-      ids.push_back(piece.id);
-    } else {
-      impl_->tokenize(piece.text, piece.text.data() == text.data(), ids);
-    }
-  }
-  if (add_special) ids.insert(ids.end(), around.after.begin(), around.after.end());
+  ids.insert(ids.begin(), around.before.begin(), around.before.end());
+  ids.insert(ids.end(), around.after.begin(), around.after.end());
   return ids;
+}
+
+std::vector<int32_t> Tokenizer::encode_markup(std::string_view text) const {
+  return impl_->encode(text, true);
 }
 
 std::string Tokenizer::decode(const std::vector<int32_t>& ids, bool skip_special) const {
@@ -151,9 +140,8 @@ std::string Tokenizer::decode(const std::vector<int32_t>& ids, bool skip_special
 int64_t Tokenizer::vocab_size() const { return static_cast<int64_t>(impl_->tokens.size()); }
 
 int32_t Tokenizer::id_of(std::string_view token) const {
-  std::string text(token);
-  if (auto it = impl_->added_ids.find(text); it != impl_->added_ids.end()) return it->second;
-  auto it = impl_->model->vocabulary().find(text);
+  if (auto it = impl_->added_ids.find(token); it != impl_->added_ids.end()) return it->second;
+  auto it = impl_->model->vocabulary().find(token);
   return it == impl_->model->vocabulary().end() ? -1 : it->second;
 }
 

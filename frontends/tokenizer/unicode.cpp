@@ -88,7 +88,7 @@ void append_utf8(std::string& out, char32_t c) {
   }
 }
 
-std::string take_utf8(std::string& bytes, bool last) {
+std::string take_utf8(std::string& bytes, bool last, bool each_byte) {
   std::string out;
   size_t at = 0;
   while (at < bytes.size()) {
@@ -98,6 +98,7 @@ std::string take_utf8(std::string& bytes, bool last) {
       out.append(bytes, at, scan.length);
     } else {
       append_utf8(out, 0xFFFD);
+      if (each_byte) scan.length = 1;
     }
     at += scan.length;
   }
@@ -133,10 +134,35 @@ bool is_word(char32_t c) {
   bool enclosed_letter = (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
                          (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189);
   return letter || mark || enclosed_letter || kind == UTF8PROC_CATEGORY_ND ||
-         kind == UTF8PROC_CATEGORY_NL || kind == UTF8PROC_CATEGORY_PC;
+         kind == UTF8PROC_CATEGORY_NL || kind == UTF8PROC_CATEGORY_PC || c == 0x200C || c == 0x200D;
 }
 
 bool is_nonspacing_mark(char32_t c) { return category(c) == UTF8PROC_CATEGORY_MN; }
+
+bool is_mark(char32_t c) {
+  utf8proc_category_t kind = category(c);
+  return kind >= UTF8PROC_CATEGORY_MN && kind <= UTF8PROC_CATEGORY_ME;
+}
+
+bool is_other(char32_t c) {
+  utf8proc_category_t kind = category(c);
+  return kind == UTF8PROC_CATEGORY_CC || kind == UTF8PROC_CATEGORY_CF ||
+         kind == UTF8PROC_CATEGORY_CO;
+}
+
+size_t grapheme_length(std::string_view text, size_t offset) {
+  utf8proc_int32_t state = 0;
+  size_t at = offset;
+  auto before = static_cast<utf8proc_int32_t>(next_code_point(text, at));
+  while (at < text.size()) {
+    size_t next = at;
+    auto c = static_cast<utf8proc_int32_t>(next_code_point(text, next));
+    if (utf8proc_grapheme_break_stateful(before, c, &state)) break;
+    before = c;
+    at = next;
+  }
+  return at - offset;
+}
 
 void append_lowercase(std::string& out, char32_t c) {
   if (c == 0x130) {  // the one capital whose small form is two characters
@@ -146,24 +172,64 @@ void append_lowercase(std::string& out, char32_t c) {
   append_utf8(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))));
 }
 
-std::string normalize_form(std::string_view text, NormalForm form) {
-  bool ascii = true;
-  for (char c : text) ascii = ascii && static_cast<unsigned char>(c) < 0x80;
-  if (ascii) return std::string(text);
-  int options = UTF8PROC_STABLE;
-  bool compose = form == NormalForm::nfc || form == NormalForm::nfkc;
-  options |= compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
-  if (form == NormalForm::nfkc || form == NormalForm::nfkd) options |= UTF8PROC_COMPAT;
+namespace {
+
+// Decompose in today's Unicode, but not in the tables of Hugging Face's library, whose normal forms
+// leave them alone.
+bool left_alone(char32_t c, NormalForm form) {
+  if (form == NormalForm::nfc) return false;
+  if (form != NormalForm::nfkc && c == 0x11938) return true;
+  if (form == NormalForm::nfd || c < 0x32FF) return false;
+  return c == 0x32FF || (c >= 0xA7F2 && c <= 0xA7F4) || c == 0xAB69 ||
+         (c >= 0x10780 && c <= 0x107BA) || c == 0x1F16C || (c >= 0x1FBF0 && c <= 0x1FBF9);
+}
+
+bool is_ascii(char c) { return static_cast<unsigned char>(c) < 0x80; }
+
+void append_form(std::string& out, std::string_view text, utf8proc_option_t options) {
+  if (text.empty()) return;
   utf8proc_uint8_t* mapped = nullptr;
-  utf8proc_ssize_t length = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                                         static_cast<utf8proc_ssize_t>(text.size()), &mapped,
-                                         static_cast<utf8proc_option_t>(options));
+  utf8proc_ssize_t length =
+      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                   static_cast<utf8proc_ssize_t>(text.size()), &mapped, options);
   std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(mapped, &std::free);
   if (length < 0) {
     fail("A text of {} bytes could not be brought to a Unicode normal form: {}.", text.size(),
          utf8proc_errmsg(length));
   }
-  return {reinterpret_cast<const char*>(mapped), static_cast<size_t>(length)};
+  out.append(reinterpret_cast<const char*>(mapped), static_cast<size_t>(length));
+}
+
+}  // namespace
+
+std::string normalize_form(std::string_view text, NormalForm form) {
+  int options = UTF8PROC_STABLE;
+  bool compose = form == NormalForm::nfc || form == NormalForm::nfkc;
+  options |= compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
+  if (form == NormalForm::nfkc || form == NormalForm::nfkd) options |= UTF8PROC_COMPAT;
+  std::string out;
+  out.reserve(text.size());
+  // ASCII stays as it is, and nothing composes across the left edge of an ASCII character: what has
+  // to be mapped are the runs of other characters, each with the character before it.
+  for (size_t at = 0; at < text.size();) {
+    size_t end = at;
+    while (end < text.size() && is_ascii(text[end])) ++end;
+    size_t run = end > at && end < text.size() ? end - 1 : end;
+    out += text.substr(at, run - at);
+    size_t alone = 0;
+    while (end < text.size() && !is_ascii(text[end]) && alone == 0) {
+      size_t next = end;
+      if (left_alone(next_code_point(text, next), form)) {
+        alone = next - end;
+      } else {
+        end = next;
+      }
+    }
+    append_form(out, text.substr(run, end - run), static_cast<utf8proc_option_t>(options));
+    out += text.substr(end, alone);
+    at = end + alone;
+  }
+  return out;
 }
 
 const std::array<char32_t, 256>& byte_characters() {

@@ -24,14 +24,20 @@ inline size_t utf8_length(char lead) {
 
 // Removes from the front of `bytes` all that is decided: whole characters as they are, malformed
 // ones as U+FFFD, one for each longest prefix of a well-formed character. With `last` a character
-// that is cut off at the end counts as malformed, otherwise it stays in `bytes`.
-std::string take_utf8(std::string& bytes, bool last);
+// that is cut off at the end counts as malformed, otherwise it stays in `bytes`. each_byte: every
+// byte that is no part of a whole character becomes a U+FFFD of its own.
+std::string take_utf8(std::string& bytes, bool last, bool each_byte = false);
 
-bool is_white_space(char32_t c);  // Unicode property White_Space
-bool is_numeric(char32_t c);      // categories Nd, Nl, No
-bool is_punctuation(char32_t c);  // categories P*, and the ASCII punctuation that are symbols
-bool is_word(char32_t c);         // letters, marks, decimal and letter numbers, connectors
-bool is_nonspacing_mark(char32_t c);
+bool is_white_space(char32_t c);      // Unicode property White_Space
+bool is_numeric(char32_t c);          // categories Nd, Nl, No
+bool is_punctuation(char32_t c);      // categories P*, and the ASCII punctuation that are symbols
+bool is_word(char32_t c);             // letters, marks, decimal and letter numbers, connectors
+bool is_nonspacing_mark(char32_t c);  // category Mn
+bool is_mark(char32_t c);             // categories M*
+bool is_other(char32_t c);            // categories Cc, Cf and Co
+// Bytes of the grapheme cluster (what a reader takes for one character) at `offset` of valid UTF-8,
+// the whole text having been cut into clusters up to there.
+size_t grapheme_length(std::string_view text, size_t offset);
 void append_lowercase(std::string& out, char32_t c);
 
 enum class NormalForm : uint8_t { nfc, nfd, nfkc, nfkd };

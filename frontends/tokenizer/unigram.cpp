@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "frontends/tokenizer/byte_trie.h"
 #include "frontends/tokenizer/model.h"
 #include "frontends/tokenizer/unicode.h"
 
@@ -15,9 +16,9 @@ constexpr double kUnknownPenalty = 10;
 class Unigram : public Model {
  public:
   explicit Unigram(const JsonView& json);
-  void tokenize(std::string_view word, std::vector<int32_t>& ids) const override;
 
  private:
+  void tokenize_word(std::string_view word, std::vector<int32_t>& ids) const override;
   // The best way to reach a byte of the word: the token that ends there.
   struct Node {
     double score = 0;
@@ -29,13 +30,15 @@ class Unigram : public Model {
 
   std::string origin_;
   std::vector<double> scores_;
-  size_t longest_ = 0;  // token, in bytes
+  ByteTrie trie_;
   double unknown_score_ = 0;
   int32_t unknown_ = -1;
   bool byte_fallback_ = false;
 };
 
 Unigram::Unigram(const JsonView& json) : origin_(json.origin()) {
+  json.allow_only({"type", "vocab", "unk_id", "byte_fallback"});
+  std::vector<std::pair<std::string, int32_t>> texts;
   double lowest = std::numeric_limits<double>::infinity();
   for (const JsonView& entry : json.at("vocab").items()) {
     if (!entry.json().is_array() || entry.json().size() != 2) entry.mismatch("a pair");
@@ -45,10 +48,11 @@ Unigram::Unigram(const JsonView& json) : origin_(json.origin()) {
     if (!vocabulary_.emplace(token, static_cast<int32_t>(scores_.size())).second) {
       fail("{} repeats the token \"{}\".", entry.where(), token);
     }
+    texts.emplace_back(token, static_cast<int32_t>(scores_.size()));
     scores_.push_back(pair[1].number());
     lowest = std::min(lowest, scores_.back());
-    longest_ = std::max(longest_, token.size());
   }
+  trie_ = ByteTrie(std::move(texts));
   unknown_score_ = lowest - kUnknownPenalty;
   if (auto unknown = json.find("unk_id")) {
     unknown_ = read_id(*unknown);
@@ -58,6 +62,7 @@ Unigram::Unigram(const JsonView& json) : origin_(json.origin()) {
     }
   }
   byte_fallback_ = json.boolean_or("byte_fallback", false);
+  find_byte_tokens();
 }
 
 std::vector<Unigram::Node> Unigram::best_paths(std::string_view word) const {
@@ -71,15 +76,10 @@ std::vector<Unigram::Node> Unigram::best_paths(std::string_view word) const {
   for (size_t at = 0; at < word.size();) {
     size_t character = utf8_length(word[at]);
     bool single = false;
-    size_t limit = std::min(word.size() - at, longest_);
-    for (size_t length = character; length <= limit;) {
-      if (int32_t id = id_of(std::string(word.substr(at, length))); id >= 0) {
-        offer(at, at + length, id, scores_[static_cast<size_t>(id)]);
-        single = single || length == character;
-      }
-      if (at + length >= word.size()) break;
-      length += utf8_length(word[at + length]);
-    }
+    trie_.prefixes(word.substr(at), [&](size_t length, int32_t id) {
+      offer(at, at + length, id, scores_[static_cast<size_t>(id)]);
+      single = single || length == character;
+    });
     if (!single) {
       if (unknown_ < 0) {
         fail("{}: the vocabulary has no token for \"{}\" and the model has no unk_id.", origin_,
@@ -93,11 +93,12 @@ std::vector<Unigram::Node> Unigram::best_paths(std::string_view word) const {
 }
 
 void Unigram::append_unknown(std::string_view text, std::vector<int32_t>& ids) const {
-  if (byte_fallback_ && append_byte_tokens(text, ids)) return;
-  ids.push_back(unknown_);
+  const int32_t id = id_of(text);  // the unknown token itself, written out
+  if (id < 0 && byte_fallback_ && append_byte_tokens(text, ids)) return;
+  ids.push_back(id < 0 ? unknown_ : id);
 }
 
-void Unigram::tokenize(std::string_view word, std::vector<int32_t>& ids) const {
+void Unigram::tokenize_word(std::string_view word, std::vector<int32_t>& ids) const {
   std::vector<Node> nodes = best_paths(word);
   struct Piece {
     size_t begin, end;

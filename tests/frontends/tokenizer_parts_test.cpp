@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "frontends/tokenizer/charsmap.h"
 #include "frontends/tokenizer/pattern.h"
 #include "frontends/tokenizer/tokenizer.h"
 #include "frontends/tokenizer/unicode.h"
@@ -57,7 +58,7 @@ TEST(TokenizerParts, UnknownCharactersFuseOnlyWhenAsked) {
   json["model"]["fuse_unk"] = true;
   EXPECT_EQ(tokens(json, "axybz"), (Strings{"a", "<unk>", "b", "<unk>"}));
   json["model"].erase("unk_token");
-  EXPECT_NE(message_of(json, "ax").find("no token for \"x\""), std::string::npos);
+  EXPECT_EQ(tokens(json, "axb"), (Strings{"ab"}));  // without one they vanish
 }
 
 TEST(TokenizerParts, ByteFallbackNeedsEveryByte) {
@@ -219,11 +220,115 @@ TEST(TokenizerParts, PatternsMeanWhatTheirDialectMeans) {
   EXPECT_EQ(Pattern::regex(R"([^\S ]+)", "test").replace_all("a \t\nb", "_"), "a _b");
   EXPECT_EQ(Pattern::regex(R"(\w+)", "test").replace_all("e\u0301-x", "_"), "_-_");
   EXPECT_EQ(Pattern::regex("[]a]+", "test").replace_all("x]a", "_"), "x_");
-  EXPECT_EQ(Pattern::regex("x*", "test").replace_all("axxb", "_"), "a_b");
-  EXPECT_THROW(Pattern::regex(R"(\h)", "test"), Error);
-  EXPECT_THROW(Pattern::regex("[a[b]]", "test"), Error);
+  auto replace = [](const char* expression, const char* text) {
+    return Pattern::regex(expression, "test").replace_all(text, "_");
+  };
+  // Empty matches count, but for those right behind a match.
+  EXPECT_EQ(replace("x*", "axxb"), "_a_b_");
+  EXPECT_EQ(replace(R"([\h]+)", "fog"), "_og");
+  EXPECT_EQ(replace("[a[bc]]+", "abcd[]"), "_d[]");
+  EXPECT_EQ(replace("[a-e&&[^bc]]+", "abcde"), "_bc_");
+  EXPECT_EQ(replace("[^a[^b]]", "abc"), "a_c");
+  EXPECT_EQ(replace("[^(\\s|[.,!])]+", "ab (c|d), e!"), "_ (_|_), _!");
+  EXPECT_EQ(replace(R"([^\W_]+)", "a_b-c"), "___-_");
+  EXPECT_EQ(replace(R"(\u0301)", "e\u0301"), "e_");
+  EXPECT_EQ(replace("[[:punct:]]", "a+b.c"), "a_b_c");
+  // A superscript is a word character alone, not within brackets.
+  EXPECT_EQ(replace(R"(\w)", "\u00B2"), "_");
+  EXPECT_EQ(replace(R"([\w])", "\u00B2"), "\u00B2");
+  // The ideographic comma is shared by scripts and belongs to none.
+  EXPECT_EQ(replace(R"(\p{Han})", "\u4E2D\u3001"), "_\u3001");
+  EXPECT_EQ(replace(R"(\b)", "e\u0301 "), "_e\u0301_ ");
+  EXPECT_THROW(Pattern::regex(R"(\K)", "test"), Error);
+  EXPECT_THROW(Pattern::regex("[a", "test"), Error);
+  EXPECT_THROW(Pattern::regex("[[:nothing:]]", "test"), Error);
+  EXPECT_THROW(Pattern::regex(std::string(100, '[') + "a" + std::string(100, ']'), "test"), Error);
   EXPECT_THROW(Pattern::regex("(", "test"), Error);
   EXPECT_THROW(Pattern::regex("a\\", "test"), Error);
+}
+
+TEST(TokenizerParts, NormalizersOfTheRarerKind) {
+  auto normalized = [](const char* normalizer, const std::string& text) {
+    Json json = with("normalizer", normalizer);
+    Json vocabulary = Json::object();
+    int id = 0;
+    for (char32_t c = 1; c < 0x2600; ++c) {
+      std::string name;
+      append_utf8(name, c);
+      vocabulary[name] = id++;
+    }
+    json["model"] = {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", Json::array()}};
+    json["decoder"] = {{"type", "Fuse"}};
+    Tokenizer tokenizer = Tokenizer::from_json(json.dump(), "test.json");
+    return tokenizer.decode(tokenizer.encode(text, false), false);
+  };
+  EXPECT_EQ(normalized(R"({"type":"Nmt"})", "a\u200Bb\u0001\tc\u2581"), "a b c ");
+  EXPECT_EQ(normalized(R"({"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,
+      "strip_accents":null,"lowercase":true})",
+                       "\u00C9\tA\u0000\u00AD"),
+            "e a");
+  EXPECT_EQ(normalized(R"({"type":"StripAccents"})", "e\u0301\u0903"), "e");
+  // One entry: "\u00BD" (two bytes C2 BD) becomes "1/2".
+  std::string units;
+  auto unit = [&](uint32_t value) {
+    for (int i = 0; i < 4; ++i) units += static_cast<char>(value >> (8 * i));
+  };
+  std::vector<uint32_t> array(1024, 0x80000000U);
+  array[0] = 256U << 10;                                               // children at 0 ^ 256
+  array[256 ^ 0xC2] = 0xC2U | ((256U ^ 0xC2U ^ 512U) << 10);           // at 512
+  array[512 ^ 0xBD] = 0xBDU | 0x100U | ((512U ^ 0xBDU ^ 768U) << 10);  // its value at 768
+  array[768] = 0x80000000U;
+  unit(4096);
+  for (uint32_t value : array) unit(value);
+  const Charsmap map(units + std::string("1/2\0", 4), "test");
+  EXPECT_EQ(map.longest("\u00BDx").length, 2U);
+  EXPECT_EQ(map.longest("\u00BDx").replacement, "1/2");
+  EXPECT_EQ(map.longest("\u00BEx").length, 0U);
+  EXPECT_THROW(Charsmap("abc", "test"), Error);
+  EXPECT_THROW(Charsmap(std::string("\xFF\xFF\xFF\xFF", 4) + units, "test"), Error);
+  // Whatever the units say, nothing is read past the array.
+  for (size_t i = 4; i < units.size(); i += 37) {
+    std::string damaged = units;
+    damaged[i] = static_cast<char>(damaged[i] ^ 0xFF);
+    Charsmap(damaged, "test").longest("\u00BD\u00BE");
+  }
+  EXPECT_EQ(decode_base64("MS8yAA=="), std::string("1/2\0", 4));
+  EXPECT_EQ(decode_base64("M*"), std::nullopt);
+}
+
+TEST(TokenizerParts, WordLevelAndWordPiece) {
+  Json json = Json::parse(R"({"model":{"type":"WordLevel","vocab":{"the":0,"<unk>":1},
+      "unk_token":"<unk>"},"pre_tokenizer":{"type":"Whitespace"}})");
+  EXPECT_EQ(tokens(json, "the cat, the"), (Strings{"the", "<unk>", "<unk>", "the"}));
+  json = Json::parse(R"({"model":{"type":"WordPiece","vocab":{"[UNK]":0,"play":1,"##ing":2,"##s":3},
+      "unk_token":"[UNK]","continuing_subword_prefix":"##","max_input_chars_per_word":12},
+      "pre_tokenizer":{"type":"BertPreTokenizer"},
+      "decoder":{"type":"WordPiece","prefix":"##","cleanup":true}})");
+  EXPECT_EQ(tokens(json, "plays playing xplay"),
+            (Strings{"play", "##s", "play", "##ing", "[UNK]"}));
+  EXPECT_EQ(Tokenizer::from_json(json.dump(), "x").decode({1, 3, 1, 2}, false), "plays playing");
+}
+
+TEST(TokenizerParts, WordsAreCutWhereNoMergeCrosses) {
+  Json json = base();
+  EXPECT_EQ(tokens(json, "ab\u2581ab\u2581ab"), (Strings{"ab", "\u2581", "ab", "\u2581", "ab"}));
+  // A merge that crosses keeps the words together: "b" and the mark join before the mark and "a".
+  json["model"]["vocab"]["b\u2581"] = 16;
+  json["model"]["merges"].insert(json["model"]["merges"].begin(), "b \u2581");
+  EXPECT_EQ(tokens(json, "ab\u2581ab\u2581a"), (Strings{"a", "b\u2581", "a", "b\u2581", "a"}));
+}
+
+TEST(TokenizerErrors, MembersThatAreNotKnownAreNamed) {
+  for (const char* part : {R"({"type":"Lowercase","locale":"tr"})", R"({"type":"NFC","x":1})"}) {
+    EXPECT_NE(message_of(with("normalizer", part)).find("whose meaning is not known"),
+              std::string::npos);
+  }
+  Json json = base();
+  json["model"]["alpha"] = 0.5;
+  EXPECT_NE(message_of(json).find("\"alpha\""), std::string::npos);
+  json = base();
+  json["surprise"] = 1;
+  EXPECT_NE(message_of(json).find("\"surprise\""), std::string::npos);
 }
 
 TEST(TokenizerParts, MalformedBytesBecomeOneReplacementAPrefix) {
@@ -271,9 +376,12 @@ TEST(TokenizerErrors, NameTheFileTheFieldExpectedAndFound) {
   expect(json, "a pair of strings");
   json = base();
   json["model"]["unk_token"] = "nowhere";
-  expect(json, "nowhere");
+  EXPECT_EQ(message_of(json, "abc"), "no error");
+  EXPECT_NE(message_of(json, "x").find("nowhere"), std::string::npos);
   json = base();
   json["model"]["dropout"] = 0.1;
+  EXPECT_EQ(message_of(json, "abc"), "no error");
+  json["model"]["dropout"] = 1.5;
   expect(json, "dropout");
 }
 

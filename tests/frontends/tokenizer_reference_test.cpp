@@ -25,11 +25,15 @@ std::string read_text(const std::filesystem::path& path) {
 }
 
 Tokenizer load(const std::filesystem::path& path) {
+  if (path.extension() == ".model") {
+    return Tokenizer::from_sentencepiece(read_text(path), path.string());
+  }
   return Tokenizer::from_json(read_text(path), path.string());
 }
 
 struct Case {
   const char* name;
+  const char* file;
   bool reversible;  // decode(encode(x)) == x
 };
 
@@ -43,7 +47,7 @@ class TokenizerReference : public testing::TestWithParam<Case> {
 };
 
 TEST_P(TokenizerReference, EveryLineHasTheSameIds) {
-  Tokenizer tokenizer = load(folder_ / "tokenizer.json");
+  Tokenizer tokenizer = load(folder_ / GetParam().file);
   std::ifstream lines(folder_ / "reference.jsonl");
   std::string line;
   int count = 0, wrong = 0;
@@ -67,7 +71,7 @@ TEST_P(TokenizerReference, EveryLineHasTheSameIds) {
 }
 
 TEST_P(TokenizerReference, StreamedTextIsWholeCharactersAndJoinsToTheDecodedText) {
-  Tokenizer tokenizer = load(folder_ / "tokenizer.json");
+  Tokenizer tokenizer = load(folder_ / GetParam().file);
   std::ifstream lines(folder_ / "reference.jsonl");
   std::string line;
   while (std::getline(lines, line)) {
@@ -87,7 +91,7 @@ TEST_P(TokenizerReference, StreamedTextIsWholeCharactersAndJoinsToTheDecodedText
 
 // Ids at random: nothing that a model says may split a character or differ from decode().
 TEST_P(TokenizerReference, StreamedTextOfRandomIdsIsTheDecodedText) {
-  Tokenizer tokenizer = load(folder_ / "tokenizer.json");
+  Tokenizer tokenizer = load(folder_ / GetParam().file);
   uint64_t state = 1;
   auto random = [&](int64_t below) {
     state = state * 6364136223846793005ULL + 1442695040888963407ULL;
@@ -112,8 +116,11 @@ TEST_P(TokenizerReference, StreamedTextOfRandomIdsIsTheDecodedText) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Real, TokenizerReference,
-                         testing::Values(Case{"gpt2", true}, Case{"llama3-style", true},
-                                         Case{"phi3", true}, Case{"unigram", false}),
+                         testing::Values(Case{"gpt2", "tokenizer.json", true},
+                                         Case{"llama3-style", "tokenizer.json", true},
+                                         Case{"phi3", "tokenizer.json", true},
+                                         Case{"unigram", "tokenizer.json", false},
+                                         Case{"llama2", "tokenizer.model", true}),
                          [](const auto& info) {
                            std::string name = info.param.name;
                            for (char& c : name) c = c == '-' ? '_' : c;

@@ -18,8 +18,9 @@ const std::map<std::string, Rooms, std::less<>>& visible_rooms() {
       {"runtime", {"runtime", "jit"}},
       {"graph", {"graph", "runtime", "jit"}},
       {"quant", {"quant", "graph", "runtime", "jit"}},
-      {"frontends", {"frontends", "graph", "runtime", "jit"}},
-      {"frontends/tokenizer", {"frontends/tokenizer", "runtime", "jit"}},
+      {"frontends", {"frontends", "frontends/wire", "graph", "runtime", "jit"}},
+      {"frontends/wire", {"frontends/wire", "runtime", "jit"}},
+      {"frontends/tokenizer", {"frontends/tokenizer", "frontends/wire", "runtime", "jit"}},
       {"tools", {"tools", "frontends", "frontends/tokenizer", "quant", "graph", "runtime", "jit"}},
       {"perf",
        {"perf", "tools", "frontends", "frontends/tokenizer", "quant", "graph", "runtime", "jit"}},
@@ -31,7 +32,9 @@ const std::map<std::string, Rooms, std::less<>>& visible_rooms() {
 }
 
 std::string room_of(std::string_view path) {
-  if (path.starts_with("frontends/tokenizer/")) return "frontends/tokenizer";
+  for (const char* room : {"frontends/tokenizer", "frontends/wire"}) {
+    if (path.starts_with(std::string(room) + "/")) return room;
+  }
   return std::string(path.substr(0, path.find('/')));
 }
 

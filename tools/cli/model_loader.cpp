@@ -331,10 +331,19 @@ std::shared_ptr<const runtime::Plan> plan_without_weights(const std::string& mod
                       {.compute = exact ? graph::Compute::f32 : graph::Compute::int8, .isa = isa});
 }
 
+frontends::Tokenizer make_tokenizer(const std::string& name, const std::string& bytes,
+                                    const std::string& origin) {
+  if (name.ends_with(".model")) return frontends::Tokenizer::from_sentencepiece(bytes, origin);
+  return frontends::Tokenizer::from_json(bytes, origin);
+}
+
 std::optional<frontends::Tokenizer> tokenizer_of(const graph::Graph& graph) {
-  const auto it = graph.documents.find("tokenizer.json");
-  if (it == graph.documents.end()) return std::nullopt;
-  return frontends::Tokenizer::from_json(it->second, graph.origin + ": tokenizer.json");
+  for (const char* name : kTokenizerFiles) {
+    const auto it = graph.documents.find(name);
+    if (it == graph.documents.end()) continue;
+    return make_tokenizer(name, it->second, graph.origin + ": " + name);
+  }
+  return std::nullopt;
 }
 
 }  // namespace nibble::cli

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -93,6 +94,11 @@ std::shared_ptr<const runtime::Plan> plan_without_weights(const std::string& mod
                                                           const WeightOptions& weights,
                                                           jit::Isa isa, runtime::ThreadPool& pool);
 
+// What a tokenizer is looked for in, in this order.
+constexpr std::array<const char*, 2> kTokenizerFiles = {"tokenizer.json", "tokenizer.model"};
+// From the contents of a file: a name that ends in .model is SentencePiece's, any other JSON.
+frontends::Tokenizer make_tokenizer(const std::string& name, const std::string& bytes,
+                                    const std::string& origin);
 // The tokenizer among the documents of a graph; nullopt when there is none.
 std::optional<frontends::Tokenizer> tokenizer_of(const graph::Graph& graph);
 

@@ -147,8 +147,10 @@ int run(Options options) {
   const bool from_text = options.ids_flag->count() == 0;
   const auto tokenizer = tokenizer_of(*model.graph);
   if (from_text && !tokenizer) {
-    fail("{}: there is no tokenizer.json beside or within the model; give --ids instead of a text.",
-         options.model);
+    fail(
+        "{}: there is no tokenizer.json or tokenizer.model beside or within the model; give --ids "
+        "instead of a text.",
+        options.model);
   }
   const std::vector<int32_t> prompt =
       from_text ? encode_prompt(options, model, *tokenizer) : given_ids(options, *model.decoder);

@@ -15,43 +15,58 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Options {
-  std::string model, text;
+  std::string model, text, file;
   bool json = false, special = false;
 };
 
-frontends::Tokenizer read_tokenizer(const std::string& path) {
+std::string read_whole(const std::string& path) {
   const auto file = runtime::MappedFile::open(path);
   const auto bytes = file->bytes();
-  return frontends::Tokenizer::from_json(
-      {reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path);
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-// Of a tokenizer.json, of a folder that has one, of the folder an .onnx lies in, or in a .nib.
+frontends::Tokenizer read_tokenizer(const fs::path& path) {
+  return make_tokenizer(path.filename().string(), read_whole(path.string()), path.string());
+}
+
+// The tokenizer's file in a folder; empty when there is none.
+fs::path tokenizer_file(const fs::path& folder) {
+  std::error_code error;
+  for (const char* name : kTokenizerFiles) {
+    if (fs::is_regular_file(folder / name, error)) return folder / name;
+  }
+  return {};
+}
+
+// Of a tokenizer's file, of a folder that has one, of the folder an .onnx lies in, or in a .nib.
 frontends::Tokenizer find_tokenizer(const std::string& model) {
   std::error_code error;
   const fs::path path(model);
-  if (path.extension() == ".json" && fs::is_regular_file(path, error)) return read_tokenizer(model);
-  const fs::path within = path / "tokenizer.json";
-  if (fs::is_directory(path, error) && fs::exists(within, error)) {
-    return read_tokenizer(within.string());
+  const bool file = path.extension() == ".json" || path.extension() == ".model";
+  if (file && fs::is_regular_file(path, error)) return read_tokenizer(path);
+  const bool folder = fs::is_directory(path, error);
+  if (folder) {
+    const fs::path within = tokenizer_file(path);
+    if (!within.empty()) return read_tokenizer(within);
   }
   const ModelPath found = find_model(model);
   if (found.nib) {
     runtime::ThreadPool pool(1);
     const graph::Graph graph = graph::read_nib_model(found.path, &pool);
     if (auto tokenizer = tokenizer_of(graph)) return std::move(*tokenizer);
-    fail("{}: the file holds no tokenizer.json.", found.path);
+    fail("{}: the file holds no tokenizer.json and no tokenizer.model.", found.path);
   }
-  const fs::path beside = path.parent_path() / "tokenizer.json";
-  if (fs::is_directory(path, error) || !fs::exists(beside, error)) {
-    fail("{}: there is no tokenizer.json beside the model.", model);
+  const fs::path beside = folder ? fs::path() : tokenizer_file(path.parent_path());
+  if (beside.empty()) {
+    fail("{}: there is no tokenizer.json and no tokenizer.model beside the model.", model);
   }
-  return read_tokenizer(beside.string());
+  return read_tokenizer(beside);
 }
 
 int tokenize(const Options& options) {
   const frontends::Tokenizer tokenizer = find_tokenizer(options.model);
-  const std::vector<int32_t> ids = tokenizer.encode(options.text, options.special);
+  const std::vector<int32_t> ids = tokenizer.encode(
+      options.file.empty() ? options.text : read_whole(options.file), options.special);
   if (options.json) {
     Json tokens = Json::array();
     for (const int32_t id : ids) tokens.push_back(tokenizer.token_of(id));
@@ -72,11 +87,20 @@ int tokenize(const Options& options) {
 void add_tokenize(CLI::App& program, Action& action) {
   auto options = std::make_shared<Options>();
   CLI::App* command = program.add_subcommand("tokenize", "Show a text as ids");
-  command->add_option("MODEL", options->model, "A model, or a tokenizer.json")->required();
-  command->add_option("TEXT", options->text, "The text")->required();
+  command->add_option("MODEL", options->model, "A model, a tokenizer.json or a tokenizer.model")
+      ->required();
+  CLI::Option* text = command->add_option("TEXT", options->text, "The text");
+  CLI::Option* file = command->add_option("-f,--file", options->file, "A file with the text");
+  text->excludes(file);
+  command->callback([options, text, file, &action] {
+    const bool given = text->count() + file->count() > 0;
+    action = [options, given] {
+      if (!given) throw UsageError("A TEXT or a --file is needed.");
+      return tokenize(*options);
+    };
+  });
   command->add_flag("--special", options->special, "Add the tokens that begin and end a text");
   command->add_flag("--json", options->json, "Print a JSON object");
-  command->callback([options, &action] { action = [options] { return tokenize(*options); }; });
 }
 
 }  // namespace nibble::cli

@@ -1,4 +1,4 @@
-#include "frontends/onnx/wire.h"
+#include "frontends/wire/wire.h"
 
 #include <bit>
 #include <cstring>
@@ -6,7 +6,7 @@
 
 #include "jit/error.h"
 
-namespace nibble::frontends::onnx {
+namespace nibble::frontends {
 namespace {
 
 constexpr int kMostVarintBytes = 10;  // 64 bits, 7 a byte
@@ -82,56 +82,68 @@ std::span<const std::byte> WireReader::take(uint64_t count, std::string_view wha
   return taken;
 }
 
-const FieldSpec& WireReader::find_spec(uint64_t number, std::span<const std::byte> tag) const {
+const FieldSpec* WireReader::find_spec(uint64_t number, std::span<const std::byte> tag) const {
   for (const FieldSpec& spec : message_.fields) {
-    if (spec.number == number) return spec;
+    if (spec.number == number) return &spec;
   }
-  fail(
-      "{}: unknown field {} of {} at byte {}: this is no ONNX model, or it is damaged, or it is "
-      "of a newer ONNX than this program knows.",
-      file_.path, number, message_.name, offset(tag));
+  if (message_.open && number != 0) return nullptr;
+  fail("{}: unknown field {} of {} at byte {}: {}.", file_.path, number, message_.name, offset(tag),
+       file_.unknown_field);
 }
 
-bool WireReader::next(Field& field) {
-  if (rest_.empty()) return false;
-  const auto tag_at = rest_;
-  const uint64_t tag = take_varint(rest_, "tag");
-  const FieldSpec& spec = find_spec(tag >> 3, tag_at);
-  const uint64_t type = tag & 7;
-  const bool packed = spec.repeated && type == static_cast<uint64_t>(WireType::bytes);
-  if (type != static_cast<uint64_t>(spec.type) && !packed) {
-    fail("{}: damaged at byte {}: {}.{} should be of wire type {}, but it is {}.", file_.path,
-         offset(tag_at), message_.name, spec.name, wire_type_name(static_cast<uint64_t>(spec.type)),
-         wire_type_name(type));
-  }
-  const uint64_t bit = uint64_t{1} << (&spec - message_.fields.data());
-  if (!spec.repeated && (seen_ & bit) != 0) {
-    fail("{}: damaged at byte {}: {}.{} occurs twice, but it should occur once.", file_.path,
-         offset(tag_at), message_.name, spec.name);
-  }
-  seen_ |= bit;
-
-  field = Field{};
-  field.number = spec.number;
-  field.name = spec.name;
-  field.type = static_cast<WireType>(type);
+void WireReader::take_payload(Field& field) {
   const auto payload_at = rest_;
   switch (field.type) {
     case WireType::varint:
-      field.varint = take_varint(rest_, spec.name);
+      field.varint = take_varint(rest_, field.name);
       field.bytes = payload_at.first(payload_at.size() - rest_.size());
       break;
     case WireType::fixed64:
-      field.bytes = take(8, spec.name);
+      field.bytes = take(8, field.name);
       break;
     case WireType::fixed32:
-      field.bytes = take(4, spec.name);
+      field.bytes = take(4, field.name);
       break;
     case WireType::bytes:
-      field.bytes = take(take_varint(rest_, spec.name), spec.name);
+      field.bytes = take(take_varint(rest_, field.name), field.name);
       break;
+    default:
+      fail("{}: damaged at byte {}: {}.{} is of wire type {}.", file_.path, offset(payload_at),
+           message_.name, field.name, wire_type_name(static_cast<uint64_t>(field.type)));
   }
-  return true;
+}
+
+bool WireReader::next(Field& field) {
+  while (!rest_.empty()) {
+    const auto tag_at = rest_;
+    const uint64_t tag = take_varint(rest_, "tag");
+    const uint64_t type = tag & 7;
+    const FieldSpec* spec = find_spec(tag >> 3, tag_at);
+    field = Field{};
+    field.type = static_cast<WireType>(type);
+    if (spec == nullptr) {
+      field.name = "(unknown field)";
+      take_payload(field);
+      continue;
+    }
+    const bool packed = spec->repeated && type == static_cast<uint64_t>(WireType::bytes);
+    if (field.type != spec->type && !packed) {
+      fail("{}: damaged at byte {}: {}.{} should be of wire type {}, but it is {}.", file_.path,
+           offset(tag_at), message_.name, spec->name,
+           wire_type_name(static_cast<uint64_t>(spec->type)), wire_type_name(type));
+    }
+    const uint64_t bit = uint64_t{1} << (spec - message_.fields.data());
+    if (!spec->repeated && (seen_ & bit) != 0) {
+      fail("{}: damaged at byte {}: {}.{} occurs twice, but it should occur once.", file_.path,
+           offset(tag_at), message_.name, spec->name);
+    }
+    seen_ |= bit;
+    field.number = spec->number;
+    field.name = spec->name;
+    take_payload(field);
+    return true;
+  }
+  return false;
 }
 
 std::string_view WireReader::text(const Field& field) const {
@@ -152,4 +164,4 @@ float WireReader::fixed32_as_float(const Field& field) const {
   return value;
 }
 
-}  // namespace nibble::frontends::onnx
+}  // namespace nibble::frontends

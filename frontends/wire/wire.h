@@ -1,7 +1,9 @@
 // A bounded reader of the protobuf wire format. It walks the fields of one message inside a mapped
 // file, copies nothing and never looks past the message's end. Stricter than protobuf's own parser,
-// so that damage is found and not skipped: an unknown field number, another wire type than the
-// schema's, and a singular field that occurs twice are errors. Source: protobuf.dev, "Encoding".
+// so that damage is found and not skipped: an unknown field number (where the message is not open),
+// another wire type than the schema's, and a singular field that occurs twice are errors. Called by
+// the readers of ONNX models and of SentencePiece's tokenizer.model. Source: protobuf.dev,
+// "Encoding".
 #pragma once
 
 #include <cstddef>
@@ -11,12 +13,15 @@
 #include <string>
 #include <string_view>
 
-namespace nibble::frontends::onnx {
+namespace nibble::frontends {
 
-// The file that is being read: its bytes, to tell offsets, and its path, for messages.
+// The file that is being read: its bytes, to tell offsets, and for messages its path, the format's
+// name and what an unknown field means.
 struct WireFile {
   std::string path;
   std::span<const std::byte> bytes;
+  std::string_view unknown_field =
+      "this is no ONNX model, or it is damaged, or it is of a newer ONNX than this program knows";
 };
 
 enum class WireType : uint8_t { varint = 0, fixed64 = 1, bytes = 2, fixed32 = 5 };
@@ -32,6 +37,7 @@ struct FieldSpec {
 struct MessageSpec {
   std::string_view name;
   std::span<const FieldSpec> fields;
+  bool open = false;  // unknown fields are passed over: the message says more than we ask
 };
 
 struct Field {
@@ -68,7 +74,9 @@ class WireReader {
  private:
   uint64_t take_varint(std::span<const std::byte>& rest, std::string_view what) const;
   std::span<const std::byte> take(uint64_t count, std::string_view what);
-  const FieldSpec& find_spec(uint64_t number, std::span<const std::byte> tag) const;
+  // nullptr for an unknown field of an open message.
+  const FieldSpec* find_spec(uint64_t number, std::span<const std::byte> tag) const;
+  void take_payload(Field& field);
   size_t offset(std::span<const std::byte> at) const;
 
   const WireFile& file_;
@@ -83,4 +91,4 @@ bool is_utf8(std::string_view text);
 // longer than 64 bits.
 std::optional<uint64_t> decode_varint(std::span<const std::byte>& rest);
 
-}  // namespace nibble::frontends::onnx
+}  // namespace nibble::frontends
