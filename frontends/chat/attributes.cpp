@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 
 #include "frontends/chat/operators.h"
 #include "frontends/chat/unicode_text.h"
@@ -37,6 +38,11 @@ Value bound(const Value& self, std::string_view name, Method method) {
 std::optional<Value> number_attribute(const Value& value, std::string_view name) {
   if (name == "real") return value.is_bool() ? Value::of(value.integer()) : value;
   if (name == "imag") return value.is_float() ? Value::of(0.0) : Value::of(int64_t{0});
+  if (name == "is_integer") {
+    return make_function("is_integer", [value](Interpreter&, Arguments&) {
+      return Value::of(!value.is_float() || std::floor(value.real()) == value.real());
+    });
+  }
   if (value.is_float()) return std::nullopt;
   if (name == "numerator") return Value::of(value.integer());
   if (name == "denominator") return Value::of(int64_t{1});

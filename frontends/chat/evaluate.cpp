@@ -4,7 +4,6 @@
 #include "frontends/chat/interpreter.h"
 #include "frontends/chat/macro.h"
 #include "frontends/chat/operators.h"
-#include "frontends/chat/unicode_text.h"
 
 namespace nibble::frontends::chat {
 
@@ -100,8 +99,9 @@ Value Interpreter::evaluate_slice(const Expression& node) {
   }
   require_defined(value);
   if (auto slice = slice_of(value, parts[0], parts[1], parts[2])) return *slice;
-  return Value::undefined(fmt::format("{} has no element slice({}, {}, {})", object_name(value),
-                                      to_repr(parts[0]), to_repr(parts[1]), to_repr(parts[2])));
+  // Jinja leaves slices to Python.
+  if (!value.is_dict()) raise("'{}' object is not subscriptable", type_name(value));
+  raise("slice({}, {}, {})", to_repr(parts[0]), to_repr(parts[1]), to_repr(parts[2]));
 }
 
 Value Interpreter::evaluate_compare(const Expression& node) {
@@ -114,20 +114,15 @@ Value Interpreter::evaluate_compare(const Expression& node) {
   return Value::of(true);
 }
 
+// Plain text even of markup, as long as nothing is escaped by itself.
 Value Interpreter::evaluate_concat(const Expression& node) {
-  Items parts;
-  bool markup = false;
-  for (const auto& item : node.items) {
-    parts.push_back(evaluate(*item));
-    markup |= parts.back().is_markup();
-  }
   std::string out;
-  for (const Value& part : parts) {
-    const std::string text = to_text(part);
-    out += markup && !part.is_markup() ? escape_html(text) : text;
+  for (const auto& item : node.items) {
+    out += to_text(evaluate(*item));
     foresee(out.size());
   }
-  return markup ? Value::markup(std::move(out)) : Value::of(std::move(out));
+  spend_bytes(out.size());
+  return Value::of(std::move(out));
 }
 
 Arguments Interpreter::evaluate_arguments(const CallArguments& arguments) {

@@ -219,6 +219,10 @@ Value indent(Interpreter&, const Value& value, Arguments& arguments) {
       width.is_text()
           ? width.text()
           : apply(Operator::multiply, Value::of(" "), Value::of(to_index(width))).text();
+  require_defined(value);
+  if (value.is_number() || value.is_none()) {
+    raise("unsupported operand type(s) for +=: '{}' and 'str'", type_name(value));
+  }
   const std::string text = apply(Operator::add, value, Value::of("\n")).text();
   std::string out = given.truth_or(1, false) ? space : "";
   bool first = true;

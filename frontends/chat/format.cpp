@@ -434,7 +434,7 @@ class BraceFormat {
     const Value key = name.empty() ? Value::of(automatic_++) : to_key(name);
     if (key.is_int()) {
       if (key.integer() >= static_cast<int64_t>(arguments_.positional.size())) {
-        raise("Replacement index {} out of range for positional args tuple", key.integer());
+        raise("tuple index out of range");
       }
       return arguments_.positional[static_cast<size_t>(key.integer())];
     }

@@ -64,8 +64,7 @@ Value first(Interpreter&, const Value& value, Arguments&) {
 void require_reversible(const Value& value) {
   const bool ordered = value.is_text() || value.is_sequence() || value.is_dict() ||
                        (value.is_object() && value.object().length().has_value());
-  if (!ordered) {
-    require_defined(value);
+  if (!ordered && !value.is_undefined()) {
     raise("'{}' object is not reversible", type_name(value));
   }
 }
@@ -227,7 +226,7 @@ Value reverse(Interpreter&, const Value& value, Arguments&) {
   if (!iterate_if_any(value)) raise("argument must be iterable");
   Items items = to_items(value);
   std::reverse(items.begin(), items.end());
-  const bool once = value.is_sequence() || value.is_dict();
+  const bool once = value.is_sequence() || value.is_dict() || value.is_undefined();
   const Value list = Value::list(std::move(items));
   if (!once) return list;
   return make_iterator(value, iterate(list),

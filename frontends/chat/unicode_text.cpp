@@ -236,11 +236,7 @@ std::vector<std::string_view> split_white(std::string_view text, int64_t limit, 
     if (text.empty()) break;
     foresee(out.size() * sizeof(std::string_view));
     if (limit >= 0 && static_cast<int64_t>(out.size()) >= limit) {
-      out.push_back(strip_if(text, from_right, !from_right, [](char32_t) { return false; }));
-      if (from_right)
-        out.back() = strip_if(out.back(), true, false, is_space);
-      else
-        out.back() = text;
+      out.push_back(text);
       break;
     }
     const auto word = [](char32_t c) { return !is_space(c); };
