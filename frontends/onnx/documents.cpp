@@ -16,8 +16,9 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr std::array<const char*, 4> kDocuments = {"tokenizer.json", "tokenizer_config.json",
-                                                   "config.json", "generation_config.json"};
+constexpr std::array<const char*, 7> kDocuments = {
+    "tokenizer.json",     "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+    "chat_template.json", "config.json",           "generation_config.json"};
 // In the order of trust; exporters and families spell it in these ways.
 constexpr std::array<const char*, 6> kContextKeys = {
     "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length",
@@ -113,7 +114,8 @@ void read_documents(std::span<const fs::path> folders, graph::Graph& graph) {
       std::error_code error;
       if (!fs::is_regular_file(path, error)) continue;
       const std::string& text = graph.documents[name] = read_whole(path);
-      if (std::string_view(name).find("tokenizer") == std::string_view::npos) {
+      if (std::string_view(name).ends_with("config.json") &&
+          !std::string_view(name).starts_with("tokenizer")) {
         configurations[name] = {path, parse(path, text)};
       }
       break;
