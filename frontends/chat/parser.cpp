@@ -79,6 +79,11 @@ void Parser::expect(TokenType type) {
   take();
 }
 
+// What Jinja only finds once all is parsed; the first is told.
+void Parser::assert_later(const std::string& message) {
+  if (assertion_.empty()) assertion_ = message;
+}
+
 Body Parser::run() {
   Body out;
   body(out, nullptr);
@@ -183,8 +188,8 @@ Statement Parser::parse_known(const std::string& tag) {
   }
   if (tag == "break" || tag == "continue") {
     Statement out = start(tag == "break" ? Statement::Kind::leave : Statement::Kind::next);
-    if (loops_ == 0 && assertion_.empty()) {
-      assertion_ = tag == "break" ? "'break' outside loop" : "'continue' not properly in loop";
+    if (loops_ == 0) {
+      assert_later(tag == "break" ? "'break' outside loop" : "'continue' not properly in loop");
     }
     take();
     return out;
@@ -197,6 +202,9 @@ Statement Parser::parse_for() {
   Statement out = start(Statement::Kind::loop);
   take();
   out.target = target({.end_name = "in"});
+  if (out.target->kind == Kind::name && out.target->name == "loop") {
+    assert_later("Can't assign to special loop variable in for-loop target");
+  }
   if (!skip_name("in")) unexpected("in");
   const Setting<bool> hard(soft_, false);
   out.expressions.push_back(tuple({.conditional = false, .end_name = "recursive"}));
@@ -248,6 +256,13 @@ void Parser::signature(Signature& out) {
     }
   }
   expect_sign(")");
+  const size_t required = out.parameters.size() - out.defaults.size();
+  const auto past = out.parameters.begin() + static_cast<int64_t>(required);
+  if (std::find(out.parameters.begin(), past, "caller") != past) {
+    assert_later(
+        "When defining macros or call blocks the special \"caller\" argument must be omitted or be "
+        "given a default.");
+  }
 }
 
 std::shared_ptr<const Signature> Parser::macro_body(Signature given, const std::string& end) {
@@ -333,8 +348,11 @@ Statement Parser::parse_autoescape() {
   Statement out = start(Statement::Kind::refused);
   out.text = "The chat template asks for autoescape, which is not supported.";
   take();
-  expression();
-  closed_body("endautoescape");
+  const ExpressionPtr wanted = expression();
+  Body body = closed_body("endautoescape");
+  if (wanted->kind != Kind::constant || truth(wanted->value)) return out;
+  out.kind = Statement::Kind::scope;  // off, as it is anyway
+  out.bodies.push_back(std::move(body));
   return out;
 }
 

@@ -91,6 +91,7 @@ class Parser {
   ExpressionPtr node(Kind kind, int line) const;
   ExpressionPtr done(ExpressionPtr node) const;  // with its height
   std::string dotted_name();
+  void assert_later(const std::string& message);
   void check_known(const char* what, const std::string& name, bool known);
   void note_name(const std::string& name);
 

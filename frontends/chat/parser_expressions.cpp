@@ -438,10 +438,8 @@ std::string Parser::dotted_name() {
   return name;
 }
 
-// Jinja looks filters and tests up once all is parsed.
 void Parser::check_known(const char* what, const std::string& name, bool known) {
-  if (known || soft_ || !assertion_.empty()) return;
-  assertion_ = fmt::format("No {} named {}.", what, repr_of_text(name));
+  if (!known && !soft_) assert_later(fmt::format("No {} named {}.", what, repr_of_text(name)));
 }
 
 ExpressionPtr Parser::filter(ExpressionPtr from, bool inline_start) {

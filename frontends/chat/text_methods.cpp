@@ -296,7 +296,8 @@ Value expand_tabs_method(Interpreter&, const Value& self, Arguments& arguments) 
   for (const char32_t c : characters_of(self.text())) {
     if (c == U'\t') {
       const int64_t spaces = size > 0 ? size - column % size : 0;
-      foresee(out.size() + static_cast<size_t>(spaces), 1);
+      foresee(out.size() + static_cast<size_t>(spaces));
+      spend_bytes(static_cast<size_t>(spaces));
       out.append(static_cast<size_t>(spaces), ' ');
       column += spaces;
       continue;

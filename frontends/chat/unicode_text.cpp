@@ -200,15 +200,18 @@ std::string swap_case(std::string_view text) {
 }
 
 std::string_view strip(std::string_view text, bool left, bool right) {
-  spend_bytes(text.size());
-  return strip_if(text, left, right, is_space);
+  const std::string_view kept = strip_if(text, left, right, is_space);
+  spend_bytes(text.size() - kept.size());
+  return kept;
 }
 
 std::string_view strip(std::string_view text, bool left, bool right, std::string_view characters) {
   const auto set = characters_of(characters);
-  spend(static_cast<int64_t>(1 + text.size() * (1 + set.size() / 16) / 16));
-  return strip_if(text, left, right,
-                  [&](char32_t c) { return std::find(set.begin(), set.end(), c) != set.end(); });
+  const std::string_view kept = strip_if(text, left, right, [&](char32_t c) {
+    return std::find(set.begin(), set.end(), c) != set.end();
+  });
+  spend_bytes((text.size() - kept.size()) * (1 + set.size() / 4));
+  return kept;
 }
 
 std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends) {
