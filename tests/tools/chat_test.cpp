@@ -173,12 +173,14 @@ TEST(Chat, WhatIsHeldIsNotComputedAgainAndTheAnswersAreThoseOfTheWholePrompt) {
   const Outcome prompt =
       with_input({"chat-template", folder.folder(), "--input", "-"}, before.dump());
   const Outcome tokens = nibble({"tokenize", folder.folder(), prompt.out, "--json"});
+  ASSERT_EQ(prompt.code, 0) << prompt.err;
+  ASSERT_EQ(tokens.code, 0) << tokens.err;
   std::string ids;
-  for (const int id : json::parse(tokens.out)["ids"])
-    ids += (ids.empty() ? "" : ",") + std::to_string(id);
+  const json encoded = json::parse(tokens.out)["ids"];
+  for (const int id : encoded) ids += (ids.empty() ? "" : ",") + std::to_string(id);
   const Outcome whole =
       nibble({"run", folder.folder(), "--ids", ids, "-n", "12", "--greedy", "--json"});
-  EXPECT_EQ(json::parse(whole.out)["text"], lines[1]["answer"]);
+  EXPECT_EQ(json::parse(whole.out)["text"], lines[1]["answer"]) << prompt.out << ids;
 }
 
 TEST(Chat, ResetAndSystemBeginAnew) {
