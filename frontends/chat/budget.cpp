@@ -48,7 +48,7 @@ Charge::~Charge() {
 Deeper::Deeper() : budget_(current) {
   if (budget_ == nullptr) return;
   if (budget_->depth >= budget_->limits.depth) {
-    fail("The chat template nests deeper than the {} levels that it may.", budget_->limits.depth);
+    raise("maximum recursion depth exceeded");  // Python's words
   }
   ++budget_->depth;
 }

@@ -71,7 +71,7 @@ class Charge {
   size_t bytes_;
 };
 
-// One level deeper for as long as this lives. Throws Error past the limit.
+// One level deeper for as long as this lives. Raises Python's RecursionError past the limit.
 class Deeper {
  public:
   Deeper();

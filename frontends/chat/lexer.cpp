@@ -13,6 +13,7 @@ namespace nibble::frontends::chat {
 namespace {
 
 constexpr std::string_view kNowhere = {};
+constexpr size_t kMostTokens = 100'000;  // some 20 times those of the longest real template
 
 // Longest first.
 constexpr std::array<std::string_view, 26> kSigns = {
@@ -38,12 +39,20 @@ class Lexer {
   explicit Lexer(std::string_view source) : source_(one_kind_of_line_end(source)) {}
 
   std::vector<Token> run() {
-    while (at_ < source_.size()) data_and_tag();
+    while (at_ < source_.size()) {
+      data_and_tag();
+      check_size();
+    }
     add(TokenType::end, "");
     return std::move(tokens_);
   }
 
  private:
+  void check_size() const {
+    if (tokens_.size() > kMostTokens) {
+      fail("The chat template has more than the {} tokens that it may have.", kMostTokens);
+    }
+  }
   std::string_view rest() const { return std::string_view(source_).substr(at_); }
   bool starts(std::string_view text) const { return rest().starts_with(text); }
   void add(TokenType type, std::string text) { tokens_.push_back({type, std::move(text), line_}); }
@@ -175,6 +184,7 @@ class Lexer {
 
   void inside(bool block) {
     while (at_ < source_.size()) {
+      check_size();
       if (end_of_tag(block)) return;
       const std::string_view text = rest();
       const size_t space = text.size() - strip(text, true, false).size();
