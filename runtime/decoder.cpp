@@ -4,6 +4,11 @@
 
 namespace nibble::runtime {
 
+bool Decoder::rewind(int64_t position) {
+  if (position == 0) reset();
+  return position == this->position();
+}
+
 void Decoder::check_ids(std::span<const int32_t> ids) const {
   if (ids.empty()) fail("At least one id is needed to go on, but none was given.");
   const int64_t vocab = vocab_size();

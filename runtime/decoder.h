@@ -18,6 +18,10 @@ class Decoder {
   // Forgets all positions.
   virtual void reset() = 0;
 
+  // Forgets the positions from `position` (0 to position()) on. False, and nothing forgotten, where
+  // this decoder cannot.
+  virtual bool rewind(int64_t position);
+
   // Appends ids (at least one) and returns the logits after the last one, valid until the next
   // call. Throws Error when an id is not in [0, vocab_size()) or the context would overflow;
   // nothing is appended then.

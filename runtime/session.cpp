@@ -241,6 +241,14 @@ int64_t Session::vocab_size() const { return impl_->plan->vocab_size; }
 int64_t Session::context_length() const { return impl_->context_length; }
 int64_t Session::position() const { return impl_->position; }
 void Session::reset() { impl_->position = 0; }
+
+// A position's keys, values and scales are its own, so what lies behind is simply written again.
+bool Session::rewind(int64_t position) {
+  if (position < 0 || position > impl_->position) return false;
+  impl_->position = position;
+  return true;
+}
+
 jit::KvType Session::kv_type() const { return impl_->kv.type(); }
 void Session::record(Recorder* recorder) { impl_->recorder = recorder; }
 const Plan& Session::plan() const { return *impl_->plan; }

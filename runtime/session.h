@@ -37,6 +37,7 @@ class Session : public Decoder {
   int64_t context_length() const override;
   int64_t position() const override;
   void reset() override;
+  bool rewind(int64_t position) override;
   std::span<const float> forward(std::span<const int32_t> ids) override;
   void forward_all(std::span<const int32_t> ids, std::span<float> out) override;
 

@@ -16,9 +16,9 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr std::array<const char*, 5> kDocuments = {"tokenizer.json", "tokenizer.model",
-                                                   "tokenizer_config.json", "config.json",
-                                                   "generation_config.json"};
+constexpr std::array<const char*, 8> kDocuments = {
+    "tokenizer.json",      "tokenizer.model",    "tokenizer_config.json", "special_tokens_map.json",
+    "chat_template.jinja", "chat_template.json", "config.json",           "generation_config.json"};
 // In the order of trust; exporters and families spell it in these ways.
 constexpr std::array<const char*, 6> kContextKeys = {
     "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length",
@@ -116,7 +116,7 @@ void read_documents(std::span<const fs::path> folders, graph::Graph& graph) {
       std::error_code error;
       if (!fs::is_regular_file(path, error)) continue;
       const std::string& text = graph.documents[std::string(name)] = read_whole(path);
-      if (!name.starts_with("tokenizer")) {
+      if (name.ends_with("config.json") && !name.starts_with("tokenizer")) {
         configurations[std::string(name)] = {path, parse(path, text)};
       }
       break;

@@ -1,5 +1,6 @@
-// The documents that lie beside a model: the tokenizer's, kept as they are, and the
-// configuration, from which the context length and the ids that begin and end a text are read.
+// The documents that lie beside a model: the tokenizer's and the chat template, kept as they are,
+// and the configuration, from which the context length and the ids that begin and end a text are
+// read.
 #pragma once
 
 #include <filesystem>

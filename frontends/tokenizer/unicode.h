@@ -1,4 +1,5 @@
-// UTF-8 and the few character classes that tokenizers ask for. Private to the tokenizer.
+// UTF-8 and the few character classes that tokenizers and chat templates ask for. Private to the
+// frontends.
 #pragma once
 
 #include <array>

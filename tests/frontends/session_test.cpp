@@ -80,6 +80,25 @@ TEST_F(SessionTest, PopulatingChangesNothingThatIsHeld) {
   EXPECT_EQ(copy(s->forward(ids(3))), expected);
 }
 
+TEST_F(SessionTest, AfterRewindingTheRestIsAsIfNothingElseHadBeen) {
+  for (const jit::KvType kv : {jit::KvType::int16, jit::KvType::int8, jit::KvType::f16}) {
+    runtime::SessionOptions options;
+    options.context = 64;
+    options.kv = kv;
+    const auto pool = std::make_shared<runtime::ThreadPool>(2);
+    runtime::Session whole(plan_, pool, options), rewound(plan_, pool, options);
+    const std::vector<float> expected = copy(whole.forward(ids(25)));
+    const std::vector<int32_t> all = ids(25);
+    rewound.forward(std::span(all).first(13));
+    rewound.forward(std::vector<int32_t>(30, 7));
+    EXPECT_FALSE(rewound.rewind(44));
+    EXPECT_FALSE(rewound.rewind(-1));
+    EXPECT_EQ(rewound.position(), 43);
+    ASSERT_TRUE(rewound.rewind(13));
+    EXPECT_EQ(copy(rewound.forward(std::span(all).subspan(13))), expected);
+  }
+}
+
 TEST_F(SessionTest, TheContextIsNeverOverrun) {
   const auto s = session(32);
   s->forward(ids(30));

@@ -35,8 +35,8 @@ struct Pipe {
 };
 
 [[noreturn]] void become(const std::vector<std::string>& arguments, const Surroundings& around,
-                         int out, int err) {
-  dup2(open("/dev/null", O_RDONLY), 0);
+                         int in, int out, int err) {
+  dup2(around.input.empty() ? open("/dev/null", O_RDONLY) : in, 0);
   dup2(around.output.empty() ? out : open(around.output.c_str(), O_WRONLY), 1);
   dup2(err, 2);
   setenv("NIBBLE_TUNE_DB", "off", 1);  // not this user's measurements
@@ -90,10 +90,16 @@ int Outcome::messages() const {
 }
 
 Outcome nibble(const std::vector<std::string>& arguments, const Surroundings& around) {
-  Pipe out, err;
+  Pipe in, out, err;
+  // A pipe takes 64 kB before anybody reads, more than tests have to say.
+  if (write(in.write_end, around.input.data(), around.input.size()) !=
+      static_cast<ssize_t>(around.input.size())) {
+    throw std::runtime_error("the input does not fit into a pipe");
+  }
+  in.close_write();
   const pid_t child = fork();
   if (child < 0) throw std::runtime_error("no process");
-  if (child == 0) become(arguments, around, out.write_end, err.write_end);
+  if (child == 0) become(arguments, around, in.read_end, out.write_end, err.write_end);
   out.close_write();
   err.close_write();
   Outcome outcome;

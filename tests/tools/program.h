@@ -23,6 +23,7 @@ struct Outcome {
 struct Surroundings {
   std::vector<std::pair<std::string, std::string>> environment;  // set on top of this process's own
   size_t memory_limit = 0;                                       // bytes of address space, 0: none
+  std::string input;                                             // what standard input holds
   std::string output;                   // a file to write standard output to, instead of reading it
   bool interrupt_after_output = false;  // SIGINT when the first output arrives
 };

@@ -118,6 +118,8 @@ int run_command_line(int argc, char** argv) {
   program.set_version_flag("--version", kVersion);
   add_compile(program, action);
   add_run(program, action);
+  add_chat(program, action);
+  add_chat_template(program, action);
   add_logits(program, action);
   add_tokenize(program, action);
   add_inspect(program, action);

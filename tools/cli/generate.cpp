@@ -34,17 +34,18 @@ double Generation::decode_tok_s() const { return rate(decode_steps, decode_s); }
 
 Generation generate(runtime::Decoder& decoder, const runtime::SamplerOptions& options,
                     std::span<const int32_t> prompt, int64_t limit, std::span<const int64_t> eos,
-                    const std::function<void(int32_t)>& on_id) {
+                    const std::function<bool(int32_t)>& on_id) {
   const auto length = static_cast<int64_t>(prompt.size());
   if (length > decoder.context_length()) {
     fail("The prompt has {} ids, but the context holds {}.", length, decoder.context_length());
   }
   runtime::Sampler sampler(options);
   Generation out;
-  out.prompt_tokens = length;
+  const auto held = static_cast<size_t>(decoder.position());
+  out.prompt_tokens = length - decoder.position();
   std::vector<int32_t> history(prompt.begin(), prompt.end());
   const double start = now();
-  std::span<const float> logits = prefill(decoder, prompt);
+  std::span<const float> logits = prefill(decoder, prompt.subspan(held));
   const double decode_start = now();
   out.prefill_s = decode_start - start;
   while (out.stop.empty()) {
@@ -63,7 +64,10 @@ Generation generate(runtime::Decoder& decoder, const runtime::SamplerOptions& op
     }
     history.push_back(id);
     out.ids.push_back(id);
-    on_id(id);
+    if (!on_id(id)) {
+      out.stop = "text";
+      break;
+    }
     if (static_cast<int64_t>(out.ids.size()) >= limit) continue;
     if (decoder.position() >= decoder.context_length()) {
       out.stop = "context";

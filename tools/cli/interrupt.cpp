@@ -21,4 +21,9 @@ void catch_interrupts() {
 
 bool interrupted() { return asked_to_stop != 0; }
 
+void forget_interrupts() {
+  asked_to_stop = 0;
+  catch_interrupts();
+}
+
 }  // namespace nibble::cli

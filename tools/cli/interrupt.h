@@ -6,5 +6,7 @@ namespace nibble::cli {
 
 void catch_interrupts();
 bool interrupted();
+// Ready for the next Ctrl-C, which is a first one again.
+void forget_interrupts();
 
 }  // namespace nibble::cli

@@ -1,14 +1,13 @@
 // nibble run: makes text, or ids.
 #include <algorithm>
-#include <random>
 
 #include "jit/error.h"
-#include "runtime/sampler.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/generate.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/model_loader.h"
 #include "tools/cli/output.h"
+#include "tools/cli/sampling.h"
 
 namespace nibble::cli {
 namespace {
@@ -20,31 +19,11 @@ struct Options {
   std::vector<int64_t> ids;
   int64_t tokens = -1;  // -1: kDefaultTokens, or fewer where the context ends before
   bool json = false, echo = false, ignore_eos = false;
-  runtime::SamplerOptions sampler;
-  CLI::Option *prompt_flag = nullptr, *ids_flag = nullptr, *seed_flag = nullptr;
+  SamplingOptions sampling;
+  CLI::Option *prompt_flag = nullptr, *ids_flag = nullptr;
   WeightOptions weights;
   RunOptions run;
 };
-
-// The text's ids, with the token that begins a text where tokenizer_config.json asks for it.
-std::vector<int32_t> encode_prompt(const Options& options, const LoadedModel& model,
-                                   const frontends::Tokenizer& tokenizer) {
-  std::vector<int32_t> ids = tokenizer.encode(options.prompt, true);
-  bool add_bos = ids.empty();
-  const auto config = model.graph->documents.find("tokenizer_config.json");
-  if (config != model.graph->documents.end()) {
-    const Json json = Json::parse(config->second, nullptr, false);
-    const auto flag = json.is_object() ? json.find("add_bos_token") : json.end();
-    add_bos = add_bos ||
-              (json.is_object() && flag != json.end() && flag->is_boolean() && flag->get<bool>());
-  }
-  const int64_t bos = model.graph->bos_id;
-  if (add_bos && bos >= 0 && (ids.empty() || ids[0] != bos)) {
-    ids.insert(ids.begin(), static_cast<int32_t>(bos));
-  }
-  if (ids.empty()) fail("The prompt is empty, and the model has no token that begins a text.");
-  return ids;
-}
 
 std::vector<int32_t> given_ids(const Options& options, const runtime::Decoder& decoder) {
   std::vector<int32_t> ids;
@@ -127,22 +106,9 @@ class Printer {
   bool silent_, first_ = true;
 };
 
-// Before a model is loaded for nothing.
-void check_sampling(const runtime::SamplerOptions& options) {
-  try {
-    runtime::Sampler sampler(options);
-  } catch (const Error& error) {
-    throw UsageError(error.what());
-  }
-}
-
 int run(Options options) {
   catch_interrupts();
-  if (options.seed_flag->count() == 0) {
-    std::random_device device;
-    options.sampler.seed = device();
-  }
-  check_sampling(options.sampler);
+  options.sampling.settle();
   const LoadedModel model = load_model(options.model, "", options.weights, options.run);
   const bool from_text = options.ids_flag->count() == 0;
   const auto tokenizer = tokenizer_of(*model.graph);
@@ -152,8 +118,9 @@ int run(Options options) {
         "instead of a text.",
         options.model);
   }
-  const std::vector<int32_t> prompt =
-      from_text ? encode_prompt(options, model, *tokenizer) : given_ids(options, *model.decoder);
+  const std::vector<int32_t> prompt = from_text
+                                          ? encode_text(options.prompt, *model.graph, *tokenizer)
+                                          : given_ids(options, *model.decoder);
   const int64_t limit =
       choose_limit(options, static_cast<int64_t>(prompt.size()), model.decoder->context_length());
   std::vector<int64_t> eos;
@@ -161,39 +128,23 @@ int run(Options options) {
 
   Printer printer(tokenizer, options.json);
   if (options.echo && !options.json) print(tokenizer ? tokenizer->decode(prompt, true) : "");
-  const Generation made = generate(*model.decoder, options.sampler, prompt, limit, eos,
-                                   [&](int32_t id) { printer.add(id); });
+  const Generation made =
+      generate(*model.decoder, options.sampling.sampler, prompt, limit, eos, [&](int32_t id) {
+        printer.add(id);
+        return true;
+      });
   printer.finish();
   if (options.json) {
     Json json = {{"ids", made.ids}, {"prompt_ids", prompt}};
     if (tokenizer) json["text"] = printer.text();
     json.update(timings(model, made));
-    json["seed"] = options.sampler.seed;
+    json["seed"] = options.sampling.sampler.seed;
     print_json(json);
   } else {
     flush_output();
-    note_timings(model, made, options.sampler.seed);
+    note_timings(model, made, options.sampling.sampler.seed);
   }
   return 0;
-}
-
-void add_sampling(CLI::App& command, Options& options) {
-  runtime::SamplerOptions& sampler = options.sampler;
-  const char* title = "Sampling";
-  CLI::Option* greedy =
-      command.add_flag("--greedy", sampler.greedy, "Always the likeliest id")->group(title);
-  const auto add = [&](const char* name, auto& value, const char* help) {
-    return command.add_option(name, value, help)->capture_default_str()->group(title);
-  };
-  add("--temp", sampler.temperature, "Temperature; 0 is greedy")->excludes(greedy);
-  add("--top-k", sampler.top_k, "Only the K likeliest; 0: all")->excludes(greedy);
-  add("--top-p", sampler.top_p, "Only the likeliest with this mass together")->excludes(greedy);
-  add("--min-p", sampler.min_p, "Only ids this likely, relative to the likeliest")
-      ->excludes(greedy);
-  add("--repeat-penalty", sampler.repeat_penalty, "Makes ids of late less likely; 1: off");
-  add("--repeat-last", sampler.repeat_last, "How many ids are of late; -1: all");
-  options.seed_flag =
-      command.add_option("--seed", sampler.seed, "Seed (default: at random)")->group(title);
 }
 
 }  // namespace
@@ -214,7 +165,7 @@ void add_run(CLI::App& program, Action& action) {
   command->add_flag("--echo", options->echo, "Print the prompt too");
   command->add_flag("--ignore-eos", options->ignore_eos, "Go on past the end of a text");
   command->add_flag("--json", options->json, "Print one JSON object at the end");
-  add_sampling(*command, *options);
+  options->sampling.add_to(*command);
   options->run.add_to(*command);
   options->weights.add_to(*command);
   command->callback([options, &action] {
