@@ -20,11 +20,17 @@ int plain(Graph& graph, FusionReport&) {
 }
 
 constexpr Pass kPasses[] = {
-    {"fold-constants", plain<fold_constants>},   {"form-linears", plain<form_linears>},
-    {"form-norms", plain<form_norms>},           {"form-embeddings", plain<form_embeddings>},
-    {"simplify-shapes", plain<simplify_shapes>}, {"eliminate-dead", plain<eliminate_dead>},
-    {"fuse-activations", fuse_activations},      {"fuse-attention", fuse_attention},
-    {"fuse-residuals", fuse_residuals},          {"eliminate-dead-end", plain<eliminate_dead>},
+    {"fold-constants", plain<fold_constants>},
+    {"form-linears", plain<form_linears>},
+    {"form-norms", plain<form_norms>},
+    {"form-embeddings", plain<form_embeddings>},
+    {"simplify-shapes", plain<simplify_shapes>},
+    {"eliminate-dead", plain<eliminate_dead>},
+    {"fuse-activations", fuse_activations},
+    {"fuse-attention", fuse_attention},
+    {"fuse-residuals", fuse_residuals},
+    {"fuse-logits", fuse_logits},
+    {"eliminate-dead-end", plain<eliminate_dead>},
 };
 
 void report_leftovers(const Graph& graph, FusionReport& report) {

@@ -42,6 +42,8 @@ int form_embeddings(Graph& graph);         // token (and position) embeddings
 int fuse_residuals(Graph& graph,
                    FusionReport& report);  // adds into norms and into Linear epilogues
 
+int fuse_logits(Graph& graph, FusionReport& report);  // what scales or caps the logits
+
 // Called after each pass with its name, the graph and the number of changes.
 using PassObserver = std::function<void(const std::string&, const Graph&, int)>;
 FusionReport fuse(Graph& graph, const PassObserver& observer = {});

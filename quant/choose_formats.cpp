@@ -26,6 +26,7 @@ const MatrixSource* source_at(const Graph& graph, ValueId id) {
 
 // Operators that may stand between the head and the logits: a logit scale, a softcap, a cast.
 bool passes_logits_on(const Node& node) {
+  if (node.is("LogitScale", graph::kNibbleDomain)) return true;
   static constexpr std::array<std::string_view, 7> kOps = {"Cast", "Identity", "Mul",    "Div",
                                                            "Tanh", "Add",      "Reshape"};
   return node.domain.empty() && std::find(kOps.begin(), kOps.end(), node.op) != kOps.end();

@@ -17,11 +17,11 @@ namespace {
 using test::FusedOptions;
 
 // Families that fuse wholly. A family may join this list, never leave it.
-constexpr const char* kFused[] = {"bloom",       "falcon-40b", "falcon-7b",       "gemma",
-                                  "gpt-bigcode", "gpt-neox",   "gpt-neox-serial", "gpt2",
-                                  "gptj",        "llama",      "llama-gqa-rope3", "mistral-window",
-                                  "mpt",         "opt",        "phi-2",           "phi-3",
-                                  "qwen2",       "qwen3",      "starcoder2"};
+constexpr const char* kFused[] = {"bloom",          "falcon-40b",  "falcon-7b", "gemma",
+                                  "gemma2",         "gpt-bigcode", "gpt-neox",  "gpt-neox-serial",
+                                  "gpt2",           "gptj",        "llama",     "llama-gqa-rope3",
+                                  "mistral-window", "mpt",         "opt",       "phi-2",
+                                  "phi-3",          "qwen2",       "qwen3",     "starcoder2"};
 
 std::vector<std::string> fused_families() { return {std::begin(kFused), std::end(kFused)}; }
 
