@@ -131,10 +131,17 @@ struct RotationProbe {
   std::vector<float> base[2];  // at position 0: not rotated
 
   std::vector<float> at(int64_t position, int which) const {
-    Feeds feeds = decoder_feeds(graph, {.tokens = 1, .past = position, .thin_cache = true});
-    feed_projections(region, 1, rows[which], feeds);
+    const ProbeCall call{.tokens = 1, .past = position, .thin_cache = true};
+    Feeds feeds = decoder_feeds(graph, call);
+    const int64_t tokens = rows_of_call(graph, call);
+    std::vector<float> row;
+    for (int64_t s = 0; s < tokens; ++s) {
+      row.insert(row.end(), rows[which].begin(), rows[which].end());
+    }
+    feed_projections(region, tokens, row, feeds);
     const Array q = interpreter.run_one(feeds, region.q);
-    return {q.floats().begin(), q.floats().begin() + static_cast<int64_t>(head_dim)};
+    const auto last = q.floats().begin() + (tokens - 1) * static_cast<int64_t>(head_dim);
+    return {last, last + static_cast<int64_t>(head_dim)};
   }
 };
 

@@ -1,9 +1,9 @@
 // MatMul or Gemm by a constant matrix, with the bias that follows, becomes Linear.
 #include <algorithm>
-#include <tuple>
 
 #include "graph/ops.h"
 #include "graph/passes.h"
+#include "graph/quantized_nodes.h"
 #include "graph/rewrite.h"
 
 namespace nibble::graph {
@@ -23,6 +23,12 @@ std::optional<MatrixSource> weight_of(const Graph& graph, const Links& links, Va
       maker->get_ints("perm", {1, 0}) == std::vector<int64_t>{1, 0}) {
     id = maker->inputs[0];
     k_major = !k_major;
+  }
+  maker = links.producer(id);
+  if (maker != nullptr && maker->op == "DequantizeLinear") {
+    if (auto matrix = dequantized_weight(graph, *maker, k_major)) {
+      return MatrixSource::whole(std::move(matrix));
+    }
   }
   const TensorData* tensor = id == kNoValue ? nullptr : graph.tensor(id);
   if (!is_float_matrix(tensor)) return std::nullopt;
@@ -47,6 +53,12 @@ std::optional<Candidate> candidate_of(const Graph& graph, const Links& links, co
     if (!source) return std::nullopt;
     return Candidate{std::move(*source), kNoValue};
   }
+  if (node.is("MatMulNBits", "com.microsoft")) {
+    auto source = MatrixSource::whole(matmul_nbits_weight(graph, node));
+    const ValueId bias = node.input(5);
+    if (bias != kNoValue && !is_bias(graph, bias, source.n)) return std::nullopt;
+    return Candidate{std::move(source), bias};
+  }
   if (!node.is("Gemm") || node.get_int("transA", 0) != 0 || node.get_float("alpha", 1) != 1 ||
       (node.input(2) != kNoValue && node.get_float("beta", 1) != 1)) {
     return std::nullopt;
@@ -60,24 +72,26 @@ std::optional<Candidate> candidate_of(const Graph& graph, const Links& links, co
 
 int replace_matmuls(Graph& graph) {
   const Links links(graph);
-  using Key = std::tuple<const std::byte*, bool, Shape, DType>;
-  std::map<Key, ValueId> weights;  // tied matrices stay one constant
+  std::vector<ValueId> weights;  // tied matrices stay one constant
   int changed = 0;
-  for (Node& node : graph.nodes) {
-    auto candidate = candidate_of(graph, links, node);
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    auto candidate = candidate_of(graph, links, graph.nodes[i]);
     if (!candidate) continue;
     const MatrixPart& part = candidate->source.parts[0];
-    const Key key{part.tensor.data, part.k_major, part.tensor.shape, part.tensor.dtype};
-    auto known = weights.find(key);
+    auto known = std::find_if(weights.begin(), weights.end(), [&](ValueId id) {
+      return std::get<MatrixSource>(*graph.values[static_cast<size_t>(id)].constant)
+          .parts[0]
+          .same_as(part);
+    });
     if (known == weights.end()) {
-      const ValueId origin = node.inputs[1];
-      const std::string name = graph.value_name(origin);
-      const ValueId id = graph.add_constant(name, Constant(std::move(candidate->source)));
-      known = weights.emplace(key, id).first;
+      const std::string name = graph.value_name(graph.nodes[i].inputs[1]);
+      weights.push_back(graph.add_constant(name, Constant(std::move(candidate->source))));
+      known = weights.end() - 1;
     }
+    Node& node = graph.nodes[i];
     node.op = "Linear";
     node.domain = kNibbleDomain;
-    node.inputs = {node.inputs[0], known->second, candidate->bias};
+    node.inputs = {node.inputs[0], *known, candidate->bias};
     node.attributes.clear();
     ++changed;
   }

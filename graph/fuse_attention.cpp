@@ -46,7 +46,8 @@ class RegionFinder {
     for (int64_t width : widths_) hidden_.push_back(width > 0);
   }
 
-  AttentionRegion around(int32_t softmax) const {
+  // `number`: of the layer, where no cache tells.
+  AttentionRegion around(int32_t softmax, int64_t number) const {
     AttentionRegion region;
     const Node& node = graph_.nodes[static_cast<size_t>(softmax)];
     region.scores = node.inputs[0];
@@ -57,6 +58,7 @@ class RegionFinder {
     const Node& mix = mix_below(node.outputs[0]);
     region.v = mix.inputs[1];
     region.out = output_below(mix.outputs[0], region.chain);
+    if (is_prefix_form(graph_)) region.layer = number;
     add_slice(region);
     add_head_norms(region);
     return region;
@@ -153,6 +155,7 @@ class RegionFinder {
       throw NotAttention("Q, K and V come from " + std::to_string(region.projections.size()) +
                          " projections, expected 1 to 3");
     }
+    if (is_prefix_form(graph_)) return;
     // Masks may take the number of cached positions from another layer's cache; V decides.
     for (size_t l = 0; l < graph_.io.layers.size(); ++l) {
       if (reaches(region.v, graph_.io.layers[l].past_value)) region.layer = static_cast<int64_t>(l);
@@ -407,6 +410,34 @@ struct Found {
   std::vector<AskedShape> asked;
 };
 
+// Fused layers would have a cache and the others none.
+void refuse_partial(size_t found, FusionReport& report) {
+  for (size_t i = report.entries.size(); i-- > 0 && found > 0;) {
+    FusionEntry& entry = report.entries[i];
+    if (entry.what != "attention" || !entry.fused) continue;
+    entry.fused = false;
+    entry.detail = "this export has no cache, and attention of another layer is not fused";
+    --found;
+  }
+}
+
+int64_t softmaxes_left(const Graph& graph) {
+  return std::count_if(graph.nodes.begin(), graph.nodes.end(),
+                       [](const Node& node) { return node.is("Softmax"); });
+}
+
+// An export without a cache: its attention has one now, so its masks and positions go. What no
+// probe has seen is not served.
+void finish_prefix(Graph& graph, FusionReport& report) {
+  drop_caches(graph);
+  const int64_t positions = prefix_positions(graph);
+  if (graph.context_length == positions) return;
+  report.entries.push_back(
+      {-1, "cache", true,
+       fmt::format("added to an export without one, for {} positions", positions), ""});
+  graph.context_length = positions;
+}
+
 }  // namespace
 
 int fuse_attention(Graph& graph, FusionReport& report) {
@@ -417,13 +448,14 @@ int fuse_attention(Graph& graph, FusionReport& report) {
     const Graph plain = without_head_norms(graph);
     const Interpreter plain_interpreter(plain);
     const ProbeGraphs probes{graph, interpreter, plain, plain_interpreter};
+    int64_t softmaxes = 0;
     for (size_t i = 0; i < graph.nodes.size(); ++i) {
       const Node& softmax = graph.nodes[i];
       if (!softmax.is("Softmax")) continue;
       FusionEntry entry{layer_of_name(softmax.name), "attention", false, "", softmax.name};
       try {
         Found found;
-        found.region = finder.around(static_cast<int32_t>(i));
+        found.region = finder.around(static_cast<int32_t>(i), softmaxes++);
         entry.layer = found.region.layer;
         found.meaning = find_attention_meaning(probes, found.region);
         found.asked = asked_shapes(graph, interpreter, found.region);
@@ -436,6 +468,10 @@ int fuse_attention(Graph& graph, FusionReport& report) {
       }
       report.entries.push_back(std::move(entry));
     }
+  }
+  if (is_prefix_form(graph) && static_cast<int64_t>(all.size()) < softmaxes_left(graph)) {
+    refuse_partial(all.size(), report);
+    return 0;
   }
   for (const Found& found : all) {
     Node qkv = ProjectionMerger(graph, found.region, found.meaning)
@@ -453,7 +489,11 @@ int fuse_attention(Graph& graph, FusionReport& report) {
   sort_nodes(graph);
   eliminate_dead(graph);
   simplify_shapes(graph);
-  if (!all.empty() && all.size() == graph.io.layers.size()) drop_caches(graph);
+  if (is_prefix_form(graph)) {
+    if (!all.empty() && softmaxes_left(graph) == 0) finish_prefix(graph, report);
+  } else if (!all.empty() && all.size() == graph.io.layers.size()) {
+    drop_caches(graph);
+  }
   return static_cast<int>(all.size());
 }
 

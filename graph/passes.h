@@ -27,12 +27,14 @@ struct FusionReport {
   double coverage() const;  // share of the remaining nodes that are fused operators, 0..1
 };
 
-int fold_constants(Graph& graph);   // evaluates nodes whose inputs are all constant; drops casts
-                                    // between float types
-int eliminate_dead(Graph& graph);   // nodes and constants that no output needs
-int form_linears(Graph& graph);     // MatMul/Gemm by a constant (+ bias Add) -> Linear
-int form_norms(Graph& graph);       // RMSNorm and LayerNorm in all their spellings
-int form_embeddings(Graph& graph);  // token (and position) embeddings
+int fold_constants(Graph& graph);  // evaluates nodes whose inputs are all constant; drops casts
+                                   // between float types
+int eliminate_dead(Graph& graph);  // nodes and constants that no output needs
+int expand_operators(Graph& graph,
+                     FusionReport& report);  // whole-subgraph operators become the subgraph
+int form_linears(Graph& graph);              // MatMul/Gemm by a constant (+ bias Add) -> Linear
+int form_norms(Graph& graph);                // RMSNorm and LayerNorm in all their spellings
+int form_embeddings(Graph& graph);           // token (and position) embeddings
 int simplify_shapes(Graph& graph);  // Shape of a hidden state -> from the shape of input_ids
 int fuse_activations(Graph& graph,
                      FusionReport& report);  // elementwise regions between Linears, by probing
