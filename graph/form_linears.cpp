@@ -124,11 +124,61 @@ int absorb_biases(Graph& graph) {
   return changed;
 }
 
+// The factor of a node that multiplies `id` by a constant number; nullopt when it does not.
+std::optional<float> factor_of(const Graph& graph, const Node& node, ValueId id) {
+  if (node.is("Mul")) {
+    return scalar_constant(graph, node.inputs[0] == id ? node.inputs[1] : node.inputs[0]);
+  }
+  if (!node.is("Div") || node.inputs[0] != id) return std::nullopt;
+  const auto divisor = scalar_constant(graph, node.inputs[1]);
+  return divisor && *divisor != 0 ? std::optional<float>(1 / *divisor) : std::nullopt;
+}
+
+// Whether a value is one term of a sum of computed values: a branch of a residual stream.
+bool is_residual_term(const Graph& graph, const Links& links, ValueId id) {
+  if (!links.single_use(id)) return false;
+  const Node& add = graph.nodes[static_cast<size_t>(links.consumers(id)[0])];
+  if (!add.is("Add")) return false;
+  const ValueId other = add.inputs[0] == id ? add.inputs[1] : add.inputs[0];
+  return links.producer(other) != nullptr;
+}
+
+// A factor on a branch of the residual stream (Granite) becomes part of the matrix and its bias.
+int absorb_factors(Graph& graph) {
+  const Links links(graph);
+  std::vector<bool> dead(graph.nodes.size(), false);
+  int changed = 0;
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    Node& linear = graph.nodes[i];
+    if (!linear.is("Linear", kNibbleDomain) || !links.single_use(linear.outputs[0])) continue;
+    const auto user = static_cast<size_t>(links.consumers(linear.outputs[0])[0]);
+    const Node& scaled = graph.nodes[user];
+    const auto factor = factor_of(graph, scaled, linear.outputs[0]);
+    if (!factor || !is_residual_term(graph, links, scaled.outputs[0])) continue;
+    MatrixSource source = source_of(graph, linear);
+    for (MatrixPart& part : source.parts) part.factor *= *factor;
+    const std::string name = graph.value_name(linear.inputs[1]);
+    linear.inputs[1] = graph.add_constant(name, Constant(std::move(source)));
+    if (linear.input(2) != kNoValue) {
+      std::vector<float> bias = to_f32(*graph.tensor(linear.inputs[2]));
+      for (float& value : bias) value *= *factor;
+      const auto n = static_cast<int64_t>(bias.size());
+      linear.inputs[2] = graph.add_constant(name + "/bias", make_f32({n}, std::move(bias)));
+    }
+    linear.outputs = scaled.outputs;
+    dead[user] = true;
+    ++changed;
+  }
+  erase_nodes(graph, dead);
+  return changed;
+}
+
 }  // namespace
 
 int form_linears(Graph& graph) {
   int changed = replace_matmuls(graph);
   changed += absorb_biases(graph);
+  changed += absorb_factors(graph);
   return changed;
 }
 

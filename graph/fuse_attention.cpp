@@ -44,6 +44,10 @@ class RegionFinder {
   explicit RegionFinder(const Graph& graph)
       : graph_(graph), links_(graph), data_(data_values(graph)), widths_(hidden_widths(graph)) {
     for (int64_t width : widths_) hidden_.push_back(width > 0);
+    hidden_or_shape_ = hidden_;
+    for (const Node& node : graph.nodes) {
+      if (node.is("Shape")) hidden_or_shape_[static_cast<size_t>(node.outputs[0])] = true;
+    }
   }
 
   // `number`: of the layer, where no cache tells.
@@ -186,7 +190,7 @@ class RegionFinder {
   int32_t head_norm_above(ValueId operand) const {
     const ValueId wanted[] = {operand};
     int32_t found = -1;
-    for (int32_t index : backward_slice(graph_, wanted, hidden_).nodes) {
+    for (int32_t index : backward_slice(graph_, wanted, hidden_or_shape_).nodes) {
       if (!is_head_norm(graph_.nodes[static_cast<size_t>(index)], widths_)) continue;
       if (found >= 0) throw NotAttention("several norms stand between a projection and its heads");
       found = index;
@@ -213,7 +217,7 @@ class RegionFinder {
   Links links_;
   std::vector<bool> data_;
   std::vector<int64_t> widths_;
-  std::vector<bool> hidden_;
+  std::vector<bool> hidden_, hidden_or_shape_;
 };
 
 // One Linear that makes [Q heads | K heads | V heads] from the region's projections.

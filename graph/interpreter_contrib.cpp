@@ -66,12 +66,11 @@ Array skipped(const OpCall& call, size_t bias_input) {
   const int64_t width = row_shape(x).width;
   const float* bias = weight_floats(call, bias_input, width);
   const auto count = static_cast<size_t>(skip.size());
-  if (count == 0 || static_cast<size_t>(x.size()) % count != 0 || skip.shape.back() != width) {
-    if (x.size() != 0) {
-      fail("A skip of shape {} does not fit {}.", to_string(skip.shape), to_string(x.shape));
-    }
-    return x;
+  const int64_t rows = x.shape.size() < 2 ? 1 : x.shape[x.shape.size() - 2];
+  if (skip.size() != x.size() && skip.size() != rows * width) {
+    fail("A skip of shape {} does not fit {}.", to_string(skip.shape), to_string(x.shape));
   }
+  if (count == 0) return x;
   std::vector<float> sum(x.floats().begin(), x.floats().end());
   for (size_t i = 0; i < sum.size(); ++i) {
     sum[i] += skip.floats()[i % count];
