@@ -52,7 +52,7 @@ bool is_ids(const Graph& graph, const Interpreter& interpreter, ValueId index, i
   if (index == graph.io.input_ids) return true;
   Feeds feeds = decoder_feeds(graph, {.tokens = rows, .past = 2});
   std::vector<int64_t> ids(static_cast<size_t>(rows));  // every id that the table has
-  std::iota(ids.begin(), ids.end(), 0);
+  std::iota(ids.rbegin(), ids.rend(), 0);  // backwards: positions go forwards
   feeds[graph.io.input_ids] = Array::of({1, rows}, ids);
   try {
     const Array found = interpreter.run_one(feeds, index);

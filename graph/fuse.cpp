@@ -45,8 +45,7 @@ void report_leftovers(const Graph& graph, FusionReport& report) {
       continue;
     }
     ++report.nodes_unfused;
-    report.entries.push_back({layer_of_name(node.name), node.op, false,
-                              "no fused operator covers this node", node.name});
+    report.entries.push_back({layer_of_name(node.name), node.op, false, kLeftOver, node.name});
   }
   std::stable_sort(report.entries.begin(), report.entries.end(),
                    [](const FusionEntry& a, const FusionEntry& b) { return a.layer < b.layer; });

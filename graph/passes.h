@@ -19,6 +19,8 @@ struct FusionEntry {
   std::string node;    // the node where the search began or ended
 };
 
+inline constexpr const char* kLeftOver = "no fused operator covers this node";
+
 struct FusionReport {
   std::vector<FusionEntry> entries;
   int64_t nodes_before = 0, nodes_after = 0,

@@ -35,10 +35,18 @@ int64_t last_index(const Strides& at, int64_t n, int64_t steps) {
 }  // namespace
 
 void QuantizedMatrix::read_values(int64_t c, std::span<uint8_t> q) const {
+  // Two's complement turns into offset binary by its top bit.
   const auto flip = static_cast<uint8_t>(offset());
   int64_t index = c * value_at.column;
+  if (bits == 4 && value_at.step == 1 && index % 2 == 0) {
+    const std::byte* from = values.data + index / 2;
+    for (size_t kk = 0; kk < q.size(); ++kk) {
+      const auto byte = std::to_integer<uint8_t>(from[kk / 2]);
+      q[kk] = static_cast<uint8_t>((kk % 2 == 0 ? byte & 15 : byte >> 4) ^ flip);
+    }
+    return;
+  }
   for (size_t kk = 0; kk < q.size(); ++kk, index += value_at.step) {
-    // Two's complement turns into offset binary by its top bit.
     q[kk] = static_cast<uint8_t>(stored(values, bits, index) ^ flip);
   }
 }

@@ -291,11 +291,18 @@ runtime::PackedMatrix pack_weight(const graph::Graph& graph, graph::ValueId id,
 
 std::string unfused_warning(const graph::FusionReport& report) {
   if (report.complete()) return "";
-  std::string reason;
+  // A reason that a pass gave says more than that a node was left over.
+  const graph::FusionEntry* first = nullptr;
   for (const graph::FusionEntry& entry : report.entries) {
     if (entry.fused) continue;
-    reason = fmt::format(" First: {} at node '{}': {}.", entry.what, entry.node, entry.detail);
+    if (first == nullptr) first = &entry;
+    if (entry.detail == graph::kLeftOver) continue;
+    first = &entry;
     break;
+  }
+  std::string reason;
+  if (first != nullptr) {
+    reason = fmt::format(" First: {} at node '{}': {}.", first->what, first->node, first->detail);
   }
   return fmt::format(
       "{} of {} nodes are not fused, so this model runs slowly, by the reference interpreter.{}",
