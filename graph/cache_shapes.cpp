@@ -16,6 +16,8 @@ class Completer {
     for (const Node& node : graph_.nodes) {
       if (node.is("GroupQueryAttention", "com.microsoft")) {
         complete_grouped(node);
+      } else if (node.op == "RotaryEmbedding") {
+        limit_context(node.domain.empty() ? node.input(1) : node.input(2));
       } else if (node.is("Attention") && node.get_int("kv_num_heads", 0) > 0) {
         const int64_t heads = node.get_int("kv_num_heads");
         complete(node.input(4), heads, columns_of(node.input(1), kDepth) / heads);
@@ -34,8 +36,12 @@ class Completer {
     const int64_t dim = columns_of(node.input(0), kDepth) / (packed ? heads + 2 * kv_heads : heads);
     complete(node.input(3), kv_heads, dim);
     complete(node.input(4), kv_heads, dim);
-    if (node.get_int("do_rotary", 0) == 0) return;
-    const TensorData* table = node.input(7) == kNoValue ? nullptr : graph_.tensor(node.inputs[7]);
+    if (node.get_int("do_rotary", 0) != 0) limit_context(node.input(7));
+  }
+
+  // To the rows of a table of cosines.
+  void limit_context(ValueId cosines) {
+    const TensorData* table = cosines == kNoValue ? nullptr : graph_.tensor(cosines);
     if (table == nullptr || table->shape.size() != 2 || table->shape[0] < 1) return;
     int64_t& context = graph_.context_length;
     context = context > 0 ? std::min(context, table->shape[0]) : table->shape[0];
