@@ -15,23 +15,46 @@ namespace nibble::graph {
 namespace {
 
 bool is_table(const TensorData* tensor) {
-  return tensor != nullptr && tensor->shape.size() == 2 && tensor->dtype != DType::i64;
+  return tensor != nullptr && tensor->shape.size() == 2 &&
+         (tensor->dtype == DType::f32 || tensor->dtype == DType::f16 ||
+          tensor->dtype == DType::bf16 || tensor->dtype == DType::f64);
 }
 
-// What a node looks rows up in; nullopt when it is no look-up in a constant table.
-std::optional<MatrixSource> table_of(const Graph& graph, const Links& links, const Node& node) {
+// What a node looks rows up in, and by which numbers; nullopt when it is no look-up in a constant
+// table.
+struct Lookup {
+  MatrixSource table;
+  ValueId name = kNoValue, index = kNoValue;
+};
+
+std::optional<Lookup> lookup_of(const Graph& graph, const Links& links, const Node& node) {
   if (node.is("GatherBlockQuantized", "com.microsoft")) {
-    return MatrixSource::whole(gather_block_table(graph, node));
+    return Lookup{MatrixSource::whole(gather_block_table(graph, node)), node.inputs[0],
+                  node.inputs[1]};
+  }
+  if (node.op == "DequantizeLinear") {  // of rows that were looked up
+    const Node* gather = links.producer(node.inputs[0]);
+    if (gather == nullptr || !gather->is("Gather") || gather->get_int("axis", 0) != 0) {
+      return std::nullopt;
+    }
+    Node whole = node;
+    whole.inputs[0] = gather->inputs[0];
+    const auto scale = constant_behind(graph, node.input(1));
+    if (!scale || element_count(scale->shape) != 1) return std::nullopt;
+    auto matrix = dequantized_weight(graph, whole, false);
+    if (!matrix) return std::nullopt;
+    return Lookup{MatrixSource::whole(std::move(matrix)), gather->inputs[0], gather->inputs[1]};
   }
   if (!node.is("Gather") || node.get_int("axis", 0) != 0) return std::nullopt;
-  if (const TensorData* tensor = graph.tensor(node.inputs[0]); is_table(tensor)) {
-    return MatrixSource::whole(*tensor, false);
+  const TensorData* tensor = graph.tensor(node.inputs[0]);
+  if (is_table(tensor)) {
+    return Lookup{MatrixSource::whole(*tensor, false), node.inputs[0], node.inputs[1]};
   }
   const Node* maker = links.producer(node.inputs[0]);
   if (maker == nullptr || maker->op != "DequantizeLinear") return std::nullopt;
   auto matrix = dequantized_weight(graph, *maker, false);
   if (!matrix) return std::nullopt;
-  return MatrixSource::whole(std::move(matrix));
+  return Lookup{MatrixSource::whole(std::move(matrix)), node.inputs[0], node.inputs[1]};
 }
 
 // The constant over the same numbers, when a tied head already made one.
@@ -52,7 +75,7 @@ bool is_ids(const Graph& graph, const Interpreter& interpreter, ValueId index, i
   if (index == graph.io.input_ids) return true;
   Feeds feeds = decoder_feeds(graph, {.tokens = rows, .past = 2});
   std::vector<int64_t> ids(static_cast<size_t>(rows));  // every id that the table has
-  std::iota(ids.rbegin(), ids.rend(), 0);  // backwards: positions go forwards
+  std::iota(ids.rbegin(), ids.rend(), 0);               // backwards: positions go forwards
   feeds[graph.io.input_ids] = Array::of({1, rows}, ids);
   try {
     const Array found = interpreter.run_one(feeds, index);
@@ -64,19 +87,19 @@ bool is_ids(const Graph& graph, const Interpreter& interpreter, ValueId index, i
 }
 
 int replace_gathers(Graph& graph) {
-  std::vector<std::pair<size_t, MatrixSource>> found;
+  std::vector<std::pair<size_t, Lookup>> found;
   {
     const Interpreter interpreter(graph);
     const Links links(graph);
     for (size_t i = 0; i < graph.nodes.size(); ++i) {
-      auto table = table_of(graph, links, graph.nodes[i]);
-      if (!table || !is_ids(graph, interpreter, graph.nodes[i].inputs[1], table->n)) continue;
-      found.emplace_back(i, *std::move(table));
+      auto lookup = lookup_of(graph, links, graph.nodes[i]);
+      if (!lookup || !is_ids(graph, interpreter, lookup->index, lookup->table.n)) continue;
+      found.emplace_back(i, *std::move(lookup));
     }
   }
-  for (auto& [i, source] : found) {
-    const std::string name = graph.value_name(graph.nodes[i].inputs[0]);
-    const ValueId table = table_value(graph, std::move(source), name);
+  for (auto& [i, lookup] : found) {
+    const ValueId table =
+        table_value(graph, std::move(lookup.table), graph.value_name(lookup.name));
     Node& target = graph.nodes[i];
     target.op = "Embedding";
     target.domain = kNibbleDomain;

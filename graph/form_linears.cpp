@@ -45,19 +45,24 @@ bool is_bias(const Graph& graph, ValueId id, int64_t n) {
 struct Candidate {
   MatrixSource source;
   ValueId bias = kNoValue;
+  ValueId x = kNoValue, weight = kNoValue;  // when they are not inputs 0 and 1 of the node
 };
 
 std::optional<Candidate> candidate_of(const Graph& graph, const Links& links, const Node& node) {
   if (node.is("MatMul")) {
     auto source = weight_of(graph, links, node.inputs[1], true);
     if (!source) return std::nullopt;
-    return Candidate{std::move(*source), kNoValue};
+    return Candidate{std::move(*source), kNoValue, kNoValue, kNoValue};
   }
   if (node.is("MatMulNBits", "com.microsoft")) {
     auto source = MatrixSource::whole(matmul_nbits_weight(graph, node));
     const ValueId bias = node.input(5);
     if (bias != kNoValue && !is_bias(graph, bias, source.n)) return std::nullopt;
-    return Candidate{std::move(source), bias};
+    return Candidate{std::move(source), bias, kNoValue, kNoValue};
+  }
+  if (auto product = integer_product(graph, links, node)) {
+    return Candidate{MatrixSource::whole(std::move(product->matrix)), kNoValue, product->x,
+                     product->weight};
   }
   if (!node.is("Gemm") || node.get_int("transA", 0) != 0 || node.get_float("alpha", 1) != 1 ||
       (node.input(2) != kNoValue && node.get_float("beta", 1) != 1)) {
@@ -67,7 +72,7 @@ std::optional<Candidate> candidate_of(const Graph& graph, const Links& links, co
   if (!source) return std::nullopt;
   const ValueId bias = node.input(2);
   if (bias != kNoValue && !is_bias(graph, bias, source->n)) return std::nullopt;
-  return Candidate{std::move(*source), bias};
+  return Candidate{std::move(*source), bias, kNoValue, kNoValue};
 }
 
 int replace_matmuls(Graph& graph) {
@@ -84,14 +89,16 @@ int replace_matmuls(Graph& graph) {
           .same_as(part);
     });
     if (known == weights.end()) {
-      const std::string name = graph.value_name(graph.nodes[i].inputs[1]);
+      const std::string name = graph.value_name(
+          candidate->weight != kNoValue ? candidate->weight : graph.nodes[i].inputs[1]);
       weights.push_back(graph.add_constant(name, Constant(std::move(candidate->source))));
       known = weights.end() - 1;
     }
     Node& node = graph.nodes[i];
     node.op = "Linear";
     node.domain = kNibbleDomain;
-    node.inputs = {node.inputs[0], *known, candidate->bias};
+    const ValueId x = candidate->x != kNoValue ? candidate->x : node.inputs[0];
+    node.inputs = {x, *known, candidate->bias};
     node.attributes.clear();
     ++changed;
   }
@@ -177,6 +184,7 @@ int absorb_factors(Graph& graph) {
 
 int form_linears(Graph& graph) {
   int changed = replace_matmuls(graph);
+  if (changed > 0) eliminate_dead(graph);
   changed += absorb_biases(graph);
   changed += absorb_factors(graph);
   return changed;

@@ -1,6 +1,7 @@
 // Quantized weights as the interpreter meets them in a graph that is not fused: dequantized to
 // fp32, then as any float. The general DequantizeLinear of arrays is here too.
 #include <algorithm>
+#include <cmath>
 
 #include "graph/interpreter_nibble.h"
 #include "graph/quantized_nodes.h"
@@ -82,11 +83,66 @@ Outputs op_dequantize_linear(const OpCall& call) {
   return {Array::of(x.shape, std::move(out))};
 }
 
+// y = round(x / scale) + zero in 0..255, over the whole array.
+Outputs op_dynamic_quantize_linear(const OpCall& call) {
+  const Array& x = call.in(0);
+  float low = 0, high = 0;
+  for (const float value : x.floats()) {
+    low = std::min(low, value);
+    high = std::max(high, value);
+  }
+  const float scale = (high - low) / 255;
+  const auto clamped = [](float value) {
+    return static_cast<int64_t>(std::clamp(std::nearbyint(value), 0.0F, 255.0F));
+  };
+  const int64_t zero = scale > 0 ? clamped(-low / scale) : 0;
+  std::vector<int64_t> out;
+  for (const float value : x.floats()) {
+    out.push_back(scale > 0 ? clamped(std::nearbyint(value / scale) + static_cast<float>(zero))
+                            : zero);
+  }
+  return {Array::of(x.shape, std::move(out)), Array::of({}, std::vector<float>{scale}),
+          Array::of({}, std::vector<int64_t>{zero})};
+}
+
+// (a - a_zero) (b - b_zero), integers; b is a matrix, whose zero point may be one a column.
+Outputs op_matmul_integer(const OpCall& call) {
+  const Array &a = call.in(0), &b = call.in(1);
+  const Array *a_zero = call.optional(2), *b_zero = call.optional(3);
+  const RowShape rows = row_shape(a);
+  if (b.shape.size() != 2 || b.shape[0] != rows.width ||
+      (a_zero != nullptr && a_zero->size() != 1) ||
+      (b_zero != nullptr && b_zero->size() != 1 && b_zero->size() != b.shape[1])) {
+    fail("Integers of shape {} cannot be multiplied by {}.", to_string(a.shape),
+         to_string(b.shape));
+  }
+  const int64_t k = b.shape[0], n = b.shape[1];
+  const int64_t za = a_zero != nullptr ? a_zero->ints()[0] : 0;
+  Shape shape = a.shape;
+  shape.back() = n;
+  std::vector<int64_t> out(static_cast<size_t>(array_size(shape)), 0);
+  for (int64_t r = 0; r < rows.rows; ++r) {
+    for (int64_t kk = 0; kk < k; ++kk) {
+      const int64_t left = a.ints()[static_cast<size_t>(r * k + kk)] - za;
+      for (int64_t c = 0; c < n; ++c) {
+        const int64_t zb = b_zero == nullptr
+                               ? 0
+                               : b_zero->ints()[static_cast<size_t>(b_zero->size() == 1 ? 0 : c)];
+        out[static_cast<size_t>(r * n + c)] +=
+            left * (b.ints()[static_cast<size_t>(kk * n + c)] - zb);
+      }
+    }
+  }
+  return {Array::of(std::move(shape), std::move(out))};
+}
+
 constexpr OpEntry kOps[] = {
     {"com.microsoft", "MatMulNBits", op_matmul_nbits},
     {"com.microsoft", "GatherBlockQuantized", op_gather_block_quantized},
     {"com.microsoft", "DequantizeLinear", op_dequantize_linear},
     {"", "DequantizeLinear", op_dequantize_linear},
+    {"", "DynamicQuantizeLinear", op_dynamic_quantize_linear},
+    {"", "MatMulInteger", op_matmul_integer},
 };
 
 }  // namespace

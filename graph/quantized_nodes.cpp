@@ -207,4 +207,61 @@ SharedMatrix dequantized_weight(const Graph& graph, const Node& node, bool k_maj
   return matrix;
 }
 
+namespace {
+
+// The node of this kind that makes `id`, or null.
+const Node* maker_of(const Links& links, ValueId id, const char* op) {
+  const Node* node = links.producer(id);
+  return node != nullptr && node->is(op) ? node : nullptr;
+}
+
+// A [k][n] matrix of 8-bit integers with one scale and zero point, or one a column.
+SharedMatrix integer_matrix(const Graph& graph, const Node& product, ValueId scales) {
+  auto values = constant_behind(graph, product.input(1)), scale = constant_behind(graph, scales);
+  if (!values || !scale || values->shape.size() != 2) return nullptr;
+  if (values->dtype != DType::u8 && values->dtype != DType::i8) return nullptr;
+  auto matrix = std::make_shared<QuantizedMatrix>();
+  QuantizedMatrix& m = *matrix;
+  m.k = m.group = values->shape[0];
+  m.n = values->shape[1];
+  m.bits = 8;
+  m.is_signed = values->dtype == DType::i8;
+  m.value_at = {1, m.n};
+  m.scale_at = {element_count(scale->shape) == 1 ? 0 : 1, 0};
+  m.values = *std::move(values);
+  m.scales = *std::move(scale);
+  if (product.input(3) != kNoValue) {
+    m.zeros = constant_behind(graph, product.input(3));
+    if (!m.zeros) return nullptr;
+    m.zero_at = {element_count(m.zeros->shape) == 1 ? 0 : 1, 0};
+  }
+  m.check(who(graph, product));
+  return matrix;
+}
+
+}  // namespace
+
+std::optional<IntegerProduct> integer_product(const Graph& graph, const Links& links,
+                                              const Node& scaled) {
+  if (!scaled.is("Mul")) return std::nullopt;
+  for (size_t side = 0; side < 2; ++side) {
+    const Node* cast = maker_of(links, scaled.inputs[side], "Cast");
+    const Node* scales = maker_of(links, scaled.inputs[1 - side], "Mul");
+    if (cast == nullptr || scales == nullptr) continue;
+    const Node* product = maker_of(links, cast->inputs[0], "MatMulInteger");
+    if (product == nullptr) continue;
+    const Node* quantize = maker_of(links, product->inputs[0], "DynamicQuantizeLinear");
+    if (quantize == nullptr || quantize->outputs.size() != 3 ||
+        product->inputs[0] != quantize->outputs[0] || product->input(2) != quantize->outputs[2]) {
+      continue;
+    }
+    const bool first = scales->inputs[0] == quantize->outputs[1];
+    if (!first && scales->inputs[1] != quantize->outputs[1]) continue;
+    if (auto matrix = integer_matrix(graph, *product, scales->inputs[first ? 1 : 0])) {
+      return IntegerProduct{quantize->inputs[0], product->inputs[1], std::move(matrix)};
+    }
+  }
+  return std::nullopt;
+}
+
 }  // namespace nibble::graph

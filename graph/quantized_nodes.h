@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "graph/graph.h"
+#include "graph/rewrite.h"
 
 namespace nibble::graph {
 
@@ -23,5 +24,15 @@ SharedMatrix gather_block_table(const Graph& graph, const Node& node);
 // The constant matrix that a DequantizeLinear makes, as [k][n] when k_major, else [n][k]; null when
 // it is computed, no matrix, or quantized along other groups than runs of k.
 SharedMatrix dequantized_weight(const Graph& graph, const Node& node, bool k_major);
+
+// A product of integers with its scales, as onnxruntime's dynamic quantization writes it: `scaled`
+// = Mul(Cast(MatMulInteger(q, W, zero, W_zero)), Mul(scale, W_scale)), where q, scale and zero are
+// x's by DynamicQuantizeLinear. As x W^T it is more exact, not less.
+struct IntegerProduct {
+  ValueId x = kNoValue, weight = kNoValue;
+  SharedMatrix matrix;
+};
+std::optional<IntegerProduct> integer_product(const Graph& graph, const Links& links,
+                                              const Node& scaled);
 
 }  // namespace nibble::graph

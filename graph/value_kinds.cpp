@@ -55,6 +55,7 @@ std::vector<ValueKind> value_kinds(const Graph& graph) {
     }
     if (node.op == "Shape" || node.op == "Size" || node.op == "ArgMax") kind = ValueKind::integer;
     if (node.op == "DequantizeLinear" || node.op == "GatherBlockQuantized") kind = ValueKind::real;
+    if (node.op == "DynamicQuantizeLinear" || node.op == "MatMulInteger") kind = ValueKind::integer;
     if (node.op == "Cast") kind = kind_of_cast(node.get_int("to", 1));
     if (node.op == "ConstantOfShape") {
       const auto value = node.attributes.find("value");
@@ -64,6 +65,9 @@ std::vector<ValueKind> value_kinds(const Graph& graph) {
     if (makes_boolean(node.op)) kind = ValueKind::boolean;
     for (ValueId output : node.outputs) {
       if (output != kNoValue) kinds[static_cast<size_t>(output)] = kind;
+    }
+    if (node.op == "DynamicQuantizeLinear" && node.outputs.size() > 1) {
+      kinds[static_cast<size_t>(node.outputs[1])] = ValueKind::real;  // its scale
     }
   }
   return kinds;

@@ -370,6 +370,61 @@ TEST(QuantizedPasses, WeightsBecomeLinearsAsTheyAre) {
   }
 }
 
+TEST(DynamicQuantization, RoundsAsItsDefinition) {
+  // The range -1..1.55 in 255 steps of 0.01, zero at 100.
+  const auto outputs =
+      OneNode("DynamicQuantizeLinear").in(floats({4}, {-1, 1.55F, 0, 0.124F})).run(3);
+  EXPECT_EQ(values_i(outputs[0]), (std::vector<int64_t>{0, 255, 100, 112}));
+  EXPECT_FLOAT_EQ(outputs[1].floats()[0], 0.01F);
+  EXPECT_EQ(values_i(outputs[2]), (std::vector<int64_t>{100}));
+  OneNode product("MatMulInteger");
+  product.in(ints({1, 2}, {3, 5})).in(ints({2, 2}, {1, 2, 3, 4})).in(ints({}, {1}));
+  EXPECT_EQ(values_i(product.in(ints({2}, {0, 1})).one()), (std::vector<int64_t>{14, 14}));
+}
+
+// x by weights of 8 bits as onnxruntime's dynamic quantization writes it, and its table of rows.
+TEST(QuantizedPasses, IntegerProductsBecomeLinears) {
+  Graph graph;
+  graph.origin = "test.onnx";
+  const ValueId ids = graph.add_value("ids", DType::i64);
+  graph.io.input_ids = ids;
+  graph.inputs = {ids};
+  const auto node = [&](const char* op, std::vector<ValueId> inputs, size_t outputs = 1) {
+    Node made{op, "", op, std::move(inputs), {}, {}};
+    for (size_t i = 0; i < outputs; ++i) made.outputs.push_back(graph.add_value(op));
+    graph.nodes.push_back(made);
+    return made.outputs;
+  };
+  const auto scalar = [&](float value) {
+    return graph.add_constant("scale", graph::make_f32({}, {value}));
+  };
+  const ValueId table =
+      graph.add_constant("table", byte_tensor(DType::u8, {3, 2}, {130, 128, 126, 127, 128, 133}));
+  const ValueId middle = graph.add_constant("zero", byte_tensor(DType::u8, {}, {128}));
+  const ValueId rows = node("Gather", {table, ids})[0];
+  const ValueId x = node("DequantizeLinear", {rows, scalar(0.5F), middle})[0];
+  const auto q = node("DynamicQuantizeLinear", {x}, 3);
+  const ValueId weight = graph.add_constant("w", byte_tensor(DType::i8, {2, 2}, {1, 254, 3, 4}));
+  const ValueId zeros = graph.add_constant("wz", byte_tensor(DType::i8, {2}, {0, 0}));
+  const ValueId product = node("MatMulInteger", {q[0], weight, q[2], zeros})[0];
+  const ValueId real = node("Cast", {product})[0];
+  graph.nodes.back().attributes["to"] = int64_t{1};
+  const ValueId scales = graph.add_constant("ws", graph::make_f32({2}, {2, 10}));
+  const ValueId y = node("Mul", {real, node("Mul", {q[1], scales})[0]})[0];
+  graph.io.logits = y;
+  graph.outputs = {y};
+  graph::fold_constants(graph);
+  EXPECT_EQ(graph::form_linears(graph), 1);
+  EXPECT_EQ(graph::form_embeddings(graph), 1);
+  graph::eliminate_dead(graph);
+  ASSERT_EQ(graph.nodes.size(), 2U) << graph::to_text(graph);
+  EXPECT_TRUE(graph.nodes[0].is("Embedding", "nibble"));
+  EXPECT_TRUE(graph.nodes[1].is("Linear", "nibble"));
+  // Row 2 is (0, 2.5).
+  const auto out = graph::Interpreter(graph).run_one({{ids, ints({1, 1}, {2})}}, y);
+  EXPECT_EQ(values_f(out), (F{15, 100}));
+}
+
 TEST(QuantizedPasses, MatMulNBitsBecomesALinear) {
   Graph graph = nbits_graph({});
   EXPECT_EQ(graph::form_linears(graph), 1);
