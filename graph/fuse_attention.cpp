@@ -9,6 +9,7 @@
 #include "graph/passes.h"
 #include "graph/probe.h"
 #include "graph/rewrite.h"
+#include "jit/error.h"
 
 namespace nibble::graph {
 namespace {
@@ -414,6 +415,64 @@ struct Found {
   std::vector<AskedShape> asked;
 };
 
+// Whether attention can be evaluated for a token at the last of so many positions: tables of
+// rotations, positions or masks may end before.
+bool reaches_position(const Graph& graph, const Interpreter& interpreter,
+                      const AttentionRegion& region, int64_t positions) {
+  const ProbeCall call{.tokens = 1, .past = positions - 1, .thin_cache = false};
+  Feeds feeds = decoder_feeds(graph, call);
+  const int64_t rows = rows_of_call(graph, call);
+  const std::vector<float> zeros(static_cast<size_t>(rows * total_width(region)), 0.0F);
+  feed_projections(region, rows, zeros, feeds);
+  const ValueId wanted[] = {region.q, region.scores};
+  try {
+    interpreter.run(feeds, wanted);
+  } catch (const Error&) {
+    return false;
+  }
+  return true;
+}
+
+// One position past a table's end a slice of it may wrap around instead of failing.
+void settle_context(Graph& graph, const Interpreter& interpreter, const AttentionRegion& region,
+                    int64_t reached) {
+  const Graph plain = without_head_norms(graph);
+  const Interpreter plain_interpreter(plain);
+  graph.context_length = reached;
+  try {
+    Graph limited = plain;
+    limited.context_length = reached;
+    find_attention_meaning({graph, interpreter, limited, plain_interpreter}, region);
+  } catch (const NotAttention&) {
+    graph.context_length = reached - 1;
+  }
+}
+
+// Where nothing tells the context length, tables that end before the positions that probes look at
+// do.
+void limit_unknown_context(Graph& graph) {
+  if (graph.context_length > 0) return;
+  const int64_t most = furthest_position(graph) + 1;
+  const RegionFinder finder(graph);
+  const Interpreter interpreter(graph);
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    if (!graph.nodes[i].is("Softmax")) continue;
+    try {
+      const AttentionRegion region = finder.around(static_cast<int32_t>(i), 0);
+      if (reaches_position(graph, interpreter, region, most)) return;
+      int64_t reached = 1, beyond = most;
+      while (beyond - reached > 1) {
+        const int64_t middle = (reached + beyond) / 2;
+        (reaches_position(graph, interpreter, region, middle) ? reached : beyond) = middle;
+      }
+      if (reached > 1) settle_context(graph, interpreter, region, reached);
+      return;
+    } catch (const NotAttention&) {
+      continue;
+    }
+  }
+}
+
 // Fused layers would have a cache and the others none.
 void refuse_partial(size_t found, FusionReport& report) {
   for (size_t i = report.entries.size(); i-- > 0 && found > 0;) {
@@ -445,6 +504,7 @@ void finish_prefix(Graph& graph, FusionReport& report) {
 }  // namespace
 
 int fuse_attention(Graph& graph, FusionReport& report) {
+  limit_unknown_context(graph);
   std::vector<Found> all;
   {
     const RegionFinder finder(graph);
