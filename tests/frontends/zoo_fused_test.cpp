@@ -3,11 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "frontends/onnx/onnx.h"
 #include "graph/interpreted_decoder.h"
 #include "jit/isa.h"
 #include "quant/dequantize.h"
+#include "tests/runtime/temporary_folder.h"
 #include "tests/support/fused_model.h"
 #include "tests/support/zoo.h"
 
@@ -169,6 +171,23 @@ TEST_P(ZooFused, Int4ComputeF32EqualsTheUnfusedGraphOnDequantizedWeights) {
   const auto wanted = test::all_logits(decoder, reference.ids(0));
   const auto found = test::all_logits(*test::session_of(fused, options), reference.ids(0));
   EXPECT_LE(test::max_abs_difference(found, wanted), 1e-4F * test::max_abs(wanted));
+}
+
+// A model file alone: its tables of positions tell how far it goes.
+TEST_P(ZooFused, WithoutItsConfiguration) {
+  NIBBLE_NEED_MODELS();
+  const test::Reference reference = test::zoo_reference(GetParam());
+  const runtime::TemporaryFolder folder;
+  std::filesystem::create_symlink(test::zoo_folder(GetParam()) + "/model.onnx",
+                                  folder.path("model.onnx"));
+  FusedOptions options;
+  options.isa = jit::selected_isa();
+  graph::FusionReport report;
+  const graph::Graph graph = test::fused_graph(folder.folder(), options, &report);
+  ASSERT_TRUE(report.complete()) << report.nodes_unfused << " nodes are not fused";
+  const auto wanted = reference.row_logits(0);
+  const auto logits = test::all_logits(*test::session_of(graph, options), reference.ids(0));
+  EXPECT_LE(test::max_abs_difference(logits, wanted), 1e-4F * test::max_abs(wanted));
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, ZooFused, testing::ValuesIn(fused_families()), test_name);
