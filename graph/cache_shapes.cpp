@@ -27,11 +27,13 @@ class Completer {
   }
 
  private:
-  static constexpr int kDepth = 16;  // of the search upwards for a value's columns
+  static constexpr int64_t kMostHeads = 1 << 20;
+  static constexpr int kMostVisits = 100000;  // a damaged graph must not take for ever
+  static constexpr int kDepth = 16;           // of the search upwards for a value's columns
 
   void complete_grouped(const Node& node) {
     const int64_t heads = node.get_int("num_heads", 0), kv_heads = node.get_int("kv_num_heads", 0);
-    if (heads < 1 || kv_heads < 1) return;
+    if (heads < 1 || kv_heads < 1 || heads > kMostHeads || kv_heads > kMostHeads) return;
     const bool packed = node.input(1) == kNoValue;
     const int64_t dim = columns_of(node.input(0), kDepth) / (packed ? heads + 2 * kv_heads : heads);
     complete(node.input(3), kv_heads, dim);
@@ -57,7 +59,7 @@ class Completer {
 
   // The last dimension of a value as the matrix that makes it says; 0 when nothing says.
   int64_t columns_of(ValueId id, int depth) const {
-    if (id == kNoValue || depth == 0) return 0;
+    if (id == kNoValue || depth == 0 || ++visits_ > kMostVisits) return 0;
     if (const TensorData* tensor = graph_.tensor(id)) {
       return tensor->shape.empty() ? 0 : tensor->shape.back();
     }
@@ -88,6 +90,7 @@ class Completer {
 
   Graph& graph_;
   Links links_;
+  mutable int visits_ = 0;
 };
 
 }  // namespace

@@ -140,6 +140,11 @@ ValueId output(const Node& node, size_t i) {
 
 // Why a GroupQueryAttention cannot be expanded; empty when it can.
 std::string obstacle(const Node& node) {
+  constexpr int64_t kMostHeads = 1 << 20;
+  for (const char* name : {"num_heads", "kv_num_heads"}) {
+    const int64_t heads = node.get_int(name, 0);
+    if (heads < 1 || heads > kMostHeads) return fmt::format("{} is {}", name, heads);
+  }
   if (node.input(11) != kNoValue) return "attention with sinks (head_sink) has no fused operator";
   if (node.get_int("smooth_softmax", 0) == 1) return "smooth_softmax has no fused operator";
   if (node.input(12) != kNoValue || node.input(13) != kNoValue) {

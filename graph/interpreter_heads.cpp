@@ -13,6 +13,7 @@ namespace nibble::graph {
 namespace {
 
 constexpr std::string_view kMicrosoft = "com.microsoft";
+constexpr int64_t kMostHeads = 1 << 20;
 constexpr double kMasked = -std::numeric_limits<double>::infinity();
 
 // Heads [batch, heads, length, dim] of rows [batch, length, heads * dim] from column `first` on.
@@ -286,7 +287,8 @@ struct Grouped {
 Grouped grouped_of(const OpCall& call) {
   Grouped g{call.node.get_int("num_heads"), call.node.get_int("kv_num_heads"), 0};
   const Array& query = call.in(0);
-  if (query.shape.size() != 3 || g.heads < 1 || g.kv_heads < 1 || g.heads % g.kv_heads != 0) {
+  if (query.shape.size() != 3 || g.heads < 1 || g.kv_heads < 1 || g.heads > kMostHeads ||
+      g.kv_heads > kMostHeads || g.heads % g.kv_heads != 0) {
     fail("Queries of shape {} do not fit {} heads that share {} key and value heads.",
          to_string(query.shape), g.heads, g.kv_heads);
   }

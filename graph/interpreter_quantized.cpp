@@ -54,7 +54,8 @@ Outputs op_dequantize_linear(const OpCall& call) {
   const Array &x = call.in(0), &scale = call.in(1);
   const Array* zero = call.optional(2);
   const bool single = scale.size() == 1;
-  const int64_t block = call.node.get_int("block_size", 0);
+  constexpr int64_t kMostBlock = int64_t{1} << 40;
+  const int64_t block = std::min(call.node.get_int("block_size", 0), kMostBlock);
   const size_t axis =
       single && block == 0 ? 0 : normal_axis(call.node.get_int("axis", 1), x.shape.size());
   int64_t inner = 1;

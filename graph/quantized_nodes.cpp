@@ -9,6 +9,8 @@
 namespace nibble::graph {
 namespace {
 
+constexpr int64_t kMostSide = int64_t{1} << 28;  // of a matrix: products of two fit 64 bits
+
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 bool is_float(DType dtype) {
@@ -55,7 +57,7 @@ int bits_of(const Graph& graph, const Node& node) {
 
 int64_t block_size_of(const Graph& graph, const Node& node, int64_t fallback) {
   const int64_t block = node.get_int("block_size", fallback);
-  if (block < 16 || (block & (block - 1)) != 0) {
+  if (block < 16 || block > kMostSide || (block & (block - 1)) != 0) {
     fail("{}: node '{}' ({}) has blocks of {}, but a power of 2 from 16 on is expected.",
          graph.origin, node.name, node.op, block);
   }
@@ -74,8 +76,10 @@ std::optional<TensorData> constant_behind(const Graph& graph, ValueId id) {
   if (data == nullptr || target == nullptr) return std::nullopt;
   TensorData result = *data;
   result.shape = to_i64(*target);
+  const int64_t count = element_count(data->shape);
   int64_t known = 1, open = -1;
   for (size_t i = 0; i < result.shape.size(); ++i) {
+    if (result.shape[i] > count || known > count) return std::nullopt;
     if (result.shape[i] == 0 && i < data->shape.size()) result.shape[i] = data->shape[i];
     if (result.shape[i] < 0) {
       open = static_cast<int64_t>(i);
@@ -83,7 +87,6 @@ std::optional<TensorData> constant_behind(const Graph& graph, ValueId id) {
       known *= std::max<int64_t>(1, result.shape[i]);
     }
   }
-  const int64_t count = element_count(data->shape);
   if (open >= 0) result.shape[static_cast<size_t>(open)] = count / known;
   if (element_count(result.shape) != count) return std::nullopt;
   return result;
@@ -96,7 +99,7 @@ SharedMatrix matmul_nbits_weight(const Graph& graph, const Node& node) {
   m.k = node.get_int("K");
   m.bits = bits_of(graph, node);
   m.group = block_size_of(graph, node, 0);
-  if (m.n < 1 || m.k < 1) {
+  if (m.n < 1 || m.k < 1 || m.n > kMostSide || m.k > kMostSide) {
     fail("{}: node '{}' (MatMulNBits) has N = {} and K = {}.", graph.origin, node.name, m.n, m.k);
   }
   if (node.get_int("weight_prepacked", 0) != 0) {
@@ -188,7 +191,7 @@ SharedMatrix dequantized_weight(const Graph& graph, const Node& node, bool k_maj
     return nullptr;
   if (block > 0) {
     if (axis != static_cast<int64_t>(k_axis) || scales->shape.size() != 2) return nullptr;
-    m.group = block;
+    m.group = std::min(block, m.k);
     m.scale_at = k_major ? Strides{1, m.n} : Strides{m.groups(), 1};
   } else {
     m.group = m.k;

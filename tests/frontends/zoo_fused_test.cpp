@@ -230,6 +230,26 @@ TEST(GenaiFused, Int8AgreesWithTheReference) {
   }
 }
 
+TEST(GenaiFused, SameBitsEverywhere) {
+  NIBBLE_NEED_MODELS();
+  const std::vector<int32_t> ids = test::zoo_reference(test::kZooGenai).ids(0);
+  FusedOptions options;
+  options.weights = "int4";
+  options.kv = jit::KvType::int16;
+  const graph::Graph graph = test::fused_graph(test::zoo_folder(test::kZooGenai), options, nullptr);
+  options.threads = 1;
+  const auto expected = test::all_logits(*test::session_of(graph, options), ids);
+  for (const jit::Isa isa : jit::supported_isas()) {
+    options.isa = isa;
+    for (const auto& [threads, chunk] : {std::pair<int, int64_t>{1, 7}, {2, 512}, {2, 1}}) {
+      options.threads = threads;
+      options.prefill_chunk = chunk;
+      EXPECT_TRUE(test::all_logits(*test::session_of(graph, options), ids) == expected)
+          << jit::isa_name(isa) << ", " << threads << " threads, chunks of " << chunk;
+    }
+  }
+}
+
 TEST(GenaiFused, ConfigurationIsRead) {
   NIBBLE_NEED_MODELS();
   const graph::Graph graph = frontends::load_onnx(test::zoo_folder(test::kZooGenai));

@@ -211,6 +211,9 @@ TEST(MatMulNBits, WhatCannotBeIsAnError) {
   EXPECT_NE(with("N", 4).find("needs"), std::string::npos);
   EXPECT_NE(with("N", 2).find("takes"), std::string::npos);
   EXPECT_NE(with("K", 0).find("K = 0"), std::string::npos);
+  EXPECT_NE(with("K", INT64_MAX).find("K = 9223372036854775807"), std::string::npos);
+  EXPECT_NE(with("N", INT64_MAX).find("N = 9223372036854775807"), std::string::npos);
+  EXPECT_NE(with("block_size", int64_t{1} << 62).find("blocks of"), std::string::npos);
   Graph computed = nbits_graph({});
   computed.nodes[0].inputs[2] = computed.inputs[0];
   EXPECT_NE(error_of(computed).find("constants are expected"), std::string::npos);
