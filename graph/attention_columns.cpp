@@ -2,11 +2,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <numbers>
 
 #include "graph/attention_meaning.h"
 #include "graph/probe.h"
+#include "jit/float16.h"
 
 namespace nibble::graph {
 namespace {
@@ -131,10 +133,17 @@ struct RotationProbe {
   std::vector<float> base[2];  // at position 0: not rotated
 
   std::vector<float> at(int64_t position, int which) const {
-    Feeds feeds = decoder_feeds(graph, {.tokens = 1, .past = position, .thin_cache = true});
-    feed_projections(region, 1, rows[which], feeds);
+    const ProbeCall call{.tokens = 1, .past = position, .thin_cache = true};
+    Feeds feeds = decoder_feeds(graph, call);
+    const int64_t tokens = rows_of_call(graph, call);
+    std::vector<float> row;
+    for (int64_t s = 0; s < tokens; ++s) {
+      row.insert(row.end(), rows[which].begin(), rows[which].end());
+    }
+    feed_projections(region, tokens, row, feeds);
     const Array q = interpreter.run_one(feeds, region.q);
-    return {q.floats().begin(), q.floats().begin() + static_cast<int64_t>(head_dim)};
+    const auto last = q.floats().begin() + (tokens - 1) * static_cast<int64_t>(head_dim);
+    return {last, last + static_cast<int64_t>(head_dim)};
   }
 };
 
@@ -149,6 +158,26 @@ int64_t changed_dimensions(const RotationProbe& probe, int64_t position) {
     }
   }
   return static_cast<int64_t>((last + 1) / 2 * 2);
+}
+
+float to_bf16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  return std::bit_cast<float>((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000U);
+}
+
+float to_f16(float value) { return jit::f16_to_f32(jit::f32_to_f16(value)); }
+
+// How far off cosines and sines are that all are 16-bit floats; 0 when they are not.
+double table_error(const Rotation& rotation) {
+  const auto all = [&](float (*rounded)(float)) {
+    const auto fits = [&](double x) {
+      return std::fabs(x - rounded(static_cast<float>(x))) < 2e-6;
+    };
+    return std::all_of(rotation.cos.begin(), rotation.cos.end(), fits) &&
+           std::all_of(rotation.sin.begin(), rotation.sin.end(), fits);
+  };
+  if (all(to_bf16)) return 0x1p-8;
+  return all(to_f16) ? 0x1p-11 : 0;
 }
 
 void find_style(const RotationProbe& probe, AttentionMeaning& meaning) {
@@ -166,7 +195,8 @@ void find_style(const RotationProbe& probe, AttentionMeaning& meaning) {
     }
   }
   meaning.interleaved = interleaved;
-  if (best > 1e-4) {
+  meaning.table_error = table_error(solve_rotation(meaning, probe.base[0], y0));
+  if (best > std::max(1e-4, 4 * meaning.table_error)) {
     throw NotAttention(fmt::format(
         "positions change Q, but not by rotating pairs of dimensions (error {:.2g})", best));
   }
@@ -202,9 +232,10 @@ bool rotates_like(const RotationProbe& probe, const AttentionMeaning& meaning,
       expected.cos.push_back(std::cos(angle));
       expected.sin.push_back(std::sin(angle));
     }
-    if (rotation_error(meaning, expected, probe.base[1], y) > kFarTolerance) return false;
+    const double tolerance = std::max(kFarTolerance, 4 * meaning.table_error);
+    if (rotation_error(meaning, expected, probe.base[1], y) > tolerance) return false;
     for (size_t d = static_cast<size_t>(meaning.rotary); d < y.size(); ++d) {
-      if (std::fabs(y[d] - probe.base[1][d]) > kFarTolerance) return false;
+      if (std::fabs(y[d] - probe.base[1][d]) > tolerance) return false;
     }
   }
   return true;
@@ -212,13 +243,16 @@ bool rotates_like(const RotationProbe& probe, const AttentionMeaning& meaning,
 
 // The frequencies as the graph holds them, else as base^(-2i/rotary) for a round base, else as
 // measured: the first that rotates as the graph does.
+// `unsure`: how far off measured frequencies may be.
 std::vector<std::vector<float>> frequency_candidates(const Graph& graph,
                                                      const AttentionRegion& region,
-                                                     const std::vector<double>& measured) {
+                                                     const std::vector<double>& measured,
+                                                     double unsure) {
   const auto count = static_cast<int64_t>(measured.size());
   const auto close = [&](const std::vector<float>& values) {
     for (size_t i = 0; i < measured.size(); ++i) {
-      if (std::fabs(values[i] - measured[i]) > 1e-4 * std::fabs(measured[i]) + 1e-8) return false;
+      if (std::fabs(values[i] - measured[i]) > 1e-4 * std::fabs(measured[i]) + 1e-8 + unsure)
+        return false;
     }
     return true;
   };
@@ -234,14 +268,18 @@ std::vector<std::vector<float>> frequency_candidates(const Graph& graph,
   }
   if (count > 1) {
     const double pairs = static_cast<double>(count);
-    const double base = std::pow(measured.back(), -pairs / (pairs - 1));
-    const double digits = std::pow(10.0, std::floor(std::log10(base)) - 1);
-    const double round_base = std::round(base / digits) * digits;
-    std::vector<float> geometric(measured.size());
-    for (size_t i = 0; i < geometric.size(); ++i) {
-      geometric[i] = static_cast<float>(1.0 / std::pow(round_base, static_cast<double>(i) / pairs));
+    // The slowest pair tells the base best, unless it is hardly measurable; then the fastest.
+    for (const double base :
+         {std::pow(measured.back(), -pairs / (pairs - 1)), std::pow(measured[1], -pairs)}) {
+      const double digits = std::pow(10.0, std::floor(std::log10(base)) - 1);
+      const double round_base = std::round(base / digits) * digits;
+      std::vector<float> geometric(measured.size());
+      for (size_t i = 0; i < geometric.size(); ++i) {
+        geometric[i] =
+            static_cast<float>(1.0 / std::pow(round_base, static_cast<double>(i) / pairs));
+      }
+      if (close(geometric)) candidates.push_back(std::move(geometric));
     }
-    if (close(geometric)) candidates.push_back(std::move(geometric));
   }
   candidates.emplace_back(measured.begin(), measured.end());
   return candidates;
@@ -319,7 +357,9 @@ void find_rotation(const Graph& graph, const Interpreter& interpreter,
   }
   find_style(probe, meaning);
   const auto measured = estimate_frequencies(probe, meaning, furthest);
-  for (std::vector<float>& candidate : frequency_candidates(graph, region, measured)) {
+  const double unsure =
+      4 * meaning.table_error / static_cast<double>(std::max<int64_t>(1, furthest));
+  for (std::vector<float>& candidate : frequency_candidates(graph, region, measured, unsure)) {
     if (!rotates_like(probe, meaning, candidate, furthest)) continue;
     meaning.inv_freq = std::move(candidate);
     return;

@@ -37,7 +37,10 @@ struct AttentionMeaning {
   int64_t rotary = 0;
   bool interleaved = false;
   std::vector<float> inv_freq;  // rotary / 2
-  std::vector<float> slopes;    // ALiBi, one a head, or empty
+  // Tables of cosines and sines in 16-bit floats are that exact, which the fused operator need not
+  // repeat; 0: computed, or in fp32.
+  double table_error = 0;
+  std::vector<float> slopes;  // ALiBi, one a head, or empty
   // RMSNorm of every Q and K head before rotation: constants of head_dim, or kNoValue.
   ValueId q_norm = kNoValue, k_norm = kNoValue;
   float norm_epsilon = 0;

@@ -21,9 +21,9 @@ struct ScoreShape {
   Shape unit;
   size_t token_axis = 0;
 
-  Shape at(const ProbeCall& call) const {
+  Shape at(const ProbeCall& call, int64_t rows) const {
     Shape shape = unit;
-    shape[token_axis] *= call.tokens;
+    shape[token_axis] *= rows;
     shape.back() = call.past + call.tokens;
     return shape;
   }
@@ -61,13 +61,21 @@ std::vector<float> scores_for(const Graph& graph, const Interpreter& interpreter
                               const AttentionRegion& region, const ScoreShape& shape,
                               const ProbeCall& call, float product) {
   Feeds feeds = decoder_feeds(graph, call);
-  const std::vector<float> zeros(static_cast<size_t>(call.tokens * total_width(region)), 0.0F);
-  feed_projections(region, call.tokens, zeros, feeds);
-  Shape dims = shape.at(call);
+  const int64_t rows = rows_of_call(graph, call);
+  const std::vector<float> zeros(static_cast<size_t>(rows * total_width(region)), 0.0F);
+  feed_projections(region, rows, zeros, feeds);
+  Shape dims = shape.at(call, rows);
   const auto count = static_cast<size_t>(element_count(dims));
   feeds[region.products] = Array::of(std::move(dims), std::vector<float>(count, product));
   const Array scores = interpreter.run_one(feeds, region.scores);
-  return {scores.floats().begin(), scores.floats().end()};
+  // The last tokens' scores, head by head.
+  const int64_t total = call.past + call.tokens, heads = scores.size() / (rows * total);
+  std::vector<float> last;
+  for (int64_t h = 0; h < heads; ++h) {
+    const auto end = scores.floats().begin() + (h + 1) * rows * total;
+    last.insert(last.end(), end - call.tokens * total, end);
+  }
+  return last;
 }
 
 bool masked(float value) { return value <= kMasked; }

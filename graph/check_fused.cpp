@@ -34,7 +34,8 @@ class FusedChecker {
 
   // Operators that take two operands at least, and one output; hidden_widths relies on it.
   void check_arity(const Node& node) const {
-    const size_t needed = node.op == "Attention" || node.op == "Activation" ? 1 : 2;
+    const size_t needed =
+        node.op == "Attention" || node.op == "Activation" || node.op == "LogitScale" ? 1 : 2;
     bool present = node.inputs.size() >= needed && !node.outputs.empty();
     for (size_t i = 0; present && i < needed; ++i) present = node.inputs[i] != kNoValue;
     if (!present || node.outputs[0] == kNoValue) {

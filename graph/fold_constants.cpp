@@ -5,6 +5,7 @@
 #include "graph/ops.h"
 #include "graph/passes.h"
 #include "graph/rewrite.h"
+#include "graph/value_kinds.h"
 
 namespace nibble::graph {
 namespace {
@@ -12,65 +13,7 @@ namespace {
 // Larger results stay computed at run time: folding must not copy weights.
 constexpr int64_t kMaxFoldedElements = 1 << 16;
 
-enum class Kind : uint8_t { real, integer, boolean };
-
-Kind kind_of(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-    case DType::f16:
-    case DType::bf16:
-    case DType::f64:
-      return Kind::real;
-    case DType::boolean:
-      return Kind::boolean;
-    default:
-      return Kind::integer;
-  }
-}
-
-// ONNX TensorProto.DataType of a Cast.
-Kind kind_of_cast(int64_t to) {
-  if (to == 9) return Kind::boolean;
-  return to == 1 || to == 10 || to == 11 || to == 16 ? Kind::real : Kind::integer;
-}
-
-bool makes_boolean(const std::string& op) {
-  static constexpr const char* kOps[] = {"Equal",          "Less",  "LessOrEqual", "Greater",
-                                         "GreaterOrEqual", "And",   "Or",          "Not",
-                                         "IsNaN",          "IsInf", "Xor"};
-  return std::any_of(std::begin(kOps), std::end(kOps),
-                     [&](const char* name) { return op == name; });
-}
-
-std::vector<Kind> value_kinds(const Graph& graph) {
-  std::vector<Kind> kinds(graph.values.size(), Kind::real);
-  for (size_t id = 0; id < graph.values.size(); ++id) {
-    const Value& value = graph.values[id];
-    kinds[id] = kind_of(value.dtype);
-    if (const TensorData* tensor = graph.tensor(static_cast<ValueId>(id))) {
-      kinds[id] = kind_of(tensor->dtype);
-    }
-  }
-  for (const Node& node : graph.nodes) {
-    Kind kind = Kind::real;
-    if (node.domain != kNibbleDomain && !node.inputs.empty()) {
-      const ValueId source = node.input(node.op == "Where" ? 1 : 0);
-      if (source != kNoValue) kind = kinds[static_cast<size_t>(source)];
-    }
-    if (node.op == "Shape" || node.op == "Size" || node.op == "ArgMax") kind = Kind::integer;
-    if (node.op == "Cast") kind = kind_of_cast(node.get_int("to", 1));
-    if (node.op == "ConstantOfShape") {
-      const auto value = node.attributes.find("value");
-      kind = value == node.attributes.end() ? Kind::real
-                                            : kind_of(std::get<TensorData>(value->second).dtype);
-    }
-    if (makes_boolean(node.op)) kind = Kind::boolean;
-    for (ValueId output : node.outputs) {
-      if (output != kNoValue) kinds[static_cast<size_t>(output)] = kind;
-    }
-  }
-  return kinds;
-}
+using Kind = ValueKind;
 
 // Casts between float types compute nothing here (all floats are fp32); Identity and Dropout never
 // do.
@@ -121,11 +64,19 @@ bool grows(const std::string& op) {
   return op == "Expand" || op == "ConstantOfShape" || op == "Tile" || op == "Range";
 }
 
+// Such a matrix stays as it is, for the packed form of its own numbers.
+bool is_quantized_weight(const TensorData& tensor) {
+  const DType dtype = tensor.dtype;
+  return tensor.shape.size() >= 2 &&
+         (dtype == DType::u8 || dtype == DType::i8 || dtype == DType::u4 || dtype == DType::i4);
+}
+
 int evaluate_constants(Graph& graph) {
   std::vector<bool> constant(graph.values.size(), false);
   for (size_t id = 0; id < graph.values.size(); ++id) {
     const TensorData* tensor = graph.tensor(static_cast<ValueId>(id));
-    constant[id] = tensor != nullptr && element_count(tensor->shape) <= kMaxFoldedElements;
+    constant[id] = tensor != nullptr && element_count(tensor->shape) <= kMaxFoldedElements &&
+                   !is_quantized_weight(*tensor);
   }
   std::vector<bool> dead(graph.nodes.size(), false);
   std::vector<ValueId> wanted;

@@ -7,6 +7,7 @@
 #include "graph/ops.h"
 #include "graph/passes.h"
 #include "graph/probe.h"
+#include "graph/quantized_nodes.h"
 #include "graph/rewrite.h"
 #include "jit/error.h"
 
@@ -14,24 +15,59 @@ namespace nibble::graph {
 namespace {
 
 bool is_table(const TensorData* tensor) {
-  return tensor != nullptr && tensor->shape.size() == 2 && tensor->dtype != DType::i64;
+  return tensor != nullptr && tensor->shape.size() == 2 &&
+         (tensor->dtype == DType::f32 || tensor->dtype == DType::f16 ||
+          tensor->dtype == DType::bf16 || tensor->dtype == DType::f64);
 }
 
-// The MatrixSource constant over the same tensor, when a tied head already made one.
-ValueId table_value(Graph& graph, ValueId tensor_id) {
-  const TensorData table = *graph.tensor(tensor_id);
+// What a node looks rows up in, and by which numbers; nullopt when it is no look-up in a constant
+// table.
+struct Lookup {
+  MatrixSource table;
+  ValueId name = kNoValue, index = kNoValue;
+};
+
+std::optional<Lookup> lookup_of(const Graph& graph, const Links& links, const Node& node) {
+  if (node.is("GatherBlockQuantized", "com.microsoft")) {
+    return Lookup{MatrixSource::whole(gather_block_table(graph, node)), node.inputs[0],
+                  node.inputs[1]};
+  }
+  if (node.op == "DequantizeLinear") {  // of rows that were looked up
+    const Node* gather = links.producer(node.inputs[0]);
+    if (gather == nullptr || !gather->is("Gather") || gather->get_int("axis", 0) != 0) {
+      return std::nullopt;
+    }
+    Node whole = node;
+    whole.inputs[0] = gather->inputs[0];
+    const auto scale = constant_behind(graph, node.input(1));
+    if (!scale || element_count(scale->shape) != 1) return std::nullopt;
+    auto matrix = dequantized_weight(graph, whole, false);
+    if (!matrix) return std::nullopt;
+    return Lookup{MatrixSource::whole(std::move(matrix)), gather->inputs[0], gather->inputs[1]};
+  }
+  if (!node.is("Gather") || node.get_int("axis", 0) != 0) return std::nullopt;
+  const TensorData* tensor = graph.tensor(node.inputs[0]);
+  if (is_table(tensor)) {
+    return Lookup{MatrixSource::whole(*tensor, false), node.inputs[0], node.inputs[1]};
+  }
+  const Node* maker = links.producer(node.inputs[0]);
+  if (maker == nullptr || maker->op != "DequantizeLinear") return std::nullopt;
+  auto matrix = dequantized_weight(graph, *maker, false);
+  if (!matrix) return std::nullopt;
+  return Lookup{MatrixSource::whole(std::move(matrix)), node.inputs[0], node.inputs[1]};
+}
+
+// The constant over the same numbers, when a tied head already made one.
+ValueId table_value(Graph& graph, MatrixSource table, const std::string& name) {
   for (size_t id = 0; id < graph.values.size(); ++id) {
     const auto& constant = graph.values[id].constant;
     const auto* source = constant ? std::get_if<MatrixSource>(&*constant) : nullptr;
-    if (source != nullptr && source->parts.size() == 1 && !source->parts[0].k_major &&
-        source->parts[0].tensor.data == table.data &&
-        source->parts[0].tensor.shape == table.shape &&
-        source->parts[0].tensor.dtype == table.dtype && source->segments.size() == 1) {
+    if (source != nullptr && source->parts.size() == 1 && source->segments.size() == 1 &&
+        source->n == table.n && source->parts[0].same_as(table.parts[0])) {
       return static_cast<ValueId>(id);
     }
   }
-  return graph.add_constant(graph.value_name(tensor_id),
-                            Constant(MatrixSource::whole(table, false)));
+  return graph.add_constant(name, Constant(std::move(table)));
 }
 
 // Whether `index` is input_ids, however reshaped.
@@ -39,7 +75,7 @@ bool is_ids(const Graph& graph, const Interpreter& interpreter, ValueId index, i
   if (index == graph.io.input_ids) return true;
   Feeds feeds = decoder_feeds(graph, {.tokens = rows, .past = 2});
   std::vector<int64_t> ids(static_cast<size_t>(rows));  // every id that the table has
-  std::iota(ids.begin(), ids.end(), 0);
+  std::iota(ids.rbegin(), ids.rend(), 0);               // backwards: positions go forwards
   feeds[graph.io.input_ids] = Array::of({1, rows}, ids);
   try {
     const Array found = interpreter.run_one(feeds, index);
@@ -51,19 +87,19 @@ bool is_ids(const Graph& graph, const Interpreter& interpreter, ValueId index, i
 }
 
 int replace_gathers(Graph& graph) {
-  std::vector<size_t> found;
+  std::vector<std::pair<size_t, Lookup>> found;
   {
     const Interpreter interpreter(graph);
+    const Links links(graph);
     for (size_t i = 0; i < graph.nodes.size(); ++i) {
-      const Node& node = graph.nodes[i];
-      if (!node.is("Gather") || node.get_int("axis", 0) != 0) continue;
-      if (!is_table(graph.tensor(node.inputs[0]))) continue;
-      const int64_t rows = graph.tensor(node.inputs[0])->shape[0];
-      if (is_ids(graph, interpreter, node.inputs[1], rows)) found.push_back(i);
+      auto lookup = lookup_of(graph, links, graph.nodes[i]);
+      if (!lookup || !is_ids(graph, interpreter, lookup->index, lookup->table.n)) continue;
+      found.emplace_back(i, *std::move(lookup));
     }
   }
-  for (size_t i : found) {
-    const ValueId table = table_value(graph, graph.nodes[i].inputs[0]);
+  for (auto& [i, lookup] : found) {
+    const ValueId table =
+        table_value(graph, std::move(lookup.table), graph.value_name(lookup.name));
     Node& target = graph.nodes[i];
     target.op = "Embedding";
     target.domain = kNibbleDomain;
@@ -101,16 +137,17 @@ int absorb_scales(Graph& graph) {
 std::optional<int64_t> position_offset(const Graph& graph, const Interpreter& interpreter,
                                        ValueId index) {
   std::optional<int64_t> offset;
-  for (const auto& [tokens, past] : {std::pair<int64_t, int64_t>{3, 0}, {2, 5}, {1, 9}}) {
+  for (const ProbeCall& call : {ProbeCall{3, 0}, ProbeCall{2, 5}, ProbeCall{1, 9}}) {
+    const int64_t rows = rows_of_call(graph, call), first = first_position(graph, call);
     Array array;
     try {
-      array = interpreter.run_one(decoder_feeds(graph, {tokens, past}), index);
+      array = interpreter.run_one(decoder_feeds(graph, call), index);
     } catch (const Error&) {
       return std::nullopt;  // depends on what a probe does not feed
     }
-    if (array.kind != Array::Kind::i64 || array.size() != tokens) return std::nullopt;
-    for (int64_t s = 0; s < tokens; ++s) {
-      const int64_t found = array.ints()[static_cast<size_t>(s)] - (past + s);
+    if (array.kind != Array::Kind::i64 || array.size() != rows) return std::nullopt;
+    for (int64_t s = 0; s < rows; ++s) {
+      const int64_t found = array.ints()[static_cast<size_t>(s)] - (first + s);
       if (offset && *offset != found) return std::nullopt;
       offset = found;
     }
@@ -127,13 +164,10 @@ std::optional<Node> with_positions(const Graph& graph, const Links& links,
     if (embedding == nullptr || gather == nullptr || !gather->is("Gather")) continue;
     if (!embedding->is("Embedding", kNibbleDomain) || embedding->input(2) != kNoValue) continue;
     const TensorData* places = graph.tensor(gather->inputs[0]);
-    const TensorData* table = nullptr;
-    if (const auto& constant = graph.values[static_cast<size_t>(embedding->inputs[1])].constant) {
-      const auto* source = std::get_if<MatrixSource>(&*constant);
-      if (source != nullptr) table = &source->parts[0].tensor;
-    }
+    const auto& constant = graph.values[static_cast<size_t>(embedding->inputs[1])].constant;
+    const auto* table = constant ? std::get_if<MatrixSource>(&*constant) : nullptr;
     if (gather->get_int("axis", 0) != 0 || !is_table(places)) continue;
-    if (table == nullptr || places->shape[1] != table->shape[1]) continue;
+    if (table == nullptr || places->shape[1] != table->k) continue;
     if (!links.single_use(embedding->outputs[0])) continue;
     const auto offset = position_offset(graph, interpreter, gather->inputs[1]);
     if (!offset) continue;

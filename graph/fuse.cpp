@@ -20,11 +20,18 @@ int plain(Graph& graph, FusionReport&) {
 }
 
 constexpr Pass kPasses[] = {
-    {"fold-constants", plain<fold_constants>},   {"form-linears", plain<form_linears>},
-    {"form-norms", plain<form_norms>},           {"form-embeddings", plain<form_embeddings>},
-    {"simplify-shapes", plain<simplify_shapes>}, {"eliminate-dead", plain<eliminate_dead>},
-    {"fuse-activations", fuse_activations},      {"fuse-attention", fuse_attention},
-    {"fuse-residuals", fuse_residuals},          {"eliminate-dead-end", plain<eliminate_dead>},
+    {"fold-constants", plain<fold_constants>},
+    {"expand-operators", expand_operators},
+    {"form-linears", plain<form_linears>},
+    {"form-norms", plain<form_norms>},
+    {"form-embeddings", plain<form_embeddings>},
+    {"simplify-shapes", plain<simplify_shapes>},
+    {"eliminate-dead", plain<eliminate_dead>},
+    {"fuse-activations", fuse_activations},
+    {"fuse-attention", fuse_attention},
+    {"fuse-residuals", fuse_residuals},
+    {"fuse-logits", fuse_logits},
+    {"eliminate-dead-end", plain<eliminate_dead>},
 };
 
 void report_leftovers(const Graph& graph, FusionReport& report) {
@@ -38,8 +45,7 @@ void report_leftovers(const Graph& graph, FusionReport& report) {
       continue;
     }
     ++report.nodes_unfused;
-    report.entries.push_back({layer_of_name(node.name), node.op, false,
-                              "no fused operator covers this node", node.name});
+    report.entries.push_back({layer_of_name(node.name), node.op, false, kLeftOver, node.name});
   }
   std::stable_sort(report.entries.begin(), report.entries.end(),
                    [](const FusionEntry& a, const FusionEntry& b) { return a.layer < b.layer; });

@@ -1,217 +1,20 @@
-// From the Q, K and V projections to the output projection: finds the region around every Softmax,
-// asks what it means (attention_meaning.h), and replaces it by one merged Linear and one Attention.
+// From the Q, K and V projections to the output projection: finds the region around every Softmax
+// (attention_region.h), asks what it means (attention_meaning.h), and replaces it by one merged
+// Linear and one Attention.
 #include <fmt/format.h>
 
 #include <algorithm>
 
 #include "graph/attention_meaning.h"
+#include "graph/attention_region.h"
 #include "graph/ops.h"
 #include "graph/passes.h"
 #include "graph/probe.h"
 #include "graph/rewrite.h"
+#include "jit/error.h"
 
 namespace nibble::graph {
 namespace {
-
-bool moves_data(const Node& node) {
-  return node.domain.empty() &&
-         (node.op == "Transpose" || node.op == "Reshape" || node.op == "Squeeze" ||
-          node.op == "Unsqueeze" || node.op == "Cast");
-}
-
-// Values that depend on activations or cached data (not on shapes, masks and positions alone).
-std::vector<bool> data_values(const Graph& graph) {
-  std::vector<bool> data(graph.values.size(), false);
-  for (const LayerCache& layer : graph.io.layers) {
-    for (ValueId id : {layer.past_key, layer.past_value}) {
-      if (id != kNoValue) data[static_cast<size_t>(id)] = true;
-    }
-  }
-  for (const Node& node : graph.nodes) {
-    bool any = node.domain == kNibbleDomain;
-    for (ValueId input : node.inputs)
-      any = any || (input != kNoValue && data[static_cast<size_t>(input)]);
-    if (node.op == "Shape") any = false;
-    for (ValueId output : node.outputs) {
-      if (output != kNoValue) data[static_cast<size_t>(output)] = any;
-    }
-  }
-  return data;
-}
-
-class RegionFinder {
- public:
-  explicit RegionFinder(const Graph& graph)
-      : graph_(graph), links_(graph), data_(data_values(graph)), widths_(hidden_widths(graph)) {
-    for (int64_t width : widths_) hidden_.push_back(width > 0);
-  }
-
-  AttentionRegion around(int32_t softmax) const {
-    AttentionRegion region;
-    const Node& node = graph_.nodes[static_cast<size_t>(softmax)];
-    region.scores = node.inputs[0];
-    const Node& products = products_above(region.scores);
-    region.products = products.outputs[0];
-    region.q = products.inputs[0];
-    region.k = products.inputs[1];
-    const Node& mix = mix_below(node.outputs[0]);
-    region.v = mix.inputs[1];
-    region.out = output_below(mix.outputs[0], region.chain);
-    add_slice(region);
-    add_head_norms(region);
-    return region;
-  }
-
- private:
-  // The matmul of Q and K that leads to the scores.
-  const Node& products_above(ValueId scores) const {
-    ValueId at = scores;
-    for (;;) {
-      const Node* node = links_.producer(at);
-      if (node == nullptr) throw NotAttention("no product of Q and K leads to the softmax");
-      if (node->is("MatMul")) return *node;
-      ValueId next = kNoValue;
-      for (ValueId input : node->inputs) {
-        if (input == kNoValue || !data_[static_cast<size_t>(input)]) continue;
-        if (next != kNoValue && next != input) {
-          throw NotAttention("node '" + node->name + "' (" + node->op +
-                             ") mixes two activations on the way to the softmax");
-        }
-        next = input;
-      }
-      if (next == kNoValue) throw NotAttention("the softmax does not depend on activations");
-      at = next;
-    }
-  }
-
-  // The matmul of the probabilities and V.
-  const Node& mix_below(ValueId probabilities) const {
-    ValueId at = probabilities;
-    for (;;) {
-      const Node* next = nullptr;
-      for (int32_t user : links_.consumers(at)) {
-        const Node& node = graph_.nodes[static_cast<size_t>(user)];
-        if (node.is("MatMul") && node.inputs[0] == at) return node;
-        if (node.is("IsNaN") || node.is("Shape")) continue;
-        if (next != nullptr) throw NotAttention("the probabilities have several users");
-        next = &node;
-      }
-      if (next == nullptr || !(next->is("Where") || moves_data(*next))) {
-        throw NotAttention("the probabilities do not multiply V");
-      }
-      at = next->outputs[0];
-    }
-  }
-
-  // The one node that uses the data of a value (Shape uses none).
-  const Node& only_user(ValueId id) const {
-    const Node* user = nullptr;
-    for (int32_t index : links_.consumers(id)) {
-      const Node& node = graph_.nodes[static_cast<size_t>(index)];
-      if (node.is("Shape")) continue;
-      if (user != nullptr) throw NotAttention("attention's output has several users");
-      user = &node;
-    }
-    if (user == nullptr) throw NotAttention("attention's output has no user");
-    return *user;
-  }
-
-  // The value that the output projection multiplies; `chain` gets the values on the way to it.
-  ValueId output_below(ValueId mixed, std::vector<ValueId>& chain) const {
-    ValueId at = mixed;
-    for (;;) {
-      chain.push_back(at);
-      const Node& node = only_user(at);
-      if (node.is("Linear", kNibbleDomain)) return at;
-      if (!moves_data(node)) {
-        throw NotAttention("node '" + node.name + "' (" + node.op +
-                           ") stands before the output projection");
-      }
-      at = node.outputs[0];
-    }
-  }
-
-  void add_slice(AttentionRegion& region) const {
-    std::vector<bool> stop = fused_values(graph_);
-    for (const Node& node : graph_.nodes) {
-      if (is_head_norm(node, widths_)) stop[static_cast<size_t>(node.outputs[0])] = false;
-    }
-    const ValueId wanted[] = {region.out};
-    const Slice slice = backward_slice(graph_, wanted, stop);
-    region.nodes = slice.nodes;
-    for (ValueId id : slice.frontier) {
-      const Node* maker = links_.producer(id);
-      if (!maker->is("Linear", kNibbleDomain)) {
-        throw NotAttention("the region reaches node '" + maker->name + "' (" + maker->op +
-                           "), which is no projection");
-      }
-      check_projection(*maker, region);
-      region.projections.push_back(id);
-      region.widths.push_back(widths_[static_cast<size_t>(id)]);
-    }
-    if (region.projections.empty() || region.projections.size() > 3) {
-      throw NotAttention("Q, K and V come from " + std::to_string(region.projections.size()) +
-                         " projections, expected 1 to 3");
-    }
-    // Masks may take the number of cached positions from another layer's cache; V decides.
-    for (size_t l = 0; l < graph_.io.layers.size(); ++l) {
-      if (reaches(region.v, graph_.io.layers[l].past_value)) region.layer = static_cast<int64_t>(l);
-    }
-    if (region.layer < 0) throw NotAttention("no cached values are part of it");
-  }
-
-  // Projections can be merged when they multiply the same value and have no epilogue yet.
-  void check_projection(const Node& linear, const AttentionRegion& region) const {
-    const auto& weight = graph_.values[static_cast<size_t>(linear.inputs[1])].constant;
-    if (!weight || !std::holds_alternative<MatrixSource>(*weight)) {
-      throw NotAttention("the weight of projection '" + linear.name + "' is packed already");
-    }
-    if (linear.has("activation") || linear.input(3) != kNoValue) {
-      throw NotAttention("projection '" + linear.name + "' already has an epilogue");
-    }
-    if (widths_[static_cast<size_t>(linear.outputs[0])] == 0) {
-      throw NotAttention("projection '" + linear.name + "' does not multiply a hidden state");
-    }
-    if (region.projections.empty()) return;
-    const Node* first = links_.producer(region.projections[0]);
-    if (linear.inputs[0] != first->inputs[0]) {
-      throw NotAttention("Q, K and V are projections of different values");
-    }
-  }
-
-  // The one head norm above an operand, or -1.
-  int32_t head_norm_above(ValueId operand) const {
-    const ValueId wanted[] = {operand};
-    int32_t found = -1;
-    for (int32_t index : backward_slice(graph_, wanted, hidden_).nodes) {
-      if (!is_head_norm(graph_.nodes[static_cast<size_t>(index)], widths_)) continue;
-      if (found >= 0) throw NotAttention("several norms stand between a projection and its heads");
-      found = index;
-    }
-    return found;
-  }
-
-  void add_head_norms(AttentionRegion& region) const {
-    region.q_norm = head_norm_above(region.q);
-    region.k_norm = head_norm_above(region.k);
-    if ((region.q_norm < 0) != (region.k_norm < 0)) {
-      throw NotAttention("only one of Q and K has a norm of its heads");
-    }
-  }
-
-  // Whether `from` depends on a graph input other than through hidden states.
-  bool reaches(ValueId from, ValueId input) const {
-    const ValueId wanted[] = {from};
-    const Slice slice = backward_slice(graph_, wanted, hidden_);
-    return std::binary_search(slice.graph_inputs.begin(), slice.graph_inputs.end(), input);
-  }
-
-  const Graph& graph_;
-  Links links_;
-  std::vector<bool> data_;
-  std::vector<int64_t> widths_;
-  std::vector<bool> hidden_;
-};
 
 // One Linear that makes [Q heads | K heads | V heads] from the region's projections.
 class ProjectionMerger {
@@ -407,9 +210,96 @@ struct Found {
   std::vector<AskedShape> asked;
 };
 
+// Whether attention can be evaluated for a token at the last of so many positions: tables of
+// rotations, positions or masks may end before.
+bool reaches_position(const Graph& graph, const Interpreter& interpreter,
+                      const AttentionRegion& region, int64_t positions) {
+  const ProbeCall call{.tokens = 1, .past = positions - 1, .thin_cache = false};
+  Feeds feeds = decoder_feeds(graph, call);
+  const int64_t rows = rows_of_call(graph, call);
+  const std::vector<float> zeros(static_cast<size_t>(rows * total_width(region)), 0.0F);
+  feed_projections(region, rows, zeros, feeds);
+  const ValueId wanted[] = {region.q, region.scores};
+  try {
+    interpreter.run(feeds, wanted);
+  } catch (const Error&) {
+    return false;
+  }
+  return true;
+}
+
+// One position past a table's end a slice of it may wrap around instead of failing.
+void settle_context(Graph& graph, const Interpreter& interpreter, const AttentionRegion& region,
+                    int64_t reached) {
+  const Graph plain = without_head_norms(graph);
+  const Interpreter plain_interpreter(plain);
+  graph.context_length = reached;
+  try {
+    Graph limited = plain;
+    limited.context_length = reached;
+    find_attention_meaning({graph, interpreter, limited, plain_interpreter}, region);
+  } catch (const NotAttention&) {
+    graph.context_length = reached - 1;
+  }
+}
+
+// Where nothing tells the context length, tables that end before the positions that probes look at
+// do.
+void limit_unknown_context(Graph& graph) {
+  if (graph.context_length > 0) return;
+  const int64_t most = furthest_position(graph) + 1;
+  const RegionFinder finder(graph);
+  const Interpreter interpreter(graph);
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    if (!graph.nodes[i].is("Softmax")) continue;
+    try {
+      const AttentionRegion region = finder.around(static_cast<int32_t>(i), 0);
+      if (reaches_position(graph, interpreter, region, most)) return;
+      int64_t reached = 1, beyond = most;
+      while (beyond - reached > 1) {
+        const int64_t middle = (reached + beyond) / 2;
+        (reaches_position(graph, interpreter, region, middle) ? reached : beyond) = middle;
+      }
+      if (reached > 1) settle_context(graph, interpreter, region, reached);
+      return;
+    } catch (const NotAttention&) {
+      continue;
+    }
+  }
+}
+
+// Fused layers would have a cache and the others none.
+void refuse_partial(size_t found, FusionReport& report) {
+  for (size_t i = report.entries.size(); i-- > 0 && found > 0;) {
+    FusionEntry& entry = report.entries[i];
+    if (entry.what != "attention" || !entry.fused) continue;
+    entry.fused = false;
+    entry.detail = "this export has no cache, and attention of another layer is not fused";
+    --found;
+  }
+}
+
+int64_t softmaxes_left(const Graph& graph) {
+  return std::count_if(graph.nodes.begin(), graph.nodes.end(),
+                       [](const Node& node) { return node.is("Softmax"); });
+}
+
+// An export without a cache: its attention has one now, so its masks and positions go. What no
+// probe has seen is not served.
+void finish_prefix(Graph& graph, FusionReport& report) {
+  drop_caches(graph);
+  const int64_t positions = prefix_positions(graph);
+  if (graph.context_length == positions) return;
+  report.entries.push_back(
+      {-1, "cache", true,
+       fmt::format("added to an export without one, for {} positions", positions), ""});
+  graph.context_length = positions;
+}
+
 }  // namespace
 
 int fuse_attention(Graph& graph, FusionReport& report) {
+  limit_unknown_context(graph);
   std::vector<Found> all;
   {
     const RegionFinder finder(graph);
@@ -417,13 +307,14 @@ int fuse_attention(Graph& graph, FusionReport& report) {
     const Graph plain = without_head_norms(graph);
     const Interpreter plain_interpreter(plain);
     const ProbeGraphs probes{graph, interpreter, plain, plain_interpreter};
+    int64_t softmaxes = 0;
     for (size_t i = 0; i < graph.nodes.size(); ++i) {
       const Node& softmax = graph.nodes[i];
       if (!softmax.is("Softmax")) continue;
       FusionEntry entry{layer_of_name(softmax.name), "attention", false, "", softmax.name};
       try {
         Found found;
-        found.region = finder.around(static_cast<int32_t>(i));
+        found.region = finder.around(static_cast<int32_t>(i), softmaxes++);
         entry.layer = found.region.layer;
         found.meaning = find_attention_meaning(probes, found.region);
         found.asked = asked_shapes(graph, interpreter, found.region);
@@ -436,6 +327,10 @@ int fuse_attention(Graph& graph, FusionReport& report) {
       }
       report.entries.push_back(std::move(entry));
     }
+  }
+  if (is_prefix_form(graph) && static_cast<int64_t>(all.size()) < softmaxes_left(graph)) {
+    refuse_partial(all.size(), report);
+    return 0;
   }
   for (const Found& found : all) {
     Node qkv = ProjectionMerger(graph, found.region, found.meaning)
@@ -453,7 +348,11 @@ int fuse_attention(Graph& graph, FusionReport& report) {
   sort_nodes(graph);
   eliminate_dead(graph);
   simplify_shapes(graph);
-  if (!all.empty() && all.size() == graph.io.layers.size()) drop_caches(graph);
+  if (is_prefix_form(graph)) {
+    if (!all.empty() && softmaxes_left(graph) == 0) finish_prefix(graph, report);
+  } else if (!all.empty() && all.size() == graph.io.layers.size()) {
+    drop_caches(graph);
+  }
   return static_cast<int>(all.size());
 }
 

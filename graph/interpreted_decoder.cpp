@@ -132,9 +132,7 @@ InterpretedDecoder::InterpretedDecoder(std::shared_ptr<const Graph> graph, int64
          io.input_ids == kNoValue ? "input_ids" : "logits");
   }
   const std::vector<ValueId> wanted = wanted_values(*graph_);
-  if (wanted.size() == 1) {
-    fail("The graph of {} has no cache tensors (past_key_values and present).", graph_->origin);
-  }
+  prefix_form_ = wanted.size() == 1;
   for (const LayerCache& layer : io.layers) {
     if (layer.past_key == kNoValue) continue;
     if (layer.past_value == kNoValue || layer.present_key == kNoValue ||
@@ -158,6 +156,7 @@ InterpretedDecoder::InterpretedDecoder(std::shared_ptr<const Graph> graph, int64
 
 void InterpretedDecoder::reset() {
   position_ = 0;
+  history_.clear();
   cache_.clear();
   for (const LayerCache& layer : graph_->io.layers) {
     if (layer.past_key == kNoValue) continue;
@@ -166,18 +165,23 @@ void InterpretedDecoder::reset() {
   }
 }
 
-// Appends the ids and returns [1, ids, vocabulary]; an Error leaves the cache as it was.
+// Appends the ids and returns the logits of every token that was computed, those of the ids last;
+// an Error leaves the cache as it was.
 Array InterpretedDecoder::step(std::span<const int32_t> ids) {
   const DecoderIo& io = graph_->io;
-  const auto count = static_cast<int64_t>(ids.size());
+  const auto added = static_cast<int64_t>(ids.size());
   Feeds feeds = cache_;
-  feeds[io.input_ids] = row_of({ids.begin(), ids.end()});
+  std::vector<int32_t> all = history_;  // empty where there is a cache
+  all.insert(all.end(), ids.begin(), ids.end());
+  const auto count = static_cast<int64_t>(all.size());
+  const int64_t first = position_ + added - count;
+  feeds[io.input_ids] = row_of({all.begin(), all.end()});
   if (io.attention_mask != kNoValue) {
-    feeds[io.attention_mask] = ones(*graph_, io.attention_mask, position_ + count);
+    feeds[io.attention_mask] = ones(*graph_, io.attention_mask, position_ + added);
   }
   if (io.position_ids != kNoValue) {
-    std::vector<int64_t> positions(ids.size());
-    for (size_t i = 0; i < ids.size(); ++i) positions[i] = position_ + static_cast<int64_t>(i);
+    std::vector<int64_t> positions(all.size());
+    for (size_t i = 0; i < all.size(); ++i) positions[i] = first + static_cast<int64_t>(i);
     feeds[io.position_ids] = row_of(std::move(positions));
   }
   for (const ValueId id : graph_->inputs) {
@@ -199,7 +203,8 @@ Array InterpretedDecoder::step(std::span<const int32_t> ids) {
     cache_[layer.past_key] = std::move(results[next++]);
     cache_[layer.past_value] = std::move(results[next++]);
   }
-  position_ += count;
+  position_ += added;
+  if (prefix_form_) history_ = std::move(all);
   return logits;
 }
 
@@ -218,7 +223,7 @@ void InterpretedDecoder::forward_all(std::span<const int32_t> ids, std::span<flo
          static_cast<int64_t>(ids.size()) * vocab_size_, out.size());
   }
   const Array logits = step(ids);
-  const auto values = logits.floats();
+  const auto values = logits.floats().last(out.size());
   std::copy(values.begin(), values.end(), out.begin());
 }
 

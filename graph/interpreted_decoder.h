@@ -1,5 +1,6 @@
 // Decodes with the Interpreter and explicit past/present tensors: the unfused reference, and how
-// models that are not fully fused run. Linear nodes with packed weights use their generated
+// models that are not fully fused run. An export without a cache computes all tokens anew at every
+// step. Linear nodes with packed weights use their generated
 // kernels.
 #pragma once
 
@@ -14,7 +15,7 @@ namespace nibble::graph {
 
 class InterpretedDecoder : public runtime::Decoder {
  public:
-  // Throws Error when the graph has no input_ids, logits or cache tensors, or an op the interpreter
+  // Throws Error when the graph has no input_ids or logits, or an op the interpreter
   // lacks (named, with its node). context 0: the graph's context_length.
   InterpretedDecoder(std::shared_ptr<const Graph> graph, int64_t context);
 
@@ -32,6 +33,8 @@ class InterpretedDecoder : public runtime::Decoder {
   Interpreter interpreter_;
   int64_t vocab_size_ = 0, context_length_ = 0, position_ = 0;
   Feeds cache_;  // past values by the id of their graph input
+  bool prefix_form_ = false;
+  std::vector<int32_t> history_;  // of a prefix form
   std::vector<float> last_logits_;
 };
 

@@ -49,7 +49,8 @@ OpFunction find_op(const Node& node) {
   static const std::map<Key, OpFunction> table = [] {
     std::map<Key, OpFunction> all;
     for (const auto& topic :
-         {elementwise_ops(), shape_ops(), gather_ops(), reduce_ops(), matmul_ops(), nibble_ops()}) {
+         {elementwise_ops(), shape_ops(), gather_ops(), reduce_ops(), matmul_ops(), nibble_ops(),
+          quantized_ops(), contrib_ops(), standard_attention_ops()}) {
       for (const OpEntry& entry : topic) all.emplace(Key{entry.domain, entry.name}, entry.function);
     }
     return all;
@@ -71,6 +72,12 @@ Array from_tensor(const TensorData& tensor) {
     default:
       return Array::of(tensor.shape, to_i64(tensor));
   }
+}
+
+// Quantized weights are read where they are, not as arrays of 64-bit integers.
+bool reads_weights_itself(const Node& node, size_t input) {
+  if (node.is("MatMulNBits", "com.microsoft")) return input >= 1 && input <= 4;
+  return node.is("GatherBlockQuantized", "com.microsoft") && input != 1;
 }
 
 std::vector<float> unpack_k_major(const jit::PackedView& view) {
@@ -296,7 +303,7 @@ void Interpreter::Impl::evaluate(const Node& node, OpFunction function, std::vec
     const Array* input = nullptr;
     if (id != kNoValue && known[static_cast<size_t>(id)]) {
       input = &held[static_cast<size_t>(id)];
-    } else if (id != kNoValue) {
+    } else if (id != kNoValue && !reads_weights_itself(node, i)) {
       if (!value(id).constant) {
         fail("The value \"{}\" is neither fed nor made by an earlier node.", graph.value_name(id));
       }

@@ -216,11 +216,23 @@ Outputs op_add_same(const OpCall& call) {
   return {with_residual(call, 1)};
 }
 
+Outputs op_logit_scale(const OpCall& call) {
+  const Array& x = call.in(0);
+  const double scale = call.node.get_float("scale", 1), cap = call.node.get_float("softcap", 0);
+  std::vector<float> out(x.floats().begin(), x.floats().end());
+  for (float& value : out) {
+    const double y = scale * value;
+    value = static_cast<float>(cap == 0 ? y : cap * std::tanh(y / cap));
+  }
+  return {Array::of(x.shape, std::move(out))};
+}
+
 constexpr OpEntry kOps[] = {
-    {kNibbleDomain, "Embedding", op_embedding},   {kNibbleDomain, "RMSNorm", op_rms_norm},
-    {kNibbleDomain, "LayerNorm", op_layer_norm},  {kNibbleDomain, "Linear", op_linear},
-    {kNibbleDomain, "Activation", op_activation}, {kNibbleDomain, "Gate", op_gate},
-    {kNibbleDomain, "Add", op_add_same},          {kNibbleDomain, "Attention", op_attention},
+    {kNibbleDomain, "Embedding", op_embedding},    {kNibbleDomain, "RMSNorm", op_rms_norm},
+    {kNibbleDomain, "LayerNorm", op_layer_norm},   {kNibbleDomain, "Linear", op_linear},
+    {kNibbleDomain, "Activation", op_activation},  {kNibbleDomain, "Gate", op_gate},
+    {kNibbleDomain, "Add", op_add_same},           {kNibbleDomain, "Attention", op_attention},
+    {kNibbleDomain, "LogitScale", op_logit_scale},
 };
 
 }  // namespace

@@ -49,6 +49,9 @@ std::span<const OpEntry> gather_ops();
 std::span<const OpEntry> reduce_ops();
 std::span<const OpEntry> matmul_ops();
 std::span<const OpEntry> nibble_ops();
+std::span<const OpEntry> quantized_ops();
+std::span<const OpEntry> contrib_ops();
+std::span<const OpEntry> standard_attention_ops();
 
 // The most elements an array may have; past it a shape is taken for an error of the model.
 inline constexpr int64_t kMostElements = int64_t{1} << 31;

@@ -72,6 +72,7 @@ class Lowering {
     if (node.op == "RMSNorm" || node.op == "LayerNorm") return lower_norm(node);
     if (node.op == "Linear") return lower_linear(node);
     if (node.op == "Attention") return lower_attention(node);
+    if (node.op == "LogitScale") return lower_logit_scale(node);
     if (node.op == "Activation" || node.op == "Gate" || node.op == "Add") return lower_row(node);
     fail_unfused(node);
   }
@@ -103,8 +104,16 @@ class Lowering {
     return known->second;
   }
 
+  // Whether `id` becomes the logits where it lies: it is scaled in place.
+  bool becomes_logits(ValueId id) const {
+    if (id == graph_.io.logits) return true;
+    const Node* maker = links_.producer(graph_.io.logits);
+    return maker != nullptr && maker->is("LogitScale", kNibbleDomain) && maker->inputs[0] == id &&
+           links_.single_use(id);
+  }
+
   Operand make_operand(ValueId id) {
-    if (id == graph_.io.logits) return operands_[id] = Operand{Operand::kLogits, width_of(id)};
+    if (becomes_logits(id)) return operands_[id] = Operand{Operand::kLogits, width_of(id)};
     return operands_[id] = buffers_.floats(width_of(id));
   }
 
@@ -209,6 +218,20 @@ class Lowering {
       step.y = make_operand(node.outputs[0]);
     }
     step.kernel = kernel(spec);
+    add(Step::of(std::move(step)), node, jit::name(spec));
+  }
+
+  void lower_logit_scale(const Node& node) {
+    const float scale = node.get_float("scale", 1), cap = node.get_float("softcap", 0);
+    jit::RowSpec spec;
+    spec.op = cap == 0 ? jit::RowOp::scale : jit::RowOp::softcap;
+    runtime::RowStep step;
+    step.kernel = kernel(spec);
+    step.x = operand(node.inputs[0]);
+    step.y = make_operand(node.outputs[0]);
+    step.scale = cap == 0 ? scale : scale / cap;
+    step.cap = cap;
+    step.columns = width_of(node.inputs[0]);
     add(Step::of(std::move(step)), node, jit::name(spec));
   }
 

@@ -1,6 +1,7 @@
 #include "graph/matrix_source.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "jit/error.h"
@@ -44,12 +45,33 @@ void for_each_run(const MatrixSource& source, int64_t begin, int64_t count, cons
   }
 }
 
+// Columns [first, first + run) of a part, one after another.
+void read_part(const MatrixPart& part, int64_t first, int64_t run, float* target,
+               std::vector<float>& row) {
+  const int64_t k = part.k();
+  if (part.quantized) {
+    for (int64_t c = 0; c < run; ++c) {
+      part.quantized->read_column(first + c, {target + c * k, static_cast<size_t>(k)});
+    }
+    return;
+  }
+  if (!part.k_major) {
+    read_f32(part.tensor, first * k, {target, static_cast<size_t>(run * k)});
+    return;
+  }
+  row.resize(static_cast<size_t>(run));
+  for (int64_t kk = 0; kk < k; ++kk) {
+    read_f32(part.tensor, kk * part.n() + first, row);
+    for (int64_t c = 0; c < run; ++c) target[c * k + kk] = row[static_cast<size_t>(c)];
+  }
+}
+
 const MatrixPart& part_of(const MatrixSource& source, int part) {
   if (part >= static_cast<int>(source.parts.size())) {
     fail("A column segment names part {} of a matrix of {} parts.", part, source.parts.size());
   }
   const MatrixPart& p = source.parts[static_cast<size_t>(part)];
-  if (p.tensor.shape.size() != 2 || p.k() != source.k) {
+  if ((!p.quantized && p.tensor.shape.size() != 2) || p.k() != source.k) {
     fail("A part of shape {} does not fit a matrix with k = {}.", to_string(p.tensor.shape),
          source.k);
   }
@@ -72,6 +94,26 @@ MatrixSource MatrixSource::whole(TensorData tensor, bool k_major) {
   return source;
 }
 
+MatrixSource MatrixSource::whole(std::shared_ptr<const QuantizedMatrix> matrix) {
+  MatrixSource source;
+  source.n = matrix->n;
+  source.k = matrix->k;
+  MatrixPart part;
+  part.k_major = false;
+  part.quantized = std::move(matrix);
+  source.parts.push_back(std::move(part));
+  append(source.segments, {.part = 0, .begin = 0, .count = source.n});
+  return source;
+}
+
+bool MatrixPart::same_as(const MatrixPart& other) const {
+  if (factor != other.factor || (quantized != nullptr) != (other.quantized != nullptr))
+    return false;
+  if (quantized) return quantized == other.quantized || quantized->same_bytes(*other.quantized);
+  return tensor.data == other.tensor.data && tensor.dtype == other.tensor.dtype &&
+         tensor.shape == other.tensor.shape && k_major == other.k_major;
+}
+
 void MatrixSource::read_columns(int64_t begin, int64_t count, std::span<float> out) const {
   if (static_cast<int64_t>(out.size()) != count * k) {
     fail("{} columns of {} values do not fit an output of {} values.", count, k, out.size());
@@ -84,43 +126,110 @@ void MatrixSource::read_columns(int64_t begin, int64_t count, std::span<float> o
       return;
     }
     const MatrixPart& part = part_of(*this, index);
-    if (!part.k_major) {
-      read_f32(part.tensor, first * k, {target, static_cast<size_t>(run * k)});
-      return;
-    }
-    row.resize(static_cast<size_t>(run));
-    for (int64_t kk = 0; kk < k; ++kk) {
-      read_f32(part.tensor, kk * part.n() + first, row);
-      for (int64_t c = 0; c < run; ++c) target[c * k + kk] = row[static_cast<size_t>(c)];
-    }
+    read_part(part, first, run, target, row);
+    if (part.factor == 1) return;
+    for (int64_t i = 0; i < run * k; ++i) target[i] *= part.factor;
   });
 }
 
 std::vector<float> MatrixSource::to_k_major() const {
   std::vector<float> out(static_cast<size_t>(element_count({k, n})), 0.0F);
   std::vector<float> columns;
-  for_each_run(*this, 0, n, [&](int index, int64_t first, int64_t run, int64_t to) {
-    if (index < 0) return;
-    const MatrixPart& part = part_of(*this, index);
-    if (part.k_major) {
-      for (int64_t kk = 0; kk < k; ++kk) {
-        read_f32(part.tensor, kk * part.n() + first,
-                 {out.data() + kk * n + to, static_cast<size_t>(run)});
-      }
-      return;
+  // Sixteen columns at a time: each line of the output that is written is used whole.
+  for (int64_t c0 = 0; c0 < n; c0 += 16) {
+    const int64_t width = std::min<int64_t>(16, n - c0);
+    columns.resize(static_cast<size_t>(width * k));
+    read_columns(c0, width, columns);
+    for (int64_t kk = 0; kk < k; ++kk) {
+      float* line = out.data() + kk * n + c0;
+      for (int64_t c = 0; c < width; ++c) line[c] = columns[static_cast<size_t>(c * k + kk)];
     }
-    // Sixteen columns at a time: each line of the output that is written is used whole.
-    for (int64_t c0 = 0; c0 < run; c0 += 16) {
-      const int64_t width = std::min<int64_t>(16, run - c0);
-      columns.resize(static_cast<size_t>(width * k));
-      read_f32(part.tensor, (first + c0) * k, columns);
-      for (int64_t kk = 0; kk < k; ++kk) {
-        float* line = out.data() + kk * n + to + c0;
-        for (int64_t c = 0; c < width; ++c) line[c] = columns[static_cast<size_t>(c * k + kk)];
+  }
+  return out;
+}
+
+bool MatrixSource::has_quantized() const {
+  return std::any_of(segments.begin(), segments.end(), [&](const ColumnSegment& segment) {
+    return segment.part >= 0 && part_of(*this, segment.part).quantized != nullptr;
+  });
+}
+
+std::optional<jit::WeightFormat> MatrixSource::packed_format(std::string& why_not) const {
+  std::optional<jit::WeightFormat> all;
+  bool floats = false, quantized = false;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const bool used = std::any_of(segments.begin(), segments.end(), [&](const ColumnSegment& s) {
+      return s.part == static_cast<int>(i);
+    });
+    if (!used) continue;
+    const MatrixPart& part = parts[i];
+    floats = floats || !part.quantized;
+    if (!part.quantized) continue;
+    quantized = true;
+    auto format = part.quantized->packed_format(why_not);
+    if (!format) return std::nullopt;
+    if (part.factor != 1) format->scale = jit::ScaleType::f32;
+    if (!all) all = format;
+    if (format->type == jit::WeightType::u8) all->type = jit::WeightType::u8;
+    if (format->scale == jit::ScaleType::f32) all->scale = jit::ScaleType::f32;
+    all->asym = all->asym || format->asym;
+    all->group = std::gcd(all->group, format->group);  // 0: the whole of k
+  }
+  if (floats && quantized) {
+    why_not = "it is merged with a matrix that is not quantized";
+    return std::nullopt;
+  }
+  return all;
+}
+
+namespace {
+
+// One column in a format that holds it: see MatrixSource::read_quantized.
+void read_column_as(const MatrixPart& part, int64_t column, const jit::WeightFormat& format,
+                    const jit::PackedShape& shape, uint8_t* q, float* scales, uint8_t* zeros) {
+  const QuantizedMatrix& matrix = *part.quantized;
+  const auto groups = static_cast<size_t>(matrix.groups());
+  std::vector<float> scale(groups), zero(groups);
+  matrix.read_values(column, {q, static_cast<size_t>(matrix.k)});
+  matrix.read_scales(column, scale);
+  matrix.read_zeros(column, zero);
+  const bool wider = format.type == jit::WeightType::u8 && matrix.bits == 4;
+  const int shift = wider ? 128 - 8 : 0;  // keeps a symmetric matrix symmetric
+  for (int64_t g = 0; g < shape.groups; ++g) {
+    const auto from = static_cast<size_t>(g * shape.group / matrix.group);
+    scales[g] = scale[from] * part.factor;
+    zeros[g] = static_cast<uint8_t>(static_cast<int>(zero[from]) + shift);
+  }
+  for (int64_t kk = 0; wider && kk < matrix.k; ++kk) q[kk] = static_cast<uint8_t>(q[kk] + shift);
+  std::fill(q + matrix.k, q + shape.kpad, zeros[shape.groups - 1]);
+}
+
+}  // namespace
+
+void MatrixSource::read_quantized(const jit::WeightFormat& format, int64_t begin, int64_t count,
+                                  std::span<uint8_t> q, std::span<float> scales,
+                                  std::span<uint8_t> zeros) const {
+  const jit::PackedShape shape = jit::packed_shape(format, n, k);
+  if (static_cast<int64_t>(q.size()) < count * shape.kpad ||
+      static_cast<int64_t>(scales.size()) < count * shape.groups || zeros.size() < scales.size()) {
+    fail("{} quantized columns of {} do not fit an output of {} values.", count, k, q.size());
+  }
+  const uint8_t middle = format.type == jit::WeightType::u4 ? 8 : 128;
+  for_each_run(*this, begin, count, [&](int index, int64_t first, int64_t run, int64_t to) {
+    for (int64_t c = 0; c < run; ++c) {
+      const int64_t at = to - begin + c;
+      uint8_t* column = q.data() + at * shape.kpad;
+      float* scale = scales.data() + at * shape.groups;
+      uint8_t* zero = zeros.data() + at * shape.groups;
+      if (index < 0) {  // padding
+        std::fill(column, column + shape.kpad, middle);
+        std::fill(scale, scale + shape.groups, 0.0F);
+        std::fill(zero, zero + shape.groups, middle);
+      } else {
+        read_column_as(part_of(*this, index), first + c, format, shape, column, scale, zero);
       }
     }
   });
-  return out;
 }
 
 MatrixSource concatenate(std::span<const MatrixSource> sources) {

@@ -4,9 +4,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "graph/quantized_matrix.h"
 #include "graph/tensor.h"
 
 namespace nibble::graph {
@@ -14,8 +17,12 @@ namespace nibble::graph {
 struct MatrixPart {
   TensorData tensor;    // 2-D float tensor
   bool k_major = true;  // true: [k][n] as MatMul has it; false: [n][k] (Gemm transB, embeddings)
-  int64_t n() const { return tensor.shape[k_major ? 1 : 0]; }
-  int64_t k() const { return tensor.shape[k_major ? 0 : 1]; }
+  std::shared_ptr<const QuantizedMatrix> quantized = nullptr;  // then there is no tensor
+  float factor = 1;                                            // what every weight is multiplied by
+  int64_t n() const { return quantized ? quantized->n : tensor.shape[k_major ? 1 : 0]; }
+  int64_t k() const { return quantized ? quantized->k : tensor.shape[k_major ? 0 : 1]; }
+  // Whether two parts are the same numbers of the same file.
+  bool same_as(const MatrixPart& other) const;
 };
 
 // Columns [begin, begin + count) of a part; part -1 is `count` columns of zeros (padding).
@@ -32,10 +39,23 @@ struct MatrixSource {
 
   // The whole of one tensor.
   static MatrixSource whole(TensorData tensor, bool k_major);
+  static MatrixSource whole(std::shared_ptr<const QuantizedMatrix> matrix);
   // out[c * k + kk] for columns [begin, begin + count).
   void read_columns(int64_t begin, int64_t count, std::span<float> out) const;
   // The same in the order [k][n], for reference matmuls.
   std::vector<float> to_k_major() const;
+
+  // Whether any of the columns are quantized already.
+  bool has_quantized() const;
+  // The packed format that holds every number of the quantized columns as it is; nullopt, with the
+  // reason when some column is quantized, when there is none.
+  std::optional<jit::WeightFormat> packed_format(std::string& why_not) const;
+  // Columns [begin, begin + count) in that format, as jit::pack_block takes them: q[c * kpad + kk],
+  // scale and zero [c * groups + g]. Narrower numbers are moved to a wider format's zero point,
+  // longer groups repeated.
+  void read_quantized(const jit::WeightFormat& format, int64_t begin, int64_t count,
+                      std::span<uint8_t> q, std::span<float> scales,
+                      std::span<uint8_t> zeros) const;
 };
 
 // Concatenation of whole sources (same k), and the selection of columns in any order.

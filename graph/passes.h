@@ -19,6 +19,8 @@ struct FusionEntry {
   std::string node;    // the node where the search began or ended
 };
 
+inline constexpr const char* kLeftOver = "no fused operator covers this node";
+
 struct FusionReport {
   std::vector<FusionEntry> entries;
   int64_t nodes_before = 0, nodes_after = 0,
@@ -27,12 +29,14 @@ struct FusionReport {
   double coverage() const;  // share of the remaining nodes that are fused operators, 0..1
 };
 
-int fold_constants(Graph& graph);   // evaluates nodes whose inputs are all constant; drops casts
-                                    // between float types
-int eliminate_dead(Graph& graph);   // nodes and constants that no output needs
-int form_linears(Graph& graph);     // MatMul/Gemm by a constant (+ bias Add) -> Linear
-int form_norms(Graph& graph);       // RMSNorm and LayerNorm in all their spellings
-int form_embeddings(Graph& graph);  // token (and position) embeddings
+int fold_constants(Graph& graph);  // evaluates nodes whose inputs are all constant; drops casts
+                                   // between float types
+int eliminate_dead(Graph& graph);  // nodes and constants that no output needs
+int expand_operators(Graph& graph,
+                     FusionReport& report);  // whole-subgraph operators become the subgraph
+int form_linears(Graph& graph);              // MatMul/Gemm by a constant (+ bias Add) -> Linear
+int form_norms(Graph& graph);                // RMSNorm and LayerNorm in all their spellings
+int form_embeddings(Graph& graph);           // token (and position) embeddings
 int simplify_shapes(Graph& graph);  // Shape of a hidden state -> from the shape of input_ids
 int fuse_activations(Graph& graph,
                      FusionReport& report);  // elementwise regions between Linears, by probing
@@ -41,6 +45,8 @@ int fuse_attention(Graph& graph,
 int form_embeddings(Graph& graph);         // token (and position) embeddings
 int fuse_residuals(Graph& graph,
                    FusionReport& report);  // adds into norms and into Linear epilogues
+
+int fuse_logits(Graph& graph, FusionReport& report);  // what scales or caps the logits
 
 // Called after each pass with its name, the graph and the number of changes.
 using PassObserver = std::function<void(const std::string&, const Graph&, int)>;

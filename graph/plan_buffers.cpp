@@ -76,7 +76,7 @@ void PlanBuffers::mark_replicable(std::vector<runtime::Step>& steps) const {
   }
   for (runtime::Step& step : steps) {
     auto* row = std::get_if<runtime::RowStep>(&step.body);
-    if (row == nullptr) continue;
+    if (row == nullptr || row->columns > 0) continue;  // threads share the columns of a long row
     step.replicable = true;
     const auto each_result = [&](auto visit) {
       for_each_operand(step, [&](Operand& operand) {

@@ -7,8 +7,14 @@
 
 namespace nibble::graph {
 
+int64_t prefix_positions(const Graph& graph) {
+  constexpr int64_t kLongestPrefix = 1024;  // a probe computes the scores of all pairs of positions
+  return graph.context_length > 1 ? std::min(graph.context_length, kLongestPrefix) : kLongestPrefix;
+}
+
 int64_t furthest_position(const Graph& graph) {
   constexpr int64_t kUnknownContext = 4096;
+  if (is_prefix_form(graph)) return prefix_positions(graph) - 1;
   return (graph.context_length > 1 ? graph.context_length : kUnknownContext) - 1;
 }
 
@@ -47,19 +53,30 @@ void feed_thin_concatenations(const Graph& graph, const ProbeCall& call, Feeds& 
 
 }  // namespace
 
+bool is_prefix_form(const Graph& graph) { return graph.io.layers.empty(); }
+
+int64_t rows_of_call(const Graph& graph, const ProbeCall& call) {
+  return is_prefix_form(graph) ? call.past + call.tokens : call.tokens;
+}
+
+int64_t first_position(const Graph& graph, const ProbeCall& call) {
+  return is_prefix_form(graph) ? 0 : call.past;
+}
+
 Feeds decoder_feeds(const Graph& graph, const ProbeCall& call) {
   Feeds feeds;
-  const auto tokens = static_cast<size_t>(call.tokens);
+  const int64_t rows = rows_of_call(graph, call);
+  const auto tokens = static_cast<size_t>(rows);
   const auto total = static_cast<size_t>(call.past + call.tokens);
-  feeds[graph.io.input_ids] = Array::of({1, call.tokens}, std::vector<int64_t>(tokens, 0));
+  feeds[graph.io.input_ids] = Array::of({1, rows}, std::vector<int64_t>(tokens, 0));
   if (graph.io.attention_mask != kNoValue) {
     feeds[graph.io.attention_mask] =
         Array::of({1, call.past + call.tokens}, std::vector<int64_t>(total, 1));
   }
   if (graph.io.position_ids != kNoValue) {
     std::vector<int64_t> positions(tokens);
-    std::iota(positions.begin(), positions.end(), call.past);
-    feeds[graph.io.position_ids] = Array::of({1, call.tokens}, std::move(positions));
+    std::iota(positions.begin(), positions.end(), first_position(graph, call));
+    feeds[graph.io.position_ids] = Array::of({1, rows}, std::move(positions));
   }
   for (const LayerCache& layer : graph.io.layers) {
     for (ValueId id : {layer.past_key, layer.past_value}) {

@@ -18,6 +18,15 @@ struct ProbeCall {
   bool thin_cache = true;
 };
 
+// An export without a cache computes every token of a call from the first on ("prefix form"): a
+// probe of tokens after others computes those too, and looks at the last rows.
+bool is_prefix_form(const Graph& graph);
+// The positions that probes of such an export look at: a fused model serves no more than these.
+int64_t prefix_positions(const Graph& graph);
+// The rows that a call computes, and the position of the first.
+int64_t rows_of_call(const Graph& graph, const ProbeCall& call);
+int64_t first_position(const Graph& graph, const ProbeCall& call);
+
 // Feeds for every graph input: ids 0, mask 1, positions past..past+tokens, cache zeros.
 Feeds decoder_feeds(const Graph& graph, const ProbeCall& call);
 

@@ -51,10 +51,10 @@ int replace_shapes(Graph& graph) {
 // wanted stands for the tokens).
 bool means(const Graph& graph, const Interpreter& interpreter, ValueId target,
            const Shape& wanted) {
-  for (const auto& [tokens, past] : {std::pair<int64_t, int64_t>{3, 0}, {2, 4}}) {
+  for (const ProbeCall& call : {ProbeCall{3, 0}, ProbeCall{2, 4}}) {
     Array array;
     try {
-      array = interpreter.run_one(decoder_feeds(graph, {tokens, past}), target);
+      array = interpreter.run_one(decoder_feeds(graph, call), target);
     } catch (const Error&) {
       return false;  // depends on what a probe does not feed
     }
@@ -64,7 +64,7 @@ bool means(const Graph& graph, const Interpreter& interpreter, ValueId target,
     const auto found = array.ints();
     if (std::count(found.begin(), found.end(), -1) > 1) return false;
     for (size_t i = 0; i < wanted.size(); ++i) {
-      const int64_t expected = wanted[i] == -1 ? tokens : wanted[i];
+      const int64_t expected = wanted[i] == -1 ? rows_of_call(graph, call) : wanted[i];
       if (found[i] != -1 && found[i] != expected) return false;
     }
   }

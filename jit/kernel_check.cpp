@@ -283,7 +283,9 @@ struct RowCase {
             .q_sum = pick(q_sum),
             .q_groups = groups(),
             .rows = rows,
-            .heads = heads};
+            .heads = heads,
+            .scale = 0.37F,
+            .cap = 1.5F};
   }
 
   std::string compare() {
@@ -308,7 +310,7 @@ struct RowCase {
 std::string check_row(const Kernel& kernel, Random& random) {
   const auto& spec = std::get<RowSpec>(kernel.key.spec);
   std::vector<int64_t> lengths = {spec.n};
-  if (spec.op == RowOp::softmax) {
+  if (length_at_run_time(spec.op)) {
     lengths.clear();
     for (int64_t n = 1; n <= 40; ++n) lengths.push_back(n);
     lengths.push_back(1000);

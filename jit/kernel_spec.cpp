@@ -16,7 +16,7 @@ constexpr std::array<Activation, 5> kActivations = {Activation::silu, Activation
                                                     Activation::gelu_tanh, Activation::quick_gelu,
                                                     Activation::relu};
 
-constexpr std::array<std::pair<RowOp, std::string_view>, 8> kRowOps = {{
+constexpr std::array<std::pair<RowOp, std::string_view>, 10> kRowOps = {{
     {RowOp::rms_norm, "rms_norm"},
     {RowOp::layer_norm, "layer_norm"},
     {RowOp::quantize, "quantize"},
@@ -25,6 +25,8 @@ constexpr std::array<std::pair<RowOp, std::string_view>, 8> kRowOps = {{
     {RowOp::activation, "activation"},
     {RowOp::gate, "gate"},
     {RowOp::add, "add"},
+    {RowOp::scale, "scale"},
+    {RowOp::softcap, "softcap"},
 }};
 
 // --- names: fields in a fixed order, those with their default value left out ---

@@ -44,7 +44,22 @@ struct GemmSpec {
 };
 
 // Row kernels: one fp32 row at a time (row_kernels.h).
-enum class RowOp : uint8_t { rms_norm, layer_norm, quantize, rope, softmax, activation, gate, add };
+enum class RowOp : uint8_t {
+  rms_norm,
+  layer_norm,
+  quantize,
+  rope,
+  softmax,
+  activation,
+  gate,
+  add,
+  scale,
+  softcap
+};
+// Whether the length of a row comes with the call (RowArgs::n; spec.n is 0).
+inline constexpr bool length_at_run_time(RowOp op) {
+  return op == RowOp::softmax || op == RowOp::scale || op == RowOp::softcap;
+}
 struct RowSpec {
   RowOp op = RowOp::rms_norm;
   int64_t n = 0;             // row length

@@ -69,6 +69,9 @@ class RowGenerator {
       case RowOp::gate:
       case RowOp::add:
         return elementwise();
+      case RowOp::scale:
+      case RowOp::softcap:
+        return scale();
     }
   }
 
@@ -293,6 +296,20 @@ class RowGenerator {
         value = vector_activation(v_, spec_.activation, value);
         if (spec_.op == RowOp::gate) value = v_.mul(value, v_.load(element(x2, i), mask));
       }
+      v_.store(element(y, i), value, mask);
+    });
+  }
+
+  void scale() {
+    const Gp x = x_row();
+    const Gp y = y_row();
+    const Gp n = v_.load_gp(v_.field(offsetof(RowArgs, n)), "n");
+    const Gp i = v_.gp("i");
+    const Reg factor = v_.broadcast(v_.field(offsetof(RowArgs, scale), 4));
+    const Reg cap = v_.broadcast(v_.field(offsetof(RowArgs, cap), 4));
+    v_.blocks(i, n, [&](const Mask* mask, int) {
+      Reg value = v_.mul(v_.load(element(x, i), mask), factor);
+      if (spec_.op == RowOp::softcap) value = v_.mul(cap, vector_tanh(v_, value));
       v_.store(element(y, i), value, mask);
     });
   }

@@ -16,6 +16,7 @@
 //               row r's cos and sin are the rotary/2 floats at x2 and x3 + r * x2_stride
 //   softmax     y = exp(x - max) / sum; max skips NaN, the sum does not
 //   activation  y = act(x);  gate: y = act(x) * x2;  add: y = x + x2
+//   scale       y = x * scale;  softcap: y = cap * tanh(x * scale)
 #pragma once
 
 #include <cstdint>
@@ -35,7 +36,7 @@ struct RowArgs {
   const float* weight = nullptr;
   const float* bias = nullptr;
   float eps = 0;
-  int64_t n = 0;       // softmax only: row length at run time (spec.n is 0)
+  int64_t n = 0;       // row length where it comes with the call (length_at_run_time)
   float* y = nullptr;  // fp32 result; rope: heads rotated in place, x unused
   int64_t y_stride = 0;
   float* sum = nullptr;  // norms with residual: x + residual
@@ -46,7 +47,8 @@ struct RowArgs {
   int32_t* q_sum = nullptr;  // [rows][groups]
   int64_t q_groups = 0;      // groups a row (stride of the two above)
   int64_t rows = 0;
-  int64_t heads = 1;  // rope: heads of spec.n floats, adjacent, in each row
+  int64_t heads = 1;         // rope: heads of spec.n floats, adjacent, in each row
+  float scale = 1, cap = 1;  // scale, softcap
 };
 
 using RowFn = void (*)(const RowArgs*);

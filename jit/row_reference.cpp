@@ -141,16 +141,26 @@ void elementwise_row(const RowSpec& spec, const RowArgs& args, int64_t row) {
   }
 }
 
+void scale_row(const RowSpec& spec, const RowArgs& args, int64_t row) {
+  ScalarMath v;
+  const float* x = args.x + row * args.x_stride;
+  float* y = args.y + row * args.y_stride;
+  for (int64_t i = 0; i < args.n; ++i) {
+    const float scaled = x[i] * args.scale;
+    y[i] = spec.op == RowOp::softcap ? args.cap * vector_tanh(v, scaled) : scaled;
+  }
+}
+
 }  // namespace
 
 void check_row_spec(const RowSpec& spec) {
   constexpr int64_t kMaxLength = int64_t{1} << 24;
   const bool norm = spec.op == RowOp::rms_norm || spec.op == RowOp::layer_norm;
   const bool quantizes = spec.op == RowOp::quantize || spec.quantize;
-  if (spec.op == RowOp::softmax ? spec.n != 0 : spec.n <= 0 || spec.n > kMaxLength) {
+  if (length_at_run_time(spec.op) ? spec.n != 0 : spec.n <= 0 || spec.n > kMaxLength) {
     fail(
-        "A row kernel has rows of {} elements, expected 1 to {} (0 for softmax, whose length "
-        "comes with the call).",
+        "A row kernel has rows of {} elements, expected 1 to {} (0 where the length comes "
+        "with the call).",
         spec.n, kMaxLength);
   }
   if (quantizes && (spec.group < 0 || spec.group % 8 != 0)) {
@@ -204,6 +214,10 @@ void row_reference(const RowSpec& spec, const RowArgs& args) {
       case RowOp::gate:
       case RowOp::add:
         elementwise_row(spec, args, row);
+        break;
+      case RowOp::scale:
+      case RowOp::softcap:
+        scale_row(spec, args, row);
         break;
     }
   }

@@ -20,7 +20,7 @@ constexpr int64_t kHeads = 32;
 
 struct Operands {
   explicit Operands(const RowSpec& spec)
-      : n(spec.op == RowOp::softmax ? kSoftmaxLength : spec.n),
+      : n(length_at_run_time(spec.op) ? kSoftmaxLength : spec.n),
         width(spec.op == RowOp::rope ? n * kHeads : n),
         groups(spec.group == 0 ? 1 : (n + spec.group - 1) / spec.group),
         x(size(kRows * width), 0.5F),
@@ -83,6 +83,8 @@ double bytes_an_element(const RowSpec& spec) {
     case RowOp::rope:
     case RowOp::softmax:
     case RowOp::activation:
+    case RowOp::scale:
+    case RowOp::softcap:
       return 8;
   }
   return 0;

@@ -26,6 +26,7 @@ const MatrixSource* source_at(const Graph& graph, ValueId id) {
 
 // Operators that may stand between the head and the logits: a logit scale, a softcap, a cast.
 bool passes_logits_on(const Node& node) {
+  if (node.is("LogitScale", graph::kNibbleDomain)) return true;
   static constexpr std::array<std::string_view, 7> kOps = {"Cast", "Identity", "Mul",    "Div",
                                                            "Tanh", "Add",      "Reshape"};
   return node.domain.empty() && std::find(kOps.begin(), kOps.end(), node.op) != kOps.end();
@@ -53,8 +54,9 @@ ValueId head_weight(const Graph& graph) {
 
 // Whether two weights are stretches of the same bytes of the model.
 bool tied(const MatrixSource& a, const MatrixSource& b) {
-  return a.parts.size() == 1 && b.parts.size() == 1 &&
-         a.parts[0].tensor.data == b.parts[0].tensor.data;
+  if (a.parts.size() != 1 || b.parts.size() != 1) return false;
+  if (a.parts[0].quantized || b.parts[0].quantized) return a.parts[0].same_as(b.parts[0]);
+  return a.parts[0].tensor.data == b.parts[0].tensor.data;
 }
 
 }  // namespace
@@ -75,7 +77,10 @@ QuantizeOptions default_options(const std::string& weights, int64_t group, bool 
   fail("The weights can be int4, int8 or f32, found '{}'.", weights);
 }
 
-std::map<ValueId, WeightFormat> choose_formats(const Graph& graph, const QuantizeOptions& options) {
+namespace {
+
+// What the options give to each weight.
+std::map<ValueId, WeightFormat> wanted_formats(const Graph& graph, const QuantizeOptions& options) {
   std::map<ValueId, WeightFormat> formats;
   const ValueId head = head_weight(graph);
   const MatrixSource* head_source = source_at(graph, head);
@@ -95,5 +100,70 @@ std::map<ValueId, WeightFormat> choose_formats(const Graph& graph, const Quantiz
   }
   return formats;
 }
+
+// What a weight that is quantized already gets: its own format, unless fp32 is asked for.
+WeightFormat format_of_quantized(const MatrixSource& source, const WeightFormat& wanted,
+                                 std::string& why_not) {
+  if (wanted.type == WeightType::f32) return wanted;
+  const auto own = source.packed_format(why_not);
+  return own ? *own : WeightFormat{WeightType::u8, 32, false, jit::ScaleType::f16};
+}
+
+// A matrix of floats that only an Embedding uses.
+bool is_table_alone(const Graph& graph, ValueId id) {
+  if (source_at(graph, id)->has_quantized()) return false;
+  return std::all_of(graph.nodes.begin(), graph.nodes.end(), [&](const Node& node) {
+    return node.input(1) != id || node.is("Embedding", graph::kNibbleDomain);
+  });
+}
+
+QuantizedWeight::Part part_of(const Graph& graph, ValueId id) {
+  if (id == head_weight(graph)) return QuantizedWeight::Part::head;
+  for (const Node& node : graph.nodes) {
+    if (node.is("Embedding", graph::kNibbleDomain) && node.input(1) == id) {
+      return QuantizedWeight::Part::embedding;
+    }
+  }
+  return QuantizedWeight::Part::linear;
+}
+
+std::string text_of(const WeightFormat& format) {
+  if (format.type == WeightType::f32) return "f32";
+  return fmt::format("{}{}{} with {} scales", format.type == WeightType::u4 ? "int4" : "int8",
+                     format.group > 0 ? fmt::format(" in groups of {}", format.group) : "",
+                     format.asym ? " and zero points," : ",", jit::scale_type_name(format.scale));
+}
+
+}  // namespace
+
+std::map<ValueId, WeightFormat> choose_formats(const Graph& graph, const QuantizeOptions& options) {
+  auto formats = wanted_formats(graph, options);
+  std::string why_not;
+  const bool checkpoint = std::any_of(formats.begin(), formats.end(), [&](const auto& entry) {
+    return source_at(graph, entry.first)->has_quantized();
+  });
+  for (auto& [id, format] : formats) {
+    if (checkpoint && !options.embedding_chosen && is_table_alone(graph, id)) {
+      format = WeightFormat{WeightType::f32, 0, false, jit::ScaleType::f32};
+    }
+    const MatrixSource* source = source_at(graph, id);
+    if (source->has_quantized()) format = format_of_quantized(*source, format, why_not);
+  }
+  return formats;
+}
+
+std::vector<QuantizedWeight> quantized_weights(const Graph& graph, const QuantizeOptions& options) {
+  std::vector<QuantizedWeight> found;
+  for (const auto& [id, wanted] : wanted_formats(graph, options)) {
+    const MatrixSource* source = source_at(graph, id);
+    if (!source->has_quantized()) continue;
+    QuantizedWeight weight{graph.value_name(id), part_of(graph, id), wanted, std::nullopt, ""};
+    weight.own = source->packed_format(weight.why_not);
+    found.push_back(std::move(weight));
+  }
+  return found;
+}
+
+std::string format_text(const WeightFormat& format) { return text_of(format); }
 
 }  // namespace nibble::quant

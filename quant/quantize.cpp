@@ -28,6 +28,7 @@ struct Job {
   RtnRange range;
   const std::string& name;
   PackedShape shape;
+  bool as_it_is;  // quantized in the file, and the format holds those numbers
   runtime::PackedBuffer buffer;
 
   std::atomic<int64_t> next{0};
@@ -97,10 +98,26 @@ void quantize_column(const Job& job, BlockRoom& room, int64_t c, int64_t column)
   std::fill(row + shape.k, row + shape.kpad, zero);
 }
 
+void check_scales(const Job& job, const BlockRoom& room, int64_t first, int64_t count) {
+  for (int64_t i = 0; i < count * job.shape.groups; ++i) {
+    const float scale = room.scales[static_cast<size_t>(i)];
+    if (std::isfinite(scale)) continue;
+    fail("The weight '{}' has the scale {} in column {}, expected a finite number.", job.name,
+         scale, first + i / job.shape.groups);
+  }
+}
+
 void pack_one(Job& job, BlockRoom& room, int64_t nb) {
   const PackedShape& shape = job.shape;
   const int64_t first = nb * kColumnBlock;
   const int64_t count = std::min(kColumnBlock, shape.n - first);
+  if (job.as_it_is) {
+    job.source.read_quantized(job.format, first, count, room.q, room.scales, room.zeros);
+    check_scales(job, room, first, count);
+    jit::pack_block(job.format, shape.n, shape.k, nb, room.q.data(), room.scales.data(),
+                    room.zeros.data(), job.buffer.data, job.buffer.scales, job.buffer.zeros);
+    return;
+  }
   const std::span<float> columns(room.columns.data(), static_cast<size_t>(count * shape.k));
   job.source.read_columns(first, count, columns);
   if (job.format.type == WeightType::f32) {
@@ -124,15 +141,21 @@ void pack_blocks(Job& job) noexcept {
   }
 }
 
+// Whether `format` is the one that holds the numbers of a matrix that is quantized already.
+bool holds_as_it_is(const MatrixSource& source, const WeightFormat& format) {
+  if (format.type == WeightType::f32 || !source.has_quantized()) return false;
+  std::string why_not;
+  const auto own = source.packed_format(why_not);
+  return own && *own == format;
+}
+
 bool same_source(const MatrixSource& a, const MatrixSource& b) {
   if (a.n != b.n || a.k != b.k || a.segments != b.segments || a.parts.size() != b.parts.size()) {
     return false;
   }
-  return std::equal(a.parts.begin(), a.parts.end(), b.parts.begin(),
-                    [](const graph::MatrixPart& x, const graph::MatrixPart& y) {
-                      return x.tensor.data == y.tensor.data && x.tensor.dtype == y.tensor.dtype &&
-                             x.tensor.shape == y.tensor.shape && x.k_major == y.k_major;
-                    });
+  return std::equal(
+      a.parts.begin(), a.parts.end(), b.parts.begin(),
+      [](const graph::MatrixPart& x, const graph::MatrixPart& y) { return x.same_as(y); });
 }
 
 int64_t packed_bytes(const MatrixSource& source, const WeightFormat& format) {
@@ -154,6 +177,7 @@ runtime::PackedMatrix quantize_matrix(const MatrixSource& source, const WeightFo
           .range = range,
           .name = name,
           .shape = jit::packed_shape(format, source.n, source.k),
+          .as_it_is = holds_as_it_is(source, format),
           .buffer = runtime::allocate_packed(format, source.n, source.k, &pool.placement())};
   pool.run([](void* arg, int) noexcept { pack_blocks(*static_cast<Job*>(arg)); }, &job);
   if (job.error) std::rethrow_exception(job.error);

@@ -69,14 +69,16 @@ struct GemmStep {
   int64_t out_columns = 0;
 };
 
-// A row kernel: norms, quantization, activations, gates, adds.
+// A row kernel: norms, quantization, activations, gates, adds, scales and softcaps.
 struct RowStep {
   const jit::Kernel* kernel = nullptr;
   Operand x, x2, y;
   QuantizedOperand quantized;
   std::shared_ptr<const std::vector<float>> weight, bias;
-  float eps = 0;
+  float eps = 0, scale = 1, cap = 1;
   int64_t groups = 0;
+  // Elements of a row of a kernel whose length comes with the call: threads share its columns too.
+  int64_t columns = 0;
 };
 
 // Heads of one layer's packed row [Q heads | K heads | V heads].

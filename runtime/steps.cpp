@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t kFewRows = 16;  // up to so many, a matmul is bound by reading its weights
 constexpr int64_t kPieceBytes = 64 << 10;
+constexpr int64_t kLongPiece = 2048;  // elements of a long row that a thread takes at a time
 // Weights fetched ahead of a step: what waiting at a barrier has time for, and an L2 has room for.
 constexpr int64_t kAheadBytes = 128 << 10;
 
@@ -77,6 +78,25 @@ void run_gemm(const Step& step, const StepContext& context) noexcept {
   });
 }
 
+// Scales and softcaps of rows that may be as long as a vocabulary.
+void run_long_row(const Step& step, const StepContext& context) noexcept {
+  const auto& s = *std::get_if<RowStep>(&step.body);
+  const int64_t pieces = (s.columns + kLongPiece - 1) / kLongPiece;
+  context.claim(context.rows * pieces, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t piece = begin; piece < end; ++piece) {
+      const int64_t r = context.row + piece / pieces, first = piece % pieces * kLongPiece;
+      jit::RowArgs args;
+      args.x = context.at<float>(s.x, r) + first;
+      args.y = context.at<float>(s.y, r) + first;
+      args.n = std::min(kLongPiece, s.columns - first);
+      args.scale = s.scale;
+      args.cap = s.cap;
+      args.rows = 1;
+      s.kernel->run(args);
+    }
+  });
+}
+
 void run_row(const Step& step, const StepContext& context) noexcept {
   const auto& s = *std::get_if<RowStep>(&step.body);
   const auto rows = [&](int64_t begin, int64_t end) {
@@ -136,6 +156,9 @@ Ahead weights_ahead(const Step& step, const WorkShare& share, int64_t rows) noex
 
 Step Step::of(EmbedStep body) { return Step::with(std::move(body), run_embed); }
 Step Step::of(GemmStep body) { return Step::with(std::move(body), run_gemm); }
-Step Step::of(RowStep body) { return Step::with(std::move(body), run_row); }
+Step Step::of(RowStep body) {
+  const bool by_columns = body.columns > 0;
+  return Step::with(std::move(body), by_columns ? run_long_row : run_row);
+}
 
 }  // namespace nibble::runtime

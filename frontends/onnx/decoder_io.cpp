@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <charconv>
 #include <map>
 #include <optional>
@@ -83,12 +84,6 @@ std::map<int64_t, LayerCache> find_layers(const Graph& graph) {
 }
 
 void check_layers(const Graph& graph, const std::map<int64_t, LayerCache>& layers) {
-  if (layers.empty()) {
-    fail(
-        "{}: the model has no inputs past_key_values.N.key and .value: export it with its KV "
-        "cache (text-generation-with-past).",
-        graph.origin);
-  }
   int64_t expected = 0;
   for (const auto& [number, layer] : layers) {
     if (number != expected) {
@@ -136,7 +131,14 @@ graph::DecoderIo find_decoder_io(const Graph& graph) {
   }
   need_dtype(graph, io.logits, true);
 
-  const auto layers = find_layers(graph);
+  auto layers = find_layers(graph);
+  // An export without a cache, though it may give out the keys and values it computes.
+  if (std::none_of(layers.begin(), layers.end(), [](const auto& entry) {
+        return entry.second.past_key != graph::kNoValue ||
+               entry.second.past_value != graph::kNoValue;
+      })) {
+    layers.clear();
+  }
   check_layers(graph, layers);
   for (const auto& [number, layer] : layers) io.layers.push_back(layer);
   return io;

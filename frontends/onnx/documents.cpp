@@ -16,13 +16,14 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr std::array<const char*, 8> kDocuments = {
+constexpr std::array<const char*, 9> kDocuments = {
     "tokenizer.json",      "tokenizer.model",    "tokenizer_config.json", "special_tokens_map.json",
-    "chat_template.jinja", "chat_template.json", "config.json",           "generation_config.json"};
+    "chat_template.jinja", "chat_template.json", "config.json",           "generation_config.json",
+    "genai_config.json"};
 // In the order of trust; exporters and families spell it in these ways.
-constexpr std::array<const char*, 6> kContextKeys = {
-    "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length",
-    "max_sequence_length"};
+constexpr std::array<const char*, 7> kContextKeys = {
+    "max_position_embeddings", "n_positions",   "n_ctx", "max_seq_len", "seq_length",
+    "max_sequence_length",     "context_length"};
 constexpr uintmax_t kMostBytes = uintmax_t{1} << 28;  // the largest tokenizers have some 40 MB
 
 std::string read_whole(const fs::path& path) {
@@ -122,15 +123,26 @@ void read_documents(std::span<const fs::path> folders, graph::Graph& graph) {
       break;
     }
   }
+  // onnxruntime-genai keeps what it knows of the model one level down.
+  const auto genai = configurations.find("genai_config.json");
+  if (genai != configurations.end()) {
+    const json* model = find(genai->second, "model");
+    if (model == nullptr || !model->is_object()) {
+      fail("{}: an object \"model\" is expected, but there is none.", genai->second.path.string());
+    }
+    genai->second.content = json(*model);
+  }
   bool has_eos = false, has_bos = false;
-  for (const char* name : {"generation_config.json", "config.json"}) {
+  for (const char* name : {"genai_config.json", "generation_config.json", "config.json"}) {
     const auto found = configurations.find(name);
     if (found == configurations.end()) continue;
     has_eos = has_eos || read_eos(found->second, graph);
     has_bos = has_bos || read_bos(found->second, graph);
   }
-  const auto config = configurations.find("config.json");
-  if (config != configurations.end()) read_context_length(config->second, graph);
+  for (const char* name : {"config.json", "genai_config.json"}) {
+    const auto config = configurations.find(name);
+    if (config != configurations.end()) read_context_length(config->second, graph);
+  }
 }
 
 }  // namespace nibble::frontends::onnx

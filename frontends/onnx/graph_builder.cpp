@@ -27,8 +27,8 @@ std::string_view normal_domain(std::string_view domain) {
 
 class Builder {
  public:
-  Builder(const ModelProto& model, const std::string& path, TensorLoader& loader)
-      : model_(model), path_(path), loader_(loader) {}
+  Builder(const ModelProto& model, const WireFile& file, TensorLoader& loader)
+      : model_(model), file_(file), path_(file.path), loader_(loader) {}
 
   Graph build() {
     check_model();
@@ -36,14 +36,13 @@ class Builder {
     const GraphProto& proto = *model_.graph;
     // Counts are bounded by the size of the file: each of these took at least two bytes of it.
     graph_.values.reserve(proto.initializers.size() + proto.nodes.size() + proto.inputs.size());
-    for (const NodeProto& node : proto.nodes) {
-      for (const auto name : node.outputs) produced_.insert(name);
-    }
+    note_produced(proto);
     for (const TensorProto& tensor : proto.initializers) add_initializer(tensor);
     for (const ValueInfo& info : proto.inputs) add_input(info);
     for (const NodeProto& node : proto.nodes) add_node(node);
     for (const ValueInfo& info : proto.value_infos) declare(info, "value");
     for (const ValueInfo& info : proto.outputs) add_output(info);
+    drop_conditions();
     graph::verify(graph_);
     return std::move(graph_);
   }
@@ -127,6 +126,8 @@ class Builder {
            graph::dtype_name(dtype_of(info.elem_type, who)), graph::dtype_name(value.dtype));
     }
     if (!info.shape || !value.shape) return;
+    // onnxruntime-genai declares lists of one number as scalars.
+    if (info.shape->empty() && graph::element_count(*value.shape) == 1) return;
     const bool matches =
         std::equal(info.shape->begin(), info.shape->end(), value.shape->begin(), value.shape->end(),
                    [](int64_t a, int64_t b) { return a < 0 || a == b; });
@@ -166,6 +167,7 @@ class Builder {
            who, domain);
     }
     if (domain.empty() && proto.op_type == "Constant") return add_constant_node(proto, who);
+    if (domain.empty() && proto.op_type == "If") return add_branch(proto, who);
 
     graph::Node node;
     node.op = proto.op_type;
@@ -187,6 +189,79 @@ class Builder {
       node.outputs.push_back(id);
     }
     graph_.nodes.push_back(std::move(node));
+  }
+
+  void note_produced(const GraphProto& proto) {
+    for (const NodeProto& node : proto.nodes) {
+      for (const auto name : node.outputs) produced_.insert(name);
+    }
+  }
+
+  // Whether the branch that is taken when the condition is true belongs to the graph.
+  bool takes_then(const NodeProto& proto, const std::string& who) {
+    if (proto.inputs.size() != 1) {
+      fail("{}: {} has {} inputs, but a condition is expected.", path_, who, proto.inputs.size());
+    }
+    const ValueId condition = find_input(proto.inputs.front(), who);
+    const graph::Value& value = graph_.values[static_cast<size_t>(condition)];
+    if (const TensorData* tensor = graph_.tensor(condition)) {
+      const std::vector<int64_t> values = graph::to_i64(*tensor);
+      if (values.size() != 1) {
+        fail("{}: {} has {} conditions, but one is expected.", path_, who, values.size());
+      }
+      return values.front() != 0;
+    }
+    const auto& inputs = graph_.inputs;
+    if (std::find(inputs.begin(), inputs.end(), condition) == inputs.end() ||
+        value.dtype != graph::DType::boolean) {
+      fail(
+          "{}: {} chooses a subgraph by \"{}\", which is computed, but a constant or a boolean "
+          "input such as use_cache_branch is expected.",
+          path_, who, graph_.value_name(condition));
+    }
+    conditions_.push_back(condition);
+    return true;
+  }
+
+  // The branch becomes part of the graph; its names are bound like all others.
+  void add_branch(const NodeProto& proto, const std::string& who) {
+    constexpr int kMostDepth = 4;
+    const std::string_view key = takes_then(proto, who) ? "then_branch" : "else_branch";
+    const auto found =
+        std::find_if(proto.attributes.begin(), proto.attributes.end(),
+                     [&](const AttributeProto& a) { return a.name == key && a.g.has_value(); });
+    if (found == proto.attributes.end()) {
+      fail("{}: {} has no subgraph \"{}\".", path_, who, key);
+    }
+    if (++depth_ > kMostDepth) {
+      fail("{}: {} is nested more than {} deep.", path_, who, kMostDepth);
+    }
+    const GraphProto branch = parse_subgraph(file_, *found->g);
+    if (branch.has_sparse_initializer || !branch.inputs.empty() ||
+        branch.outputs.size() != proto.outputs.size()) {
+      fail("{}: {} has a \"{}\" with {} inputs and {} outputs, but 0 and {} are expected.", path_,
+           who, key, branch.inputs.size(), branch.outputs.size(), proto.outputs.size());
+    }
+    note_produced(branch);
+    for (const TensorProto& tensor : branch.initializers) add_initializer(tensor);
+    for (const NodeProto& node : branch.nodes) add_node(node);
+    for (const ValueInfo& info : branch.value_infos) declare(info, "value");
+    for (size_t i = 0; i < branch.outputs.size(); ++i) {
+      const ValueId id = find_input(branch.outputs[i].name, who);
+      if (proto.outputs[i] == branch.outputs[i].name || proto.outputs[i].empty()) continue;
+      bind(proto.outputs[i], id, who);
+      graph_.values[static_cast<size_t>(id)].name = std::string(proto.outputs[i]);
+    }
+    --depth_;
+  }
+
+  // Conditions that chose a branch and that nothing else uses are no inputs of the graph.
+  void drop_conditions() {
+    const auto users = graph::consumers(graph_);
+    std::erase_if(graph_.inputs, [&](ValueId id) {
+      return std::find(conditions_.begin(), conditions_.end(), id) != conditions_.end() &&
+             users[static_cast<size_t>(id)].empty();
+    });
   }
 
   ValueId find_input(std::string_view name, const std::string& who) const {
@@ -284,18 +359,21 @@ class Builder {
   }
 
   const ModelProto& model_;
+  const WireFile& file_;
   const std::string& path_;
   TensorLoader& loader_;
   Graph graph_;
   std::unordered_map<std::string_view, int64_t> opsets_;
   std::unordered_map<std::string_view, ValueId> names_;
   std::unordered_set<std::string_view> produced_;  // the outputs of all nodes
+  std::vector<ValueId> conditions_;                // graph inputs that chose a branch
+  int depth_ = 0;                                  // of subgraphs
 };
 
 }  // namespace
 
-Graph build_graph(const ModelProto& model, const std::string& path, TensorLoader& loader) {
-  return Builder(model, path, loader).build();
+Graph build_graph(const ModelProto& model, const WireFile& file, TensorLoader& loader) {
+  return Builder(model, file, loader).build();
 }
 
 }  // namespace nibble::frontends::onnx

@@ -203,6 +203,9 @@ void parse_attribute_field(const WireReader& reader, const Field& field,
     case 5:
       attribute.t = parse_tensor(reader.file(), field.bytes);
       break;
+    case 6:
+      attribute.g = field.bytes;
+      break;
     case 7:
       append_floats(field.bytes, attribute.floats);
       break;
@@ -366,5 +369,7 @@ ModelProto parse_model(const WireFile& file) {
   }
   return model;
 }
+
+GraphProto parse_subgraph(const WireFile& file, Bytes bytes) { return parse_graph(file, bytes); }
 
 }  // namespace nibble::frontends::onnx

@@ -1,7 +1,8 @@
 // An ONNX model as the file spells it: records of string_views and spans into the mapped file, for
 // the parts of onnx.proto that a decoder needs. No meaning yet: tensor_loader.h turns tensors into
-// data, graph_builder.h the whole into a Graph. Subgraphs and functions are only noticed, never
-// entered, so nothing here recurses. Source: onnx.proto (IR version 3 to 12).
+// data, graph_builder.h the whole into a Graph. Functions are only noticed; a subgraph is kept as
+// its bytes until somebody asks for it, so nothing here recurses. Source: onnx.proto (IR version 3
+// to 12).
 #pragma once
 
 #include <cstdint>
@@ -34,13 +35,22 @@ struct TensorProto {
 };
 
 struct AttributeProto {
-  enum Type : int64_t { kFloat = 1, kInt = 2, kString = 3, kTensor = 4, kFloats = 6, kInts = 7 };
+  enum Type : int64_t {
+    kFloat = 1,
+    kInt = 2,
+    kString = 3,
+    kTensor = 4,
+    kGraph = 5,
+    kFloats = 6,
+    kInts = 7
+  };
   std::string_view name, reference;  // reference: ref_attr_name, of function bodies only
   int64_t type = 0;
   std::optional<float> f;
   std::optional<int64_t> i;
   std::optional<std::string_view> s;
   std::optional<TensorProto> t;
+  std::optional<Bytes> g;  // a subgraph: see parse_subgraph
   std::vector<float> floats;
   std::vector<int64_t> ints;
 };
@@ -79,5 +89,8 @@ struct ModelProto {
 
 // Throws Error naming the file, the offset and the field. The result points into file.bytes.
 ModelProto parse_model(const WireFile& file);
+
+// A subgraph of that file.
+GraphProto parse_subgraph(const WireFile& file, Bytes bytes);
 
 }  // namespace nibble::frontends::onnx

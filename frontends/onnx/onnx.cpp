@@ -9,6 +9,7 @@
 #include "frontends/onnx/graph_builder.h"
 #include "frontends/onnx/model_proto.h"
 #include "frontends/onnx/tensor_loader.h"
+#include "graph/cache_shapes.h"
 #include "jit/error.h"
 #include "runtime/mapped_file.h"
 
@@ -19,7 +20,11 @@ namespace fs = std::filesystem;
 
 fs::path find_in_folder(const fs::path& folder) {
   std::error_code error;
-  if (fs::exists(folder / "model.onnx", error)) return folder / "model.onnx";
+  // Of the parts that older Optimum writes, the merged decoder has all; decoder_model has no cache,
+  // which is added, while decoder_with_past_model may only take one token at a time.
+  for (const char* name : {"model.onnx", "decoder_model_merged.onnx", "decoder_model.onnx"}) {
+    if (fs::exists(folder / name, error)) return folder / name;
+  }
   std::vector<fs::path> candidates;
   for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
     if (it->path().extension() == ".onnx") candidates.push_back(it->path());
@@ -60,13 +65,16 @@ graph::Graph load_onnx(const std::string& path) {
   const WireFile wire{.path = file.string(), .bytes = map->bytes()};
   const onnx::ModelProto model = onnx::parse_model(wire);
   onnx::TensorLoader loader(file.string(), map);
-  graph::Graph graph = onnx::build_graph(model, wire.path, loader);
+  graph::Graph graph = onnx::build_graph(model, wire, loader);
   graph.io = onnx::find_decoder_io(graph);
+  // What an export without a cache gives out beside the logits, nobody takes.
+  if (graph.io.layers.empty()) graph.outputs = {graph.io.logits};
 
   std::error_code error;
   const fs::path real = fs::canonical(file, error);
   const std::vector<fs::path> folders = {file.parent_path(), real.parent_path()};
   onnx::read_documents(folders, graph);
+  graph::complete_cache_shapes(graph);
   return graph;
 }
 

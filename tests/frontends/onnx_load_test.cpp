@@ -260,10 +260,5 @@ TEST_F(OnnxLoadTest, TaleLoadsWithItsExternalData) {
   }
 }
 
-TEST_F(OnnxLoadTest, NewerOpsetsOfTheZooAreRefused) {
-  NIBBLE_NEED_MODELS();
-  expect_error(zoo_folder("dynamo-llama-opset23"), {"opset is 23", "13 to 20"});
-}
-
 }  // namespace
 }  // namespace nibble::test

@@ -68,15 +68,14 @@ TEST_P(ZooUnfused, ChunksOfThePromptChangeLittle) {
 // The other exporter of PyTorch spells the same model in other operators.
 TEST(ZooUnfusedDynamo, LogitsAgreeWithTheReference) {
   NIBBLE_NEED_MODELS();
-  const std::string folder = test::zoo_folder("dynamo-llama-opset20");
-  const test::Reference reference{.input_ids = test::read_npy_i64(folder + "/input_ids.npy"),
-                                  .logits = test::read_npy_f32(folder + "/logits.npy"),
-                                  .prompt = {},
-                                  .greedy = {}};
-  const auto decoder = load(folder);
-  const auto wanted = reference.row_logits(1);
-  EXPECT_LE(test::max_abs_difference(test::all_logits(*decoder, reference.ids(1)), wanted),
-            1e-5F * test::max_abs(wanted));
+  for (const char* name : test::kZooDynamo) {
+    const test::Reference reference = test::zoo_reference(name);
+    const auto decoder = load(test::zoo_folder(name));
+    const auto wanted = reference.row_logits(1);
+    EXPECT_LE(test::max_abs_difference(test::all_logits(*decoder, reference.ids(1)), wanted),
+              1e-5F * test::max_abs(wanted))
+        << name;
+  }
 }
 
 std::string test_name(const testing::TestParamInfo<std::string>& info) {

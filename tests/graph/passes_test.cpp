@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "graph/interpreter.h"
 #include "graph/probe.h"
@@ -281,6 +282,75 @@ TEST(FuseResiduals, KeepsASumWithoutAMatmulAsAdd) {
             1)
       << to_text(graph);
   expect_same_function(before, graph);
+}
+
+// A decoder of an embedding and a head, its logits passed on by `end`.
+Graph logits_graph(const std::function<ValueId(GraphMaker&, ValueId)>& end) {
+  GraphMaker maker;
+  const ValueId x = maker.embedding(10, 4);
+  Graph graph =
+      maker.finish(end(maker, maker.node("MatMul", "raw", {x, maker.matrix("head", 4, 10)})));
+  form_linears(graph);
+  form_embeddings(graph);
+  return graph;
+}
+
+TEST(FuseLogits, FactorsAndSoftcaps) {
+  const auto fused = [](const std::function<ValueId(GraphMaker&, ValueId)>& end) {
+    Graph graph = logits_graph(end);
+    FusionReport report;
+    EXPECT_EQ(fuse_logits(graph, report), 1);
+    EXPECT_TRUE(report.entries.back().fused);
+    return graph;
+  };
+  Graph graph = fused([](GraphMaker& m, ValueId raw) {
+    return m.node("Div", "logits", {raw, m.scalar("eight", 8)});
+  });
+  ASSERT_TRUE(graph.nodes.back().is("LogitScale", "nibble"));
+  EXPECT_FLOAT_EQ(graph.nodes.back().get_float("scale"), 0.125F);
+  EXPECT_EQ(graph.nodes.back().get_float("softcap"), 0);
+  graph = fused([](GraphMaker& m, ValueId raw) {
+    const ValueId half = m.node("Mul", "half", {raw, m.scalar("half_", 0.5F)});
+    const ValueId divided = m.node("Div", "divided", {half, m.scalar("cap", 30)});
+    return m.node("Mul", "logits", {m.node("Tanh", "bent", {divided}), m.scalar("cap_", 30)});
+  });
+  ASSERT_TRUE(graph.nodes.back().is("LogitScale", "nibble"));
+  EXPECT_NEAR(graph.nodes.back().get_float("scale"), 0.5F, 1e-5F);
+  EXPECT_NEAR(graph.nodes.back().get_float("softcap"), 30, 1e-4F);
+  // Nothing but another name.
+  graph = fused([](GraphMaker& m, ValueId raw) {
+    return m.node("Cast", "logits", {raw}, {{"to", int64_t{1}}});
+  });
+  EXPECT_TRUE(graph.nodes.back().is("Linear", "nibble"));
+  EXPECT_EQ(graph.io.logits, graph.nodes.back().outputs[0]);
+  EXPECT_EQ(graph.outputs[0], graph.io.logits);
+}
+
+TEST(FuseLogits, ReportsWhatItDoesNotKnow) {
+  for (const char* op : {"Relu", "Tanh", "Exp"}) {
+    Graph graph =
+        logits_graph([&](GraphMaker& m, ValueId raw) { return m.node(op, "logits", {raw}); });
+    FusionReport report;
+    EXPECT_EQ(fuse_logits(graph, report), op == std::string("Tanh") ? 1 : 0) << op;  // a cap of 1
+    EXPECT_EQ(report.entries.back().fused, op == std::string("Tanh")) << op;
+  }
+}
+
+TEST(FormLinears, TakesAFactorOfAResidualBranch) {
+  GraphMaker maker;
+  const ValueId x = maker.embedding(10, 4);
+  const ValueId y = maker.node("MatMul", "y", {x, maker.matrix("w", 4, 4)});
+  const ValueId biased = maker.node("Add", "biased", {y, maker.constant("b", {4}, {1, 2, 3, 4})});
+  const ValueId scaled = maker.node("Mul", "scaled", {biased, maker.scalar("quarter", 0.25F)});
+  Graph& graph = maker.finish(maker.node("Add", "sum", {x, scaled}));
+  const Graph before = graph;
+  form_linears(graph);
+  ASSERT_EQ(graph.nodes.size(), 3U);  // Gather, Linear, Add
+  EXPECT_TRUE(graph.nodes[1].is("Linear", "nibble"));
+  const Feeds feeds{{graph.io.input_ids, Array::of({1, 3}, std::vector<int64_t>{7, 0, 3})}};
+  const Array wanted = Interpreter(before).run_one(feeds, before.io.logits);
+  const Array found = Interpreter(graph).run_one(feeds, graph.io.logits);
+  EXPECT_LT(relative_difference(found.floats(), wanted.floats()), 1e-6);
 }
 
 TEST(EliminateDead, DropsNodesAndTheirConstants) {

@@ -86,6 +86,8 @@ struct Operands {
     args.q_groups = groups;
     args.rows = kRows;
     args.heads = 2;
+    args.scale = 0.37F;
+    args.cap = 1.5F;
   }
   int64_t width, groups, cos_stride = 0;
   GuardedBuffer<float> x, x2, x3, weight, bias, y, sum;
@@ -174,6 +176,13 @@ TEST_P(RowKernels, SoftmaxEqualsTheReference) {
   for (int64_t n : lengths()) check({.op = RowOp::softmax}, n, GetParam());
 }
 
+TEST_P(RowKernels, ScaleAndSoftcapEqualTheReference) {
+  for (int64_t n : lengths()) {
+    check({.op = RowOp::scale}, n, GetParam());
+    check({.op = RowOp::softcap}, n, GetParam());
+  }
+}
+
 TEST_P(RowKernels, ElementwiseEqualsTheReference) {
   for (int64_t n : lengths()) {
     check({.op = RowOp::add, .n = n}, n, GetParam());
@@ -192,6 +201,7 @@ TEST_P(RowKernels, WorkInPlace) {
       {.op = RowOp::rms_norm, .n = kN},
       {.op = RowOp::layer_norm, .n = kN, .quantize = true, .group = 32},
       {.op = RowOp::softmax},
+      {.op = RowOp::softcap},
       {.op = RowOp::gate, .n = kN, .activation = Activation::silu},
   };
   for (const RowSpec& spec : specs) {
@@ -262,6 +272,18 @@ TEST(RowReference, SoftmaxAgreesWithItsDefinition) {
   for (size_t i = 0; i < 100; ++i) sum += std::exp(static_cast<double>(o.x[i]));
   for (size_t i = 0; i < 100; ++i) {
     EXPECT_NEAR(o.y[i], std::exp(static_cast<double>(o.x[i])) / sum, 1e-6);
+  }
+}
+
+TEST(RowReference, ScaleAndSoftcapAgreeWithTheirDefinition) {
+  Operands scaled({.op = RowOp::scale}, 100, Fill::normal, 1);
+  row_reference({.op = RowOp::scale}, scaled.args);
+  Operands capped({.op = RowOp::softcap}, 100, Fill::normal, 1);
+  row_reference({.op = RowOp::softcap}, capped.args);
+  for (size_t i = 0; i < 100; ++i) {
+    const double x = scaled.x[i];
+    EXPECT_FLOAT_EQ(scaled.y[i], scaled.x[i] * 0.37F);
+    EXPECT_NEAR(capped.y[i], 1.5 * std::tanh(x * static_cast<double>(0.37F)), 1e-6);
   }
 }
 

@@ -14,6 +14,11 @@ namespace nibble::test {
 
 // The 20 decoder families that the zoo has as TorchScript exports, in alphabetic order.
 std::span<const std::string> zoo_families();
+// The same model by the other exporter of PyTorch, in primitive operators and in those of opset 23.
+inline constexpr const char* kZooDynamo[] = {"dynamo-llama-opset20", "dynamo-llama-opset23"};
+// The same model by onnxruntime-genai, quantized. Its reference has int8 activations in the matmuls
+// (accuracy_level 4), of which fp32 is some 4% of the largest logit away.
+inline constexpr const char* kZooGenai = "genai-llama-int4-g32";
 std::string zoo_folder(const std::string& family);
 // "onnx-fp32", "onnx-fp16" or "hf".
 std::string tale_folder(const std::string& variant);
@@ -21,7 +26,7 @@ std::string tale_folder(const std::string& variant);
 struct Reference {
   Npy<int64_t> input_ids;               // [batch][length]
   Npy<float> logits;                    // [batch][length][vocabulary]
-  std::vector<int32_t> prompt, greedy;  // what greedy decoding continues the prompt with
+  std::vector<int32_t> prompt, greedy;  // what greedy decoding continues the prompt with, or empty
   int64_t batch() const { return input_ids.shape[0]; }
   int64_t length() const { return input_ids.shape[1]; }
   int64_t vocabulary() const { return logits.shape[2]; }

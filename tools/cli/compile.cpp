@@ -42,6 +42,7 @@ int compile(const Options& options) {
   }
   const std::string compute = options.weights.compute.empty() ? "int8" : options.weights.compute;
   set_compute(graph, compute);
+  respect_quantized(graph, options.weights);
   const quant::QuantizeOptions quantize = options.weights.quantize_options();
   const auto formats = quant::choose_formats(graph, quantize);
   int64_t total = 0, done = 0;

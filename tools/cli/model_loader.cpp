@@ -62,11 +62,57 @@ void refuse_unknown_operators(const graph::Graph& graph) {
   }
 }
 
+// An option that was given, and what it asks of the weights that it is about.
+bool given(const WeightOptions& weights, const std::string& name) {
+  return std::any_of(weights.flags.begin(), weights.flags.end(), [&](const CLI::Option* flag) {
+    return flag->get_name() == name && flag->count() > 0;
+  });
+}
+
+bool contradicts(const WeightOptions& weights, const quant::QuantizedWeight& weight) {
+  using Part = quant::QuantizedWeight::Part;
+  const jit::WeightFormat &wanted = weight.wanted, &own = *weight.own;
+  const char* type = weight.part == Part::head        ? "--lm-head"
+                     : weight.part == Part::embedding ? "--embedding"
+                                                      : "--weights";
+  return (given(weights, type) && wanted.type != own.type) ||
+         (given(weights, "--group") && wanted.group != own.group) ||
+         (given(weights, "--asym") && wanted.asym != own.asym) ||
+         (given(weights, "--scale") && wanted.scale != own.scale);
+}
+
+}  // namespace
+
+void respect_quantized(const graph::Graph& graph, const WeightOptions& weights) {
+  int64_t lost = 0;
+  std::string first;
+  for (const auto& weight : quant::quantized_weights(graph, weights.quantize_options())) {
+    if (weight.wanted.type == jit::WeightType::f32) continue;  // holds the very numbers
+    if (!weight.own) {
+      if (lost++ == 0) first = fmt::format("'{}', because {}", weight.name, weight.why_not);
+    } else if (contradicts(weights, weight)) {
+      throw UsageError(fmt::format(
+          "{}: the weight '{}' is quantized already, as {}, but the options ask for {}. Leave them "
+          "out to keep it as it is, or give --weights f32.",
+          graph.origin, weight.name, quant::format_text(*weight.own),
+          quant::format_text(weight.wanted)));
+    }
+  }
+  if (lost == 0) return;
+  warn(
+      fmt::format("{} weights of {} that are quantized already are quantized again, as int8 in "
+                  "groups of 32 (--weights f32 would keep their numbers). First: {}.",
+                  lost, graph.origin, first));
+}
+
+namespace {
+
 // All but f32 weights under the interpreter, which reads those where they are.
 void pack_all(graph::Graph& graph, const WeightOptions& weights, bool interpreted,
               runtime::ThreadPool& pool) {
   const bool plain = weights.weights == "f32" && weights.head.empty() && weights.embedding.empty();
   if (interpreted && plain) return;
+  respect_quantized(graph, weights);
   const quant::QuantizeOptions options = weights.quantize_options();
   for (const auto& [id, format] : quant::choose_formats(graph, options)) {
     auto& constant = graph.values[static_cast<size_t>(id)].constant;
@@ -146,6 +192,7 @@ quant::QuantizeOptions WeightOptions::quantize_options() const {
   if (!head.empty()) options.head = quant::default_options(head, group, asym, type).linear;
   if (!embedding.empty()) {
     options.embedding = quant::default_options(embedding, group, asym, type).linear;
+    options.embedding_chosen = true;
   }
   return options;
 }
@@ -244,11 +291,18 @@ runtime::PackedMatrix pack_weight(const graph::Graph& graph, graph::ValueId id,
 
 std::string unfused_warning(const graph::FusionReport& report) {
   if (report.complete()) return "";
-  std::string reason;
+  // A reason that a pass gave says more than that a node was left over.
+  const graph::FusionEntry* first = nullptr;
   for (const graph::FusionEntry& entry : report.entries) {
     if (entry.fused) continue;
-    reason = fmt::format(" First: {} at node '{}': {}.", entry.what, entry.node, entry.detail);
+    if (first == nullptr) first = &entry;
+    if (entry.detail == graph::kLeftOver) continue;
+    first = &entry;
     break;
+  }
+  std::string reason;
+  if (first != nullptr) {
+    reason = fmt::format(" First: {} at node '{}': {}.", first->what, first->node, first->detail);
   }
   return fmt::format(
       "{} of {} nodes are not fused, so this model runs slowly, by the reference interpreter.{}",

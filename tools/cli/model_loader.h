@@ -62,6 +62,9 @@ struct PreparedGraph {
 };
 PreparedGraph prepare_graph(const std::string& model, const std::string& shape,
                             const WeightOptions& weights, runtime::ThreadPool& pool);
+// Weights that the model's file holds quantized keep their numbers. Throws UsageError when an
+// option that was given asks for something else; warns when no packed format holds them.
+void respect_quantized(const graph::Graph& graph, const WeightOptions& weights);
 // Marks how the Linear nodes compute; kept in a .nib.
 void set_compute(graph::Graph& graph, const std::string& compute);
 // Packs one weight of `graph`; random values for shapes.

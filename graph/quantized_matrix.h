@@ -1,0 +1,59 @@
+// A weight matrix that its file holds quantized already, seen as n output columns of k values:
+// w = (q - zero) * scale. Where each number lies is given by strides, so that every checkpoint's
+// order is read in place; the numbers are never rounded again. Frontends and form_linears make it,
+// MatrixSource carries it, quant packs it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "graph/tensor.h"
+#include "jit/packed_layout.h"
+
+namespace nibble::graph {
+
+// Element (column c, place p) of a tensor, counted in elements (nibbles of a 4-bit tensor): index
+// c * column + p * step.
+struct Strides {
+  int64_t column = 0, step = 0;
+  friend bool operator==(const Strides&, const Strides&) = default;
+};
+
+struct QuantizedMatrix {
+  int64_t n = 0, k = 0;
+  int64_t group = 0;  // k per scale and zero point; the last group may be short
+  int bits = 4;       // 4 or 8
+  bool is_signed = false;
+  TensorData values;  // step: one k
+  Strides value_at;
+  TensorData scales;  // f32, f16 or bf16; step: one group
+  Strides scale_at;
+  std::optional<TensorData> zeros;  // bits wide, or floats; step: one group
+  Strides zero_at;
+  int64_t default_zero = 0;           // where there are no zero points; as stored in the file
+  std::optional<TensorData> k_group;  // the group of every k (GPTQ's g_idx), when not k / group
+
+  int64_t groups() const { return (k + group - 1) / group; }
+  // Stored values are q + offset(): unsigned as packed matrices have them.
+  int offset() const { return is_signed ? 1 << (bits - 1) : 0; }
+
+  // Column c: k unsigned values; groups() scales and zero points on the scale of the unsigned
+  // values.
+  void read_values(int64_t c, std::span<uint8_t> q) const;
+  void read_scales(int64_t c, std::span<float> scales) const;
+  void read_zeros(int64_t c, std::span<float> zeros) const;
+  // Column c as floats, each (q - zero) * scale, rounded once.
+  void read_column(int64_t c, std::span<float> out) const;
+
+  // Throws Error naming what is too short for the strides, or what has a type it cannot have.
+  void check(const std::string& who) const;
+  // The packed format that holds these very numbers; nullopt with the reason when there is none.
+  // Looks at every scale and zero point.
+  std::optional<jit::WeightFormat> packed_format(std::string& why_not) const;
+  bool same_bytes(const QuantizedMatrix& other) const;
+};
+
+}  // namespace nibble::graph

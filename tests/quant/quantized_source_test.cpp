@@ -1,0 +1,161 @@
+// Weights that are quantized already keep their numbers through merging and packing, bit for bit.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "graph/ops.h"
+#include "quant/quantize.h"
+#include "tests/support/quantized_tensors.h"
+
+namespace nibble::quant {
+namespace {
+
+using graph::MatrixSource;
+using graph::QuantizedMatrix;
+using jit::WeightFormat;
+using jit::WeightType;
+
+struct Kind {
+  int bits = 4;
+  int64_t group = 32;
+  bool zeros = false, halves = true;
+};
+
+MatrixSource random_source(const Kind& kind, int64_t n, int64_t k, uint32_t seed) {
+  std::mt19937 random(seed);
+  auto matrix = std::make_shared<QuantizedMatrix>();
+  QuantizedMatrix& m = *matrix;
+  m.n = n, m.k = k, m.group = kind.group, m.bits = kind.bits;
+  const int64_t groups = m.groups();
+  const auto numbers = [&](int64_t count) {
+    std::vector<uint8_t> bytes(static_cast<size_t>(count * kind.bits / 8));
+    for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random());
+    return test::byte_tensor(graph::DType::u8, {static_cast<int64_t>(bytes.size())}, bytes);
+  };
+  m.values = numbers(n * groups * kind.group);
+  m.value_at = {groups * kind.group, 1};
+  std::vector<float> scales(static_cast<size_t>(n * groups));
+  for (float& scale : scales) {
+    scale = (static_cast<float>(random() % 64) - 20) / 512.0F;  // some negative, some 0
+    if (!kind.halves) scale += 0.1F;
+  }
+  m.scales = graph::make_f32({n, groups}, scales);
+  m.scale_at = {groups, 1};
+  m.default_zero = kind.bits == 4 ? 8 : 128;
+  if (kind.zeros) {
+    const int64_t row = (groups * kind.bits + 7) / 8 * 8 / kind.bits;
+    m.zeros = numbers(n * row);
+    m.zero_at = {row, 1};
+  }
+  m.check("test");
+  return MatrixSource::whole(std::move(matrix));
+}
+
+// Packing and unpacking gives what dequantizing gives.
+void expect_exact(const MatrixSource& source, const WeightFormat& expected) {
+  std::string why_not;
+  const auto format = source.packed_format(why_not);
+  ASSERT_TRUE(format) << why_not;
+  EXPECT_EQ(*format, expected);
+  runtime::ThreadPool pool(2);
+  const auto packed = quantize_matrix(source, *format, RtnRange::full, "w", pool);
+  std::vector<float> wanted(static_cast<size_t>(source.k)), found(wanted.size());
+  for (int64_t c = 0; c < source.n; ++c) {
+    source.read_columns(c, 1, wanted);
+    jit::unpack_column(packed.view, c, found);
+    for (size_t kk = 0; kk < wanted.size(); ++kk) {
+      ASSERT_EQ(found[kk], wanted[kk]) << "column " << c << ", k " << kk;
+    }
+  }
+}
+
+WeightFormat format_of(WeightType type, int64_t group, bool asym,
+                       jit::ScaleType scale = jit::ScaleType::f16) {
+  return {type, group, asym, scale};
+}
+
+TEST(QuantizedSource, PacksItsOwnNumbers) {
+  for (const bool zeros : {false, true}) {
+    for (const int64_t group : {16, 32, 64, 128}) {
+      expect_exact(random_source({4, group, zeros}, 37, 100, 1),
+                   format_of(WeightType::u4, group < 100 ? group : 0, zeros));
+      expect_exact(random_source({8, group, zeros}, 37, 100, 2),
+                   format_of(WeightType::u8, group < 100 ? group : 0, zeros));
+    }
+  }
+  expect_exact(random_source({4, 32, false, false}, 5, 64, 3),
+               format_of(WeightType::u4, 32, false, jit::ScaleType::f32));
+}
+
+TEST(QuantizedSource, MergesOfDifferentFormatsStayExact) {
+  const MatrixSource parts[] = {random_source({4, 64, false}, 20, 192, 1),
+                                random_source({8, 32, true}, 7, 192, 2),
+                                random_source({4, 96, true, false}, 9, 192, 3)};
+  expect_exact(concatenate(parts), format_of(WeightType::u8, 32, true, jit::ScaleType::f32));
+  const MatrixSource alike[] = {random_source({4, 64, false}, 20, 192, 1),
+                                random_source({4, 192, false}, 4, 192, 2)};
+  expect_exact(concatenate(alike), format_of(WeightType::u4, 64, false));
+}
+
+TEST(QuantizedSource, SelectionAndPaddingStayExact) {
+  const MatrixSource source = random_source({4, 32, true}, 40, 64, 4);
+  const graph::ColumnSegment columns[] = {{0, 5, 9}, {-1, 0, 7}, {0, 20, 16}};
+  expect_exact(select_columns(source, columns), format_of(WeightType::u4, 32, true));
+}
+
+TEST(QuantizedSource, AFactorGoesIntoTheScales) {
+  MatrixSource source = random_source({4, 32, false}, 16, 64, 5);
+  source.parts[0].factor = 0.5F;
+  expect_exact(source, format_of(WeightType::u4, 32, false, jit::ScaleType::f32));
+}
+
+TEST(QuantizedSource, MergedWithFloatsHasNoFormatOfItsOwn) {
+  const MatrixSource parts[] = {
+      random_source({}, 16, 64, 6),
+      MatrixSource::whole(graph::make_f32({4, 64}, std::vector<float>(256, 1.0F)), false)};
+  std::string why_not;
+  EXPECT_FALSE(concatenate(parts).packed_format(why_not));
+  EXPECT_NE(why_not.find("not quantized"), std::string::npos);
+}
+
+// A graph of an embedding of floats and two Linears, the first quantized.
+graph::Graph graph_of(MatrixSource weight) {
+  graph::Graph graph;
+  const int64_t k = weight.k;
+  const auto floats = [&](int64_t n) {
+    return MatrixSource::whole(
+        graph::make_f32({n, k}, std::vector<float>(static_cast<size_t>(n * k), 0.5F)), false);
+  };
+  const auto ids = graph.add_value("ids"), x = graph.add_value("x"), y = graph.add_value("y"),
+             logits = graph.add_value("logits");
+  graph.io.input_ids = ids;
+  graph.io.logits = logits;
+  graph.nodes = {
+      {"Embedding", "nibble", "e", {ids, graph.add_constant("table", floats(9))}, {x}, {}},
+      {"Linear", "nibble", "l", {x, graph.add_constant("w", std::move(weight))}, {y}, {}},
+      {"Linear", "nibble", "h", {y, graph.add_constant("head", floats(9))}, {logits}, {}}};
+  return graph;
+}
+
+TEST(QuantizedSource, OptionsDoNotRequantize) {
+  const graph::Graph graph = graph_of(random_source({4, 64, true}, 64, 64, 7));
+  QuantizeOptions options = default_options("int8", 32, false, jit::ScaleType::f16);
+  const auto formats = choose_formats(graph, options);
+  std::map<std::string, WeightFormat> by_name;
+  for (const auto& [id, format] : formats) by_name[graph.value_name(id)] = format;
+  EXPECT_EQ(by_name["w"], format_of(WeightType::u4, 0, true));
+  EXPECT_EQ(by_name["head"], options.head);
+  EXPECT_EQ(by_name["table"].type, WeightType::f32);  // as its maker left it
+  options.embedding_chosen = true;
+  EXPECT_EQ(choose_formats(graph, options).at(graph.nodes[0].inputs[1]), options.embedding);
+  const auto quantized = quantized_weights(graph, options);
+  ASSERT_EQ(quantized.size(), 1U);
+  EXPECT_EQ(quantized[0].name, "w");
+  EXPECT_EQ(*quantized[0].own, by_name["w"]);
+  // fp32 holds the numbers too.
+  const auto f32 = default_options("f32", 32, false, jit::ScaleType::f16);
+  EXPECT_EQ(choose_formats(graph, f32).at(graph.nodes[1].inputs[1]).type, WeightType::f32);
+}
+
+}  // namespace
+}  // namespace nibble::quant
