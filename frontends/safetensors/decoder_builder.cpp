@@ -112,9 +112,8 @@ class DecoderBuilder {
   ValueId attention(int64_t layer, const std::string& prefix, ValueId x) {
     ValueId qkv = linear(prefix + "qkv", x, weights_.qkv(layer));
     if (d_.qkv_clip > 0) {
-      qkv = node("Clip", "", prefix + "clip",
-                 {qkv, scalar(prefix + "clip.min", -d_.qkv_clip),
-                  scalar(prefix + "clip.max", d_.qkv_clip)});
+      qkv = node("Min", "", prefix + "clip.min", {qkv, scalar(prefix + "clip", d_.qkv_clip)});
+      qkv = node("Max", "", prefix + "clip.max", {qkv, scalar(prefix + "clip.low", -d_.qkv_clip)});
     }
     const auto at = static_cast<size_t>(layer);
     Attributes attributes = {{"layer", layer},
