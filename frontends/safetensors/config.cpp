@@ -9,13 +9,19 @@ namespace nibble::frontends::safetensors {
 namespace {
 
 constexpr int64_t kMostSize = int64_t{1} << 24;
+constexpr int kMostDepth = 16;  // of objects and lists in each other; a configuration needs four
 
 }  // namespace
 
 Config Config::parse(const std::string& text, std::string origin) {
   Json content;
   try {
-    content = Json::parse(text);
+    content = Json::parse(text, [&](int depth, Json::parse_event_t, const Json&) {
+      if (depth > kMostDepth) {
+        fail("{}: objects and lists lie in each other more than {} deep.", origin, kMostDepth);
+      }
+      return true;
+    });
   } catch (const Json::exception& e) {
     fail("{}: this is not valid JSON: {}.", origin, e.what());
   }
@@ -44,7 +50,7 @@ void Config::refuse(Names names, std::string_view expected) const {
     const auto found = content_.find(name);
     if (found == content_.end() || found->is_null()) continue;
     std::string value = found->dump(-1, ' ', true, Json::error_handler_t::replace);
-    if (value.size() > 80) value = value.substr(0, 80) + "...";
+    if (value.size() > 80) value = value.substr(0, 77) + "...";
     fail("{}: \"{}\" is {}, but {} is expected.", origin_, name, value, expected);
   }
   fail("{}: \"{}\" is absent, but {} is expected.", origin_, *names.begin(), expected);

@@ -59,6 +59,17 @@ void read_sizes(const Config& config, Description& d) {
                   fmt::format("a divisor of the hidden size {}", d.hidden));
   }
   d.head_dim = config.size({"head_dim"}, d.hidden / d.heads);
+  // Beyond these nothing was ever made, and tables by layer and by head would take their memory.
+  constexpr int64_t kMostLayers = 4096, kMostHeads = 4096, kMostHeadDim = 8192;
+  if (d.layers > kMostLayers) {
+    config.refuse({"num_hidden_layers", "n_layer", "n_layers"}, "at most 4096");
+  }
+  if (d.heads > kMostHeads) {
+    config.refuse({"num_attention_heads", "n_head", "n_heads"}, "at most 4096");
+  }
+  if (d.head_dim > kMostHeadDim) {
+    config.refuse({"head_dim", "hidden_size", "n_embd", "d_model"}, "a head of at most 8192");
+  }
 }
 
 void check(const Config& config, const Description& d) {
@@ -69,9 +80,6 @@ void check(const Config& config, const Description& d) {
   if (!(d.epsilon > 0) || !std::isfinite(d.epsilon)) {
     config.refuse({"rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon"},
                   "a number above 0");
-  }
-  if (d.rotation.rotary > d.head_dim) {
-    config.refuse({"rotary_dim"}, fmt::format("at most the {} of a head", d.head_dim));
   }
 }
 

@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <string>
 
 #include "frontends/safetensors/families.h"
 
@@ -81,7 +82,9 @@ void describe_gptj(const Config& config, Description& d) {
   d.biases = {.mlp = true, .head = true};
   d.rotation.rotary = config.size({"rotary_dim"}, 64);
   d.rotation.interleaved = true;
-  if (d.rotation.rotary % 2 != 0) config.refuse({"rotary_dim"}, "an even number");
+  if (d.rotation.rotary % 2 != 0 || d.rotation.rotary > d.head_dim) {
+    config.refuse({"rotary_dim"}, "an even number up to " + std::to_string(d.head_dim));
+  }
   d.rotation.inv_freq = plain_frequencies(10000, d.rotation.rotary);
 }
 

@@ -175,6 +175,10 @@ TEST(SafetensorsDescription, ConfigurationsThatCannotBeHonouredAreRefused) {
       {"llama-bias", "num_hidden_layers", -1, "an integer from 1"},
       {"llama-bias", "num_hidden_layers", 3, "no tensor 'model.layers.2.input_layernorm.weight'"},
       {"llama-bias", "num_hidden_layers", 1, "no place in the description of llama"},
+      {"llama-bias", "num_hidden_layers", 16777216, "at most 4096"},
+      {"llama-bias", "num_attention_heads", 8192, "a divisor of the hidden size 32"},
+      {"llama-headdim-tied", "num_attention_heads", 8192, "at most 4096"},
+      {"llama-headdim-tied", "head_dim", 16384, "at most 8192"},
       {"llama-bias", "vocab_size", 33, "has shape [32,32], but [33,32] is expected"},
       {"llama-bias", "num_key_value_heads", 3, "a divisor of the 4 query heads"},
       {"llama-bias", "hidden_act", "gelu_10", "\"hidden_act\" is \"gelu_10\""},
@@ -191,8 +195,8 @@ TEST(SafetensorsDescription, ConfigurationsThatCannotBeHonouredAreRefused) {
        {{"rope_type", "longrope"}, {"short_factor", {1, 2}}},
        "a list of 4 numbers"},
       {"qwen3", "head_dim", 8, "has shape [64,32], but [32,32] is expected"},
-      {"gptj", "rotary_dim", 64, "at most the 8 of a head"},
-      {"gptj", "rotary_dim", 3, "an even number"},
+      {"gptj", "rotary_dim", 64, "an even number up to 8"},
+      {"gptj", "rotary_dim", 3, "an even number up to 8"},
       {"phi", "qk_layernorm", true, "\"qk_layernorm\" is true, but false is expected"},
       {"opt", "do_layer_norm_before", false, "\"do_layer_norm_before\" is false"},
       {"opt", "word_embed_proj_dim", 16, "the hidden size"},
@@ -231,6 +235,24 @@ TEST(SafetensorsDescription, TensorsThatDoNotFitAreRefused) {
   writer.add_raw("model.embed_tokens.weight", "I32", {32, 32}, std::string(4096, '\0'));
   folder.write("model.safetensors", writer.bytes());
   EXPECT_THROW(frontends::load_safetensors(folder.folder()), Error);
+}
+
+// Readers that recurse would run out of stack.
+TEST(SafetensorsDescription, DeeplyNestedConfigurationsAreRefused) {
+  for (const char* key : {"eos_token_id", "hidden_size", "rope_parameters"}) {
+    const Model model("llama-bias");
+    model.write();
+    std::string text = model.config.dump();
+    text.insert(1, std::string("\"") + key + "\":" + std::string(300000, '[') +
+                       std::string(300000, ']') + ",");
+    model.folder.write("config.json", text);
+    try {
+      frontends::load_safetensors(model.folder.folder());
+      ADD_FAILURE() << key;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find("more than 16 deep"), std::string::npos) << e.what();
+    }
+  }
 }
 
 TEST(SafetensorsDescription, AFolderNeedsItsConfiguration) {
