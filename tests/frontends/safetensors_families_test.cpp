@@ -176,7 +176,7 @@ TEST(SafetensorsDescription, ConfigurationsThatCannotBeHonouredAreRefused) {
       {"llama-bias", "num_hidden_layers", 3, "no tensor 'model.layers.2.input_layernorm.weight'"},
       {"llama-bias", "num_hidden_layers", 1, "no place in the description of llama"},
       {"llama-bias", "num_hidden_layers", 16777216, "at most 4096"},
-      {"llama-bias", "num_attention_heads", 8192, "a divisor of the hidden size 32"},
+      {"gpt2", "n_head", 5, "a divisor of the hidden size 32"},
       {"llama-headdim-tied", "num_attention_heads", 8192, "at most 4096"},
       {"llama-headdim-tied", "head_dim", 16384, "at most 8192"},
       {"llama-bias", "vocab_size", 33, "has shape [32,32], but [33,32] is expected"},
