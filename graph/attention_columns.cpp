@@ -274,9 +274,9 @@ std::vector<std::vector<float>> frequency_candidates(const Graph& graph,
       const double digits = std::pow(10.0, std::floor(std::log10(base)) - 1);
       const double round_base = std::round(base / digits) * digits;
       std::vector<float> geometric(measured.size());
-      for (size_t i = 0; i < geometric.size(); ++i) {
-        geometric[i] =
-            static_cast<float>(1.0 / std::pow(round_base, static_cast<double>(i) / pairs));
+      for (size_t i = 0; i < geometric.size(); ++i) {  // in fp32, as models compute their tables
+        const float exponent = static_cast<float>(i) / static_cast<float>(count);
+        geometric[i] = 1.0F / std::pow(static_cast<float>(round_base), exponent);
       }
       if (close(geometric)) candidates.push_back(std::move(geometric));
     }

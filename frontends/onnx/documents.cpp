@@ -25,6 +25,7 @@ constexpr std::array<const char*, 7> kContextKeys = {
     "max_position_embeddings", "n_positions",   "n_ctx", "max_seq_len", "seq_length",
     "max_sequence_length",     "context_length"};
 constexpr uintmax_t kMostBytes = uintmax_t{1} << 28;  // the largest tokenizers have some 40 MB
+constexpr int kMostDepth = 16;  // of objects and lists in each other
 
 std::string read_whole(const fs::path& path) {
   std::error_code error;
@@ -49,7 +50,13 @@ struct Document {
 json parse(const fs::path& path, const std::string& text) {
   json content;
   try {
-    content = json::parse(text);
+    content = json::parse(text, [&](int depth, json::parse_event_t, const json&) {
+      if (depth > kMostDepth) {
+        fail("{}: objects and lists lie in each other more than {} deep.", path.string(),
+             kMostDepth);
+      }
+      return true;
+    });
   } catch (const json::exception& e) {
     fail("{}: this is not valid JSON: {}.", path.string(), e.what());
   }

@@ -1,12 +1,14 @@
 #include "tests/support/fused_model.h"
 
 #include "frontends/onnx/onnx.h"
+#include "frontends/safetensors/safetensors.h"
 
 namespace nibble::test {
 
 graph::Graph fused_graph(const std::string& folder, const FusedOptions& options,
                          graph::FusionReport* report) {
-  graph::Graph graph = frontends::load_onnx(folder);
+  graph::Graph graph = folder.ends_with(".safetensors") ? frontends::load_safetensors(folder).graph
+                                                        : frontends::load_onnx(folder);
   graph::FusionReport found = graph::fuse(graph);
   if (report != nullptr) *report = std::move(found);
   runtime::ThreadPool pool(options.threads);

@@ -23,7 +23,8 @@ struct FusedOptions {
   jit::KvType kv = jit::KvType::f32;
 };
 
-// The fused and quantized graph of the model in `folder`; report may be null.
+// The fused and quantized graph of the ONNX model in `folder`, or of a .safetensors file; report
+// may be null.
 graph::Graph fused_graph(const std::string& folder, const FusedOptions& options,
                          graph::FusionReport* report);
 std::unique_ptr<runtime::Session> session_of(const graph::Graph& graph,

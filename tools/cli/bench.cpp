@@ -333,8 +333,8 @@ void add_bench(CLI::App& program, Action& action) {
   auto options = std::make_shared<Options>();
   CLI::App* command =
       program.add_subcommand("bench", "Measure decode and prefill beside the machine's roofs");
-  options->model_flag =
-      command->add_option("MODEL", options->model, "An .onnx, a .nib or a folder holding one");
+  options->model_flag = command->add_option(
+      "MODEL", options->model, "An .onnx, a .nib, .safetensors or a folder holding one");
   options->shape_flag =
       command->add_option("--shape", options->shape, "Random weights of this model's shapes")
           ->check(CLI::IsMember(graph::shape_names()))

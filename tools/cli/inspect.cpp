@@ -1,7 +1,6 @@
 // nibble inspect: what a model became, as a graph, as fusions and as memory.
 #include <algorithm>
 
-#include "frontends/onnx/onnx.h"
 #include "jit/error.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/model_loader.h"
@@ -26,9 +25,10 @@ int show_graph(const Options& options) {
   } else {
     const ModelPath found = find_model(options.model);
     if (found.nib) {
-      throw UsageError(fmt::format("{} is compiled already; --after needs an .onnx.", found.path));
+      throw UsageError(
+          fmt::format("{} is compiled already; --after needs its source.", found.path));
     }
-    graph::Graph graph = frontends::load_onnx(found.path);
+    graph::Graph graph = load_source(found).graph;
     graph::fuse(graph, [&](const std::string& pass, const graph::Graph& state, int) {
       if (pass == options.after) text = graph::to_text(state);
     });
@@ -127,7 +127,9 @@ int show_memory(const Options& options) {
 void add_inspect(CLI::App& program, Action& action) {
   auto options = std::make_shared<Options>();
   CLI::App* command = program.add_subcommand("inspect", "Show what a model became");
-  command->add_option("MODEL", options->model, "An .onnx, a .nib or a folder holding one")
+  command
+      ->add_option("MODEL", options->model,
+                   "An .onnx, a .nib, .safetensors or a folder holding one")
       ->required();
   CLI::Option* graph = command->add_flag("--graph", options->graph, "Its nodes, one a line");
   CLI::Option* fusion =

@@ -78,7 +78,9 @@ int logits(const Options& options) {
 void add_logits(CLI::App& program, Action& action) {
   auto options = std::make_shared<Options>();
   CLI::App* command = program.add_subcommand("logits", "Write the logits after every id");
-  command->add_option("MODEL", options->model, "An .onnx, a .nib or a folder holding one")
+  command
+      ->add_option("MODEL", options->model,
+                   "An .onnx, a .nib, .safetensors or a folder holding one")
       ->required();
   command->add_option("--ids", options->ids, "A .npy of int64 [batch, length]")->required();
   command

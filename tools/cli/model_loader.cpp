@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "frontends/onnx/onnx.h"
+#include "frontends/safetensors/safetensors.h"
 #include "graph/interpreted_decoder.h"
 #include "graph/interpreter.h"
 #include "graph/lower.h"
@@ -225,20 +226,34 @@ ModelPath find_model(const std::string& model) {
   if (!fs::exists(model, error)) fail("{}: there is no such file or folder.", model);
   if (!fs::is_directory(model, error)) {
     const std::string extension = fs::path(model).extension().string();
-    if (extension == ".onnx" || extension == ".nib") return {model, extension == ".nib"};
-    fail("{}: a model should end in .onnx or .nib, or be a folder holding one.", model);
+    if (extension == ".onnx" || extension == ".nib" || extension == ".safetensors") {
+      return {model, extension == ".nib", extension == ".safetensors"};
+    }
+    fail("{}: a model should end in .onnx, .nib or .safetensors, or be a folder holding one.",
+         model);
   }
   const auto onnx = files_ending(model, ".onnx");
   const auto nib = files_ending(model, ".nib");
-  if (onnx.empty() && nib.empty()) fail("{}: the folder holds no .onnx and no .nib.", model);
-  if (!onnx.empty() && !nib.empty()) {
+  const auto tensors = files_ending(model, ".safetensors");
+  if (onnx.empty() && nib.empty() && tensors.empty()) {
+    fail("{}: the folder holds no .onnx, no .nib and no .safetensors.", model);
+  }
+  const auto& sources = onnx.empty() ? tensors : onnx;
+  if (!sources.empty() && !nib.empty()) {
     fail("{}: the folder holds both {} and {}; name the one that is meant.", model,
-         onnx[0].filename().string(), nib[0].filename().string());
+         sources[0].filename().string(), nib[0].filename().string());
   }
   if (nib.size() > 1) {
     fail("{}: the folder holds {} .nib files; name the one that is meant.", model, nib.size());
   }
-  return nib.empty() ? ModelPath{model, false} : ModelPath{nib[0].string(), true};
+  if (!nib.empty()) return {nib[0].string(), true};
+  return {model, false, onnx.empty()};
+}
+
+SourceGraph load_source(const ModelPath& model) {
+  if (!model.safetensors) return {frontends::load_onnx(model.path), ""};
+  frontends::SafetensorsModel loaded = frontends::load_safetensors(model.path);
+  return {std::move(loaded.graph), std::move(loaded.description)};
 }
 
 PreparedGraph prepare_graph(const std::string& model, const std::string& shape,
@@ -258,13 +273,18 @@ PreparedGraph prepare_graph(const std::string& model, const std::string& shape,
     out.from_nib = true;
     return out;
   }
-  out.graph = frontends::load_onnx(found.path);
+  SourceGraph source = load_source(found);
+  out.graph = std::move(source.graph);
   if (!weights.no_fuse) {
     out.report = graph::fuse(out.graph);
   } else {
     // Quantized weights need their matmuls as Linear nodes; everything else stays as it is.
     if (weights.weights != "f32") graph::form_linears(out.graph);
     out.report = count_nodes(out.graph);
+  }
+  if (!source.description.empty()) {
+    out.report.entries.insert(out.report.entries.begin(),
+                              {-1, "description", true, source.description, out.graph.origin});
   }
   if (!out.report.complete()) refuse_unknown_operators(out.graph);
   return out;

@@ -46,15 +46,24 @@ struct RunOptions {
   void add_to(CLI::App& command, bool with_context = true);
 };
 
-// Where MODEL lies: an .onnx or a .nib, given itself or by the folder that holds one.
+// Where MODEL lies: an .onnx, a .nib or .safetensors, given itself or by the folder that holds it.
 struct ModelPath {
   std::string path;
   bool nib = false;
+  bool safetensors = false;
 };
-// Throws Error when there is none, or more than one.
+// Throws Error when there is none, or more than one. An .onnx goes before .safetensors beside it.
 ModelPath find_model(const std::string& model);
 
-// A graph read and (unless no_fuse) fused, with its weights not yet packed when from an .onnx.
+// The graph of a model that is no .nib, and the description that it was built by (empty for an
+// .onnx, which describes itself).
+struct SourceGraph {
+  graph::Graph graph;
+  std::string description;
+};
+SourceGraph load_source(const ModelPath& model);
+
+// A graph read and (unless no_fuse) fused, with its weights not yet packed unless from a .nib.
 struct PreparedGraph {
   graph::Graph graph;
   graph::FusionReport report;  // of a .nib: only the number of nodes

@@ -152,7 +152,9 @@ int run(Options options) {
 void add_run(CLI::App& program, Action& action) {
   auto options = std::make_shared<Options>();
   CLI::App* command = program.add_subcommand("run", "Make text with a model");
-  command->add_option("MODEL", options->model, "An .onnx, a .nib or a folder holding one")
+  command
+      ->add_option("MODEL", options->model,
+                   "An .onnx, a .nib, .safetensors or a folder holding one")
       ->required();
   options->prompt_flag = command->add_option("-p,--prompt", options->prompt, "The text to go on");
   options->ids_flag =

@@ -177,8 +177,8 @@ void add_tune(CLI::App& program, Action& action) {
   auto options = std::make_shared<Options>();
   CLI::App* command = program.add_subcommand(
       "tune", "Measure tilings of a model's matmuls and keep the best for this machine");
-  options->model_flag =
-      command->add_option("MODEL", options->model, "An .onnx, a .nib or a folder holding one");
+  options->model_flag = command->add_option(
+      "MODEL", options->model, "An .onnx, a .nib, .safetensors or a folder holding one");
   options->shape_flag =
       command->add_option("--shape", options->shape, "The matmuls of this model's shapes")
           ->check(CLI::IsMember(graph::shape_names()))

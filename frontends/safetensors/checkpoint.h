@@ -1,0 +1,45 @@
+// The tensors of a Hugging Face folder by name, from one file or from the shards that an index
+// names. It keeps count of what was taken: a tensor that nobody took means that the model is not
+// what its description says.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "graph/tensor.h"
+
+namespace nibble::frontends::safetensors {
+
+class Checkpoint {
+ public:
+  // `path`: a folder (model.safetensors, else the shards of model.safetensors.index.json, else its
+  // one .safetensors file), or a .safetensors file. Throws Error naming file and tensor.
+  static Checkpoint open(const std::string& path);
+
+  const std::string& path() const { return path_; }  // of the file or of the index, for messages
+  // Where config.json and the tokenizer's files are looked for.
+  const std::vector<std::filesystem::path>& folders() const { return folders_; }
+
+  bool has(const std::string& name) const { return tensors_.count(name) != 0; }
+  // Throws Error when there is none.
+  const graph::TensorData& take(const std::string& name);
+  // Names that were never taken, in alphabetic order.
+  std::vector<std::string> untaken() const;
+
+ private:
+  struct Item {
+    graph::TensorData tensor;
+    bool taken = false;
+  };
+
+  void add_file(const std::filesystem::path& file);
+  void add_shards(const std::filesystem::path& index);
+
+  std::string path_;
+  std::vector<std::filesystem::path> folders_;
+  std::unordered_map<std::string, Item> tensors_;
+};
+
+}  // namespace nibble::frontends::safetensors
