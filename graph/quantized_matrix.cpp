@@ -29,7 +29,8 @@ int64_t capacity(const TensorData& tensor, int bits) {
 }
 
 int64_t last_index(const Strides& at, int64_t n, int64_t steps) {
-  return (n - 1) * at.column + (steps - 1) * at.step;
+  const int64_t last = at.index(n - 1, steps - 1);
+  return at.awq_order ? last | 7 : last;  // words are whole
 }
 
 }  // namespace
@@ -37,8 +38,9 @@ int64_t last_index(const Strides& at, int64_t n, int64_t steps) {
 void QuantizedMatrix::read_values(int64_t c, std::span<uint8_t> q) const {
   // Two's complement turns into offset binary by its top bit.
   const auto flip = static_cast<uint8_t>(offset());
-  int64_t index = c * value_at.column;
-  if (bits == 4 && value_at.step == 1 && index % 2 == 0) {
+  const int64_t index = value_at.index(c, 0);
+  const bool in_a_row = value_at.step == 1 && value_at.step_word == 0 && !value_at.awq_order;
+  if (bits == 4 && in_a_row && index % 2 == 0) {
     const std::byte* from = values.data + index / 2;
     for (size_t kk = 0; kk < q.size(); ++kk) {
       const auto byte = std::to_integer<uint8_t>(from[kk / 2]);
@@ -46,8 +48,9 @@ void QuantizedMatrix::read_values(int64_t c, std::span<uint8_t> q) const {
     }
     return;
   }
-  for (size_t kk = 0; kk < q.size(); ++kk, index += value_at.step) {
-    q[kk] = static_cast<uint8_t>(stored(values, bits, index) ^ flip);
+  for (size_t kk = 0; kk < q.size(); ++kk) {
+    const int64_t at = value_at.index(c, static_cast<int64_t>(kk));
+    q[kk] = static_cast<uint8_t>(stored(values, bits, at) ^ flip);
   }
 }
 
@@ -64,12 +67,13 @@ void QuantizedMatrix::read_zeros(int64_t c, std::span<float> out) const {
       out[g] = static_cast<float>(default_zero + offset());
       continue;
     }
-    const int64_t index = c * zero_at.column + static_cast<int64_t>(g) * zero_at.step;
+    const int64_t index = zero_at.index(c, static_cast<int64_t>(g));
     if (is_float(zeros->dtype)) {
       read_f32(*zeros, index, {&out[g], 1});
       out[g] += static_cast<float>(offset());
     } else {
-      out[g] = static_cast<float>(stored(*zeros, bits, index) ^ static_cast<uint8_t>(offset()));
+      const int zero = (stored(*zeros, bits, index) + zero_plus) & ((1 << bits) - 1);
+      out[g] = static_cast<float>(zero ^ offset());
     }
   }
 }

@@ -16,9 +16,17 @@
 namespace nibble::graph {
 
 // Element (column c, place p) of a tensor, counted in elements (nibbles of a 4-bit tensor): index
-// c * column + p * step.
+// c * column + p * step, and more where checkpoints pack eight numbers into a word along columns or
+// along places: + c / 8 * column_word + p / 8 * step_word. AWQ stores the eight of a word in the
+// order 0, 2, 4, 6, 1, 3, 5, 7.
 struct Strides {
   int64_t column = 0, step = 0;
+  int64_t column_word = 0, step_word = 0;
+  bool awq_order = false;
+  int64_t index(int64_t c, int64_t p) const {
+    const int64_t at = c * column + p * step + c / 8 * column_word + p / 8 * step_word;
+    return awq_order ? (at & ~int64_t{7}) | (at % 2 * 4 + at % 8 / 2) : at;
+  }
   friend bool operator==(const Strides&, const Strides&) = default;
 };
 
@@ -34,6 +42,7 @@ struct QuantizedMatrix {
   std::optional<TensorData> zeros;  // bits wide, or floats; step: one group
   Strides zero_at;
   int64_t default_zero = 0;           // where there are no zero points; as stored in the file
+  int zero_plus = 0;                  // added to stored zero points, modulo 2^bits (GPTQ v1: 1)
   std::optional<TensorData> k_group;  // the group of every k (GPTQ's g_idx), when not k / group
 
   int64_t groups() const { return (k + group - 1) / group; }

@@ -111,6 +111,7 @@ Description describe(const Config& config) {
   d.family = type;
   read_sizes(config, d);
   d.tied = config.boolean({"tie_word_embeddings"}, family->tied);
+  d.quantization = read_quantization(config);
   config.only("add_cross_attention", false);
   config.only("is_encoder_decoder", false);
   family->describe(config, d);

@@ -10,6 +10,7 @@
 
 #include "frontends/safetensors/config.h"
 #include "frontends/safetensors/positions.h"
+#include "frontends/safetensors/quantized_weights.h"
 
 namespace nibble::frontends::safetensors {
 
@@ -74,6 +75,7 @@ struct Description {
   float score_cap = 0, logit_cap = 0;  // softcaps; 0: none
   float qkv_clip = 0;                  // 0: none
   float embedding_scale = 1, logit_scale = 1;
+  QuantizationScheme quantization;
 };
 
 // Throws Error naming the key, what is expected and what was found: for a model_type that is not

@@ -24,6 +24,11 @@ std::string line_of(const Description& d) {
   if (d.rotation.rotary > 0) line += fmt::format(", {} dimensions rotated", d.rotation.rotary);
   if (!d.slopes.empty()) line += ", ALiBi";
   if (d.tied) line += ", tied";
+  using Packing = safetensors::QuantizationScheme::Packing;
+  const Packing packing = d.quantization.packing;
+  if (packing == Packing::gptq) line += ", GPTQ weights";
+  if (packing == Packing::awq) line += ", AWQ weights";
+  if (packing == Packing::compressed) line += ", compressed-tensors weights";
   return line;
 }
 

@@ -83,7 +83,11 @@ const graph::TensorData& Weights::tensor(const std::string& full, const graph::S
 }
 
 MatrixSource Weights::matrix(const std::string& name, int64_t n, int64_t k) {
-  return MatrixSource::whole(tensor(full_name(kOutside, name, ".weight"), {n, k}), false);
+  const std::string base = full_name(kOutside, name, "");
+  if (is_quantized(d_.quantization, base, checkpoint_)) {
+    return MatrixSource::whole(quantized_matrix(d_.quantization, base, n, k, checkpoint_));
+  }
+  return MatrixSource::whole(tensor(base + ".weight", {n, k}), false);
 }
 
 graph::TensorData Weights::table(const std::string& name, int64_t rows, int64_t width) {
@@ -99,10 +103,24 @@ std::vector<float> Weights::vector(int64_t layer, const std::string& name, const
 Projection Weights::projection(int64_t layer, const std::string& name, int64_t n, int64_t k,
                                bool bias) {
   const graph::Shape shape = d_.k_major ? graph::Shape{k, n} : graph::Shape{n, k};
+  const std::string base = full_name(layer, name, "");
   Projection result;
-  result.weight = MatrixSource::whole(tensor(full_name(layer, name, ".weight"), shape), d_.k_major);
+  if (is_quantized(d_.quantization, base, checkpoint_)) {
+    result.weight = MatrixSource::whole(quantized_matrix(d_.quantization, base, n, k, checkpoint_));
+    if (!bias) pass_over_zeros(base + ".bias");
+  } else {
+    result.weight = MatrixSource::whole(tensor(base + ".weight", shape), d_.k_major);
+  }
   if (bias) result.bias = vector(layer, name, ".bias", n);
   return result;
+}
+
+void Weights::pass_over_zeros(const std::string& full) {
+  if (!checkpoint_.has(full)) return;
+  const std::vector<float> values = graph::to_f32(checkpoint_.take(full));
+  if (std::all_of(values.begin(), values.end(), [](float value) { return value == 0; })) return;
+  fail("{}: the tensor '{}' is not zero, but {} has no bias there.", checkpoint_.path(), full,
+       d_.family);
 }
 
 Projection Weights::qkv(int64_t layer) {

@@ -44,6 +44,8 @@ class Weights {
  private:
   std::string full_name(int64_t layer, const std::string& name, const char* suffix) const;
   const graph::TensorData& tensor(const std::string& full, const graph::Shape& shape);
+  // Quantizers give every matmul a bias, of zeros where the model has none.
+  void pass_over_zeros(const std::string& full);
   Projection projection(int64_t layer, const std::string& name, int64_t n, int64_t k, bool bias);
 
   const Description& d_;
