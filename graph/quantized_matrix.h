@@ -16,9 +16,25 @@
 namespace nibble::graph {
 
 // Element (column c, place p) of a tensor, counted in elements (nibbles of a 4-bit tensor): index
-// c * column + p * step.
+// c * column + p * step. Where the places come in blocks of so many, and these in runs, p counts
+// within its run, and the block and the run have steps of their own; then the last place is the
+// last in memory, and the places are whole blocks.
 struct Strides {
   int64_t column = 0, step = 0;
+  int64_t block = 0, block_step = 0;  // 0: there are none
+  int64_t run = 0, run_step = 0;
+  int64_t index(int64_t c, int64_t p) const {
+    int64_t at = c * column;
+    if (block > 0) {
+      at += p / block * block_step;
+      p %= block;
+    }
+    if (run > 0) {
+      at += p / run * run_step;
+      p %= run;
+    }
+    return at + p * step;
+  }
   friend bool operator==(const Strides&, const Strides&) = default;
 };
 
