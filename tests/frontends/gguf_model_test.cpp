@@ -85,7 +85,8 @@ Floats permuted(const Floats& rows, int64_t heads, int64_t width) {
   return out;
 }
 
-GgufBuilder llama_metadata(const Sizes& s, const std::string& architecture = "llama") {
+GgufBuilder llama_metadata(const Sizes& s, const std::string& architecture = "llama",
+                           const std::string& epsilon = "layer_norm_rms_epsilon") {
   GgufBuilder make;
   make.string("general.architecture", architecture);
   const auto add = [&](const char* key, uint32_t value) {
@@ -98,7 +99,7 @@ GgufBuilder llama_metadata(const Sizes& s, const std::string& architecture = "ll
   add("attention.head_count_kv", s.kv_heads);
   add("context_length", 256);
   add("rope.dimension_count", s.hidden / s.heads);
-  make.f32(architecture + ".attention.layer_norm_rms_epsilon", 1e-6F);
+  make.f32(architecture + ".attention." + epsilon, 1e-6F);
   make.f32(architecture + ".rope.freq_base", 10000);
   return make;
 }
@@ -169,45 +170,137 @@ FusedOptions exact() {
   return options;
 }
 
-TEST_F(GgufModelTest, AnswersAsItsSafetensorsTwinDoes) {
-  NIBBLE_NEED_MODELS();
-  const std::string twin = test::zoo_folder("llama") + "/model.safetensors";
-  auto checkpoint = safetensors::Checkpoint::open(twin);
-  const std::map<std::string, std::string> theirs = {
+// The tensors of a model of transformers under the names of a GGUF, and ordered as there.
+class Twin {
+ public:
+  explicit Twin(const std::string& path) : checkpoint_(safetensors::Checkpoint::open(path)) {}
+
+  Floats values(const std::string& name, uint64_t width) {
+    const bool layer = name.starts_with("blk.");
+    const size_t begin = layer ? 6 : 0, end = name.rfind('.');
+    const std::string stem = name.substr(begin, end - begin);
+    const std::string prefix = layer ? "model.layers." + name.substr(4, 2) : "";
+    const Floats found =
+        graph::to_f32(checkpoint_.take(prefix + kTheirs.at(stem) + name.substr(end)));
+    const bool turned = stem == "attn_q" || stem == "attn_k";
+    return turned ? permuted(found, kZooLlama.heads, static_cast<int64_t>(width)) : found;
+  }
+
+ private:
+  const std::map<std::string, std::string> kTheirs = {
       {"token_embd", "model.embed_tokens"}, {"output", "lm_head"},
       {"output_norm", "model.norm"},        {"attn_norm", "input_layernorm"},
       {"attn_q", "self_attn.q_proj"},       {"attn_k", "self_attn.k_proj"},
       {"attn_v", "self_attn.v_proj"},       {"attn_output", "self_attn.o_proj"},
       {"ffn_gate", "mlp.gate_proj"},        {"ffn_up", "mlp.up_proj"},
       {"ffn_down", "mlp.down_proj"},        {"ffn_norm", "post_attention_layernorm"}};
-  const auto values = [&](const std::string& name, uint64_t width) {
-    const bool layer = name.starts_with("blk.");
-    const std::string stem = name.substr(layer ? 6 : 0, name.rfind('.') - (layer ? 6 : 0));
-    const std::string prefix = layer ? "model.layers." + name.substr(4, 2) : "";
-    const Floats found = graph::to_f32(checkpoint.take(prefix + theirs.at(stem) + ".weight"));
-    const bool turned = stem == "attn_q" || stem == "attn_k";
-    return turned ? permuted(found, 4, static_cast<int64_t>(width)) : found;
-  };
-  GgufBuilder make = llama_metadata(kZooLlama);
-  add_tensors(
-      make, kZooLlama,
-      [&](GgufBuilder& m, const std::string& name, uint64_t k, uint64_t n) {
-        m.tensor(name, 1, {k, n}, halves(values(name, k)));
-      },
-      [&](GgufBuilder& m, const std::string& name, uint64_t width) {
-        m.tensor(name, 0, {width}, GgufBuilder::floats(values(name, width)));
-      });
+  safetensors::Checkpoint checkpoint_;
+};
+
+TEST_F(GgufModelTest, AnswersAsItsSafetensorsTwinDoes) {
+  NIBBLE_NEED_MODELS();
+  const std::string path = test::zoo_folder("llama") + "/model.safetensors";
   const test::Reference reference = test::zoo_reference("llama");
-  graph::FusionReport report;
-  const auto ours = test::session_of(test::fused_graph(write(make), exact(), &report), exact());
-  EXPECT_EQ(report.coverage(), 1.0);
-  const auto wanted = test::session_of(test::fused_graph(twin, exact(), nullptr), exact());
-  for (int64_t row = 0; row < reference.batch(); ++row) {
-    const auto logits = test::all_logits(*wanted, reference.ids(row));
-    EXPECT_LE(test::max_abs_difference(test::all_logits(*ours, reference.ids(row)), logits),
-              1e-3F * test::max_abs(logits));
+  const auto wanted = test::session_of(test::fused_graph(path, exact(), nullptr), exact());
+  for (const GgmlType type : {GgmlType::f32, GgmlType::f16}) {
+    const bool half = type == GgmlType::f16;
+    Twin twin(path);
+    GgufBuilder make = llama_metadata(kZooLlama);
+    add_tensors(
+        make, kZooLlama,
+        [&](GgufBuilder& m, const std::string& name, uint64_t k, uint64_t n) {
+          const Floats values = twin.values(name, k);
+          m.tensor(name, static_cast<uint32_t>(type), {k, n},
+                   half ? halves(values) : GgufBuilder::floats(values));
+        },
+        [&](GgufBuilder& m, const std::string& name, uint64_t width) {
+          m.tensor(name, 0, {width}, GgufBuilder::floats(twin.values(name, width)));
+        });
+    graph::FusionReport report;
+    const auto ours = test::session_of(test::fused_graph(write(make), exact(), &report), exact());
+    EXPECT_EQ(report.coverage(), 1.0);
+    // The twin's weights are f32, and lose some 2^-12 of themselves in f16.
+    const float tolerance = half ? 5e-3F : 1e-5F;
+    for (int64_t row = 0; row < reference.batch(); ++row) {
+      const auto logits = test::all_logits(*wanted, reference.ids(row));
+      EXPECT_LE(test::max_abs_difference(test::all_logits(*ours, reference.ids(row)), logits),
+                tolerance * test::max_abs(logits));
+    }
+    EXPECT_EQ(greedy(*ours, reference.prompt, reference.greedy.size()), reference.greedy);
   }
-  EXPECT_EQ(greedy(*ours, reference.prompt, reference.greedy.size()), reference.greedy);
+}
+
+// The tensors of a layer in each architecture; all are there, and all are taken.
+struct Family {
+  const char* name;
+  bool layer_norm, qkv, gate, biases;
+  std::vector<std::string> norms;  // of the hidden size, beside attn_norm
+  std::vector<std::string> head_norms;
+};
+
+GgufBuilder family_model(const Family& family) {
+  const uint64_t hidden = kTiny.hidden, mlp = kTiny.mlp, head = hidden / kTiny.heads;
+  const uint64_t kv = head * kTiny.kv_heads;
+  GgufBuilder make = llama_metadata(
+      kTiny, family.name, family.layer_norm ? "layer_norm_epsilon" : "layer_norm_rms_epsilon");
+  const auto vector = [&](const std::string& name, uint64_t width) {
+    make.tensor(name, 0, {width}, GgufBuilder::floats(noise(width, 7)));
+  };
+  const auto matrix = [&](const std::string& name, uint64_t k, uint64_t n) {
+    noisy_matrix(make, name + ".weight", k, n);
+    if (family.biases && name.starts_with("blk.")) vector(name + ".bias", n);
+  };
+  const auto norm = [&](const std::string& name) {
+    plain_norm(make, name + ".weight", hidden);
+    if (family.layer_norm) vector(name + ".bias", hidden);
+  };
+  matrix("token_embd", hidden, kTiny.vocabulary);
+  norm("output_norm");
+  for (uint32_t layer = 0; layer < kTiny.layers; ++layer) {
+    const std::string block = fmt::format("blk.{}.", layer);
+    norm(block + "attn_norm");
+    for (const std::string& name : family.norms) norm(block + name);
+    for (const std::string& name : family.head_norms) {
+      plain_norm(make, block + name + ".weight", head);
+    }
+    if (family.qkv) {
+      matrix(block + "attn_qkv", hidden, hidden + 2 * kv);
+    } else {
+      matrix(block + "attn_q", hidden, hidden);
+      matrix(block + "attn_k", hidden, kv);
+      matrix(block + "attn_v", hidden, kv);
+    }
+    matrix(block + "attn_output", hidden, hidden);
+    if (family.gate) matrix(block + "ffn_gate", hidden, mlp);
+    matrix(block + "ffn_up", hidden, std::string_view(family.name) == "phi3" ? 2 * mlp : mlp);
+    matrix(block + "ffn_down", mlp, hidden);
+  }
+  return make;
+}
+
+TEST_F(GgufModelTest, EveryArchitectureIsFusedAndRuns) {
+  const std::vector<std::string> norms = {"ffn_norm"};
+  const std::vector<std::string> post = {"ffn_norm", "post_attention_norm", "post_ffw_norm"};
+  const Family families[] = {
+      {"llama", false, false, true, false, norms, {}},
+      {"qwen2", false, false, true, false, norms, {}},
+      {"qwen3", false, false, true, false, norms, {"attn_q_norm", "attn_k_norm"}},
+      {"gemma", false, false, true, false, norms, {}},
+      {"gemma2", false, false, true, false, post, {}},
+      {"phi3", false, true, false, false, norms, {}},
+      {"starcoder2", true, false, false, true, norms, {}},
+  };
+  std::vector<Floats> all;
+  for (const Family& family : families) {
+    GgufBuilder make = family_model(family);
+    graph::FusionReport report;
+    const graph::Graph graph = test::fused_graph(write(make), exact(), &report);
+    EXPECT_EQ(report.coverage(), 1.0) << family.name;
+    all.push_back(test::all_logits(*test::session_of(graph, exact()), {1, 7, 90, 33, 4}));
+    EXPECT_GT(test::max_abs(all.back()), 0) << family.name;
+  }
+  // Llama and Qwen 2 differ here by nothing but which dimensions are rotated together.
+  EXPECT_NE(all[0], all[1]);
 }
 
 TEST_F(GgufModelTest, QuantizedBlocksArePackedAsTheyAre) {
