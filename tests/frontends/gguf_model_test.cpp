@@ -98,8 +98,9 @@ GgufBuilder llama_metadata(const Sizes& s, const std::string& architecture = "ll
   add("attention.head_count", s.heads);
   add("attention.head_count_kv", s.kv_heads);
   add("context_length", 256);
-  add("rope.dimension_count", s.hidden / s.heads);
   make.f32(architecture + ".attention." + epsilon, 1e-6F);
+  if (architecture == "gpt2") return make;  // which rotates nothing
+  add("rope.dimension_count", s.hidden / s.heads);
   make.f32(architecture + ".rope.freq_base", 10000);
   return make;
 }
@@ -255,6 +256,7 @@ GgufBuilder family_model(const Family& family) {
     if (family.layer_norm) vector(name + ".bias", hidden);
   };
   matrix("token_embd", hidden, kTiny.vocabulary);
+  if (std::string_view(family.name) == "gpt2") matrix("position_embd", hidden, 256);
   norm("output_norm");
   for (uint32_t layer = 0; layer < kTiny.layers; ++layer) {
     const std::string block = fmt::format("blk.{}.", layer);
@@ -289,6 +291,7 @@ TEST_F(GgufModelTest, EveryArchitectureIsFusedAndRuns) {
       {"gemma2", false, false, true, false, post, {}},
       {"phi3", false, true, false, false, norms, {}},
       {"starcoder2", true, false, false, true, norms, {}},
+      {"gpt2", true, true, false, true, norms, {}},
   };
   std::vector<Floats> all;
   for (const Family& family : families) {
