@@ -55,6 +55,12 @@ void read_part(const MatrixPart& part, int64_t first, int64_t run, float* target
     }
     return;
   }
+  if (part.reader) {
+    for (int64_t c = 0; c < run; ++c) {
+      part.reader->read_column(first + c, {target + c * k, static_cast<size_t>(k)});
+    }
+    return;
+  }
   if (!part.k_major) {
     read_f32(part.tensor, first * k, {target, static_cast<size_t>(run * k)});
     return;
@@ -66,12 +72,21 @@ void read_part(const MatrixPart& part, int64_t first, int64_t run, float* target
   }
 }
 
+MatrixSource whole_part(MatrixPart part) {
+  MatrixSource source;
+  source.n = part.n();
+  source.k = part.k();
+  source.parts.push_back(std::move(part));
+  append(source.segments, {.part = 0, .begin = 0, .count = source.n});
+  return source;
+}
+
 const MatrixPart& part_of(const MatrixSource& source, int part) {
   if (part >= static_cast<int>(source.parts.size())) {
     fail("A column segment names part {} of a matrix of {} parts.", part, source.parts.size());
   }
   const MatrixPart& p = source.parts[static_cast<size_t>(part)];
-  if ((!p.quantized && p.tensor.shape.size() != 2) || p.k() != source.k) {
+  if ((p.is_tensor() && p.tensor.shape.size() != 2) || p.k() != source.k) {
     fail("A part of shape {} does not fit a matrix with k = {}.", to_string(p.tensor.shape),
          source.k);
   }
@@ -85,28 +100,25 @@ MatrixSource MatrixSource::whole(TensorData tensor, bool k_major) {
     fail("A weight matrix needs two dimensions, but the tensor has shape {}.",
          to_string(tensor.shape));
   }
-  MatrixPart part{std::move(tensor), k_major};
-  MatrixSource source;
-  source.n = part.n();
-  source.k = part.k();
-  source.parts.push_back(std::move(part));
-  append(source.segments, {.part = 0, .begin = 0, .count = source.n});
-  return source;
+  return whole_part({std::move(tensor), k_major});
 }
 
 MatrixSource MatrixSource::whole(std::shared_ptr<const QuantizedMatrix> matrix) {
-  MatrixSource source;
-  source.n = matrix->n;
-  source.k = matrix->k;
   MatrixPart part;
   part.k_major = false;
   part.quantized = std::move(matrix);
-  source.parts.push_back(std::move(part));
-  append(source.segments, {.part = 0, .begin = 0, .count = source.n});
-  return source;
+  return whole_part(std::move(part));
+}
+
+MatrixSource MatrixSource::whole(std::shared_ptr<const ColumnReader> reader) {
+  MatrixPart part;
+  part.k_major = false;
+  part.reader = std::move(reader);
+  return whole_part(std::move(part));
 }
 
 bool MatrixPart::same_as(const MatrixPart& other) const {
+  if (reader || other.reader) return factor == other.factor && reader == other.reader;
   if (factor != other.factor || (quantized != nullptr) != (other.quantized != nullptr))
     return false;
   if (quantized) return quantized == other.quantized || quantized->same_bytes(*other.quantized);

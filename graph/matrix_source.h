@@ -7,6 +7,8 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "graph/quantized_matrix.h"
@@ -14,13 +16,34 @@
 
 namespace nibble::graph {
 
+// A matrix that its file holds in a form that nothing here multiplies in: a column is computed when
+// it is asked for. Frontends derive from it. Many threads may read at a time.
+class ColumnReader {
+ public:
+  ColumnReader(int64_t n, int64_t k) : n_(n), k_(k) {}
+  virtual ~ColumnReader() = default;
+  int64_t n() const { return n_; }
+  int64_t k() const { return k_; }
+  virtual void read_column(int64_t c, std::span<float> out) const = 0;
+  virtual std::string_view type() const = 0;  // of the file's numbers, for messages
+
+ private:
+  int64_t n_, k_;
+};
+
 struct MatrixPart {
   TensorData tensor;    // 2-D float tensor
   bool k_major = true;  // true: [k][n] as MatMul has it; false: [n][k] (Gemm transB, embeddings)
   std::shared_ptr<const QuantizedMatrix> quantized = nullptr;  // then there is no tensor
   float factor = 1;                                            // what every weight is multiplied by
-  int64_t n() const { return quantized ? quantized->n : tensor.shape[k_major ? 1 : 0]; }
-  int64_t k() const { return quantized ? quantized->k : tensor.shape[k_major ? 0 : 1]; }
+  std::shared_ptr<const ColumnReader> reader = nullptr;        // then there is nothing else
+  bool is_tensor() const { return !quantized && !reader; }
+  int64_t n() const {
+    return quantized ? quantized->n : reader ? reader->n() : tensor.shape[k_major ? 1 : 0];
+  }
+  int64_t k() const {
+    return quantized ? quantized->k : reader ? reader->k() : tensor.shape[k_major ? 0 : 1];
+  }
   // Whether two parts are the same numbers of the same file.
   bool same_as(const MatrixPart& other) const;
 };
@@ -40,6 +63,7 @@ struct MatrixSource {
   // The whole of one tensor.
   static MatrixSource whole(TensorData tensor, bool k_major);
   static MatrixSource whole(std::shared_ptr<const QuantizedMatrix> matrix);
+  static MatrixSource whole(std::shared_ptr<const ColumnReader> reader);
   // out[c * k + kk] for columns [begin, begin + count).
   void read_columns(int64_t begin, int64_t count, std::span<float> out) const;
   // The same in the order [k][n], for reference matmuls.

@@ -38,9 +38,10 @@ int64_t last_index(const Strides& at, int64_t n, int64_t steps) {
 void QuantizedMatrix::read_values(int64_t c, std::span<uint8_t> q) const {
   // Two's complement turns into offset binary by its top bit.
   const auto flip = static_cast<uint8_t>(offset());
-  const int64_t index = value_at.index(c, 0);
-  const bool in_a_row = value_at.step == 1 && value_at.step_word == 0 && !value_at.awq_order;
-  if (bits == 4 && in_a_row && index % 2 == 0) {
+  int64_t index = value_at.index(c, 0);
+  const bool words = value_at.step_word != 0 || value_at.awq_order;
+  const bool one_run = value_at.block == 0 && value_at.run == 0 && !words;
+  if (one_run && bits == 4 && value_at.step == 1 && index % 2 == 0) {
     const std::byte* from = values.data + index / 2;
     for (size_t kk = 0; kk < q.size(); ++kk) {
       const auto byte = std::to_integer<uint8_t>(from[kk / 2]);
@@ -48,9 +49,17 @@ void QuantizedMatrix::read_values(int64_t c, std::span<uint8_t> q) const {
     }
     return;
   }
-  for (size_t kk = 0; kk < q.size(); ++kk) {
-    const int64_t at = value_at.index(c, static_cast<int64_t>(kk));
-    q[kk] = static_cast<uint8_t>(stored(values, bits, at) ^ flip);
+  const auto all = static_cast<int64_t>(q.size());
+  const int64_t run = words                ? 1
+                      : value_at.run > 0   ? value_at.run
+                      : value_at.block > 0 ? value_at.block
+                                           : all;
+  for (int64_t begin = 0; begin < all; begin += run) {
+    index = value_at.index(c, begin);
+    const int64_t end = std::min(all, begin + run);
+    for (int64_t kk = begin; kk < end; ++kk, index += value_at.step) {
+      q[static_cast<size_t>(kk)] = static_cast<uint8_t>(stored(values, bits, index) ^ flip);
+    }
   }
 }
 
@@ -97,6 +106,9 @@ void QuantizedMatrix::check(const std::string& who) const {
   if (n < 1 || k < 1 || group < 1 || (bits != 4 && bits != 8)) {
     fail("{} is a matrix of {} columns of {}, in groups of {}, of {} bits.", who, n, k, group,
          bits);
+  }
+  if (value_at.block > 0 && k % value_at.block != 0) {
+    fail("{} has columns of {}, which are no whole blocks of {}.", who, k, value_at.block);
   }
   const auto expect = [&](const char* what, int64_t needed, int64_t found) {
     if (needed <= found) return;

@@ -55,7 +55,7 @@ ValueId head_weight(const Graph& graph) {
 // Whether two weights are stretches of the same bytes of the model.
 bool tied(const MatrixSource& a, const MatrixSource& b) {
   if (a.parts.size() != 1 || b.parts.size() != 1) return false;
-  if (a.parts[0].quantized || b.parts[0].quantized) return a.parts[0].same_as(b.parts[0]);
+  if (!a.parts[0].is_tensor() || !b.parts[0].is_tensor()) return a.parts[0].same_as(b.parts[0]);
   return a.parts[0].tensor.data == b.parts[0].tensor.data;
 }
 
@@ -111,7 +111,9 @@ WeightFormat format_of_quantized(const MatrixSource& source, const WeightFormat&
 
 // A matrix of floats that only an Embedding uses.
 bool is_table_alone(const Graph& graph, ValueId id) {
-  if (source_at(graph, id)->has_quantized()) return false;
+  const auto& parts = source_at(graph, id)->parts;
+  const auto is_tensor = [](const graph::MatrixPart& part) { return part.is_tensor(); };
+  if (!std::all_of(parts.begin(), parts.end(), is_tensor)) return false;
   return std::all_of(graph.nodes.begin(), graph.nodes.end(), [&](const Node& node) {
     return node.input(1) != id || node.is("Embedding", graph::kNibbleDomain);
   });

@@ -299,6 +299,13 @@ class Parser {
 
 File File::open(const std::string& path) { return Parser(path).run(); }
 
+std::vector<std::string_view> File::keys() const {
+  std::vector<std::string_view> keys;
+  for (const auto& [key, value] : values_) keys.push_back(key);
+  std::ranges::sort(keys);
+  return keys;
+}
+
 const Value& File::value(std::string_view key) const {
   const auto at = values_.find(key);
   if (at == values_.end()) fail("{}: metadata '{}' is missing.", path(), key);

@@ -64,7 +64,9 @@ class File {
   const std::shared_ptr<const runtime::MappedFile>& mapped() const { return file_; }
   const std::vector<Tensor>& tensors() const { return tensors_; }
 
+  std::vector<std::string_view> keys() const;  // in alphabetic order
   bool has(std::string_view key) const { return values_.contains(key); }
+  bool is_list(std::string_view key) const { return std::holds_alternative<Array>(value(key)); }
   // Throw Error when the key is missing or of another type; with a default only when of another.
   int64_t integer(std::string_view key) const;
   int64_t integer(std::string_view key, int64_t otherwise) const;

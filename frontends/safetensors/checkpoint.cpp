@@ -162,8 +162,7 @@ Checkpoint Checkpoint::open(const std::string& path) {
     const fs::path index = file.parent_path() / kIndex;  // the file may be one shard of many
     if (fs::is_regular_file(index, error)) file = index;
   }
-  Checkpoint checkpoint;
-  checkpoint.path_ = file.string();
+  Checkpoint checkpoint(file.string());
   checkpoint.folders_ = folders_of(file);
   checkpoint.folders_.insert(checkpoint.folders_.begin(), file.parent_path());
   if (file.extension() == ".json") {
@@ -176,7 +175,7 @@ Checkpoint Checkpoint::open(const std::string& path) {
 
 void Checkpoint::add_file(const fs::path& file) {
   for (NamedTensor& item : read_tensor_file(file.string()).tensors) {
-    if (!tensors_.emplace(item.name, Item{std::move(item.tensor), false}).second) {
+    if (!tensors_.emplace(item.name, Item{.tensor = std::move(item.tensor)}).second) {
       fail("{}: the tensor '{}' is in another shard too.", file.string(), item.name);
     }
   }
@@ -201,9 +200,27 @@ void Checkpoint::add_shards(const fs::path& index) {
   }
 }
 
+void Checkpoint::add(std::string name, graph::TensorData tensor) {
+  tensors_.emplace(std::move(name), Item{.tensor = std::move(tensor)});
+}
+
+void Checkpoint::add(std::string name, graph::MatrixSource matrix) {
+  tensors_.emplace(std::move(name), Item{.tensor = {}, .matrix = std::move(matrix)});
+}
+
+const graph::MatrixSource* Checkpoint::take_matrix(const std::string& name) {
+  const auto found = tensors_.find(name);
+  if (found == tensors_.end() || !found->second.matrix) return nullptr;
+  found->second.taken = true;
+  return &*found->second.matrix;
+}
+
 const graph::TensorData& Checkpoint::take(const std::string& name) {
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) fail("{}: there is no tensor '{}'.", path_, name);
+  if (found->second.matrix) {
+    fail("{}: the tensor '{}' is quantized, but f32, f16 or bf16 is expected.", path_, name);
+  }
   found->second.taken = true;
   return found->second.tensor;
 }

@@ -1,13 +1,16 @@
 // The tensors of a Hugging Face folder by name, from one file or from the shards that an index
 // names. It keeps count of what was taken: a tensor that nobody took means that the model is not
-// what its description says.
+// what its description says. Other formats put theirs together with add().
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
+#include "graph/matrix_source.h"
 #include "graph/tensor.h"
 
 namespace nibble::frontends::safetensors {
@@ -17,6 +20,10 @@ class Checkpoint {
   // `path`: a folder (model.safetensors, else the shards of model.safetensors.index.json, else its
   // one .safetensors file), or a .safetensors file. Throws Error naming file and tensor.
   static Checkpoint open(const std::string& path);
+  // An empty one.
+  explicit Checkpoint(std::string path) : path_(std::move(path)) {}
+  void add(std::string name, graph::TensorData tensor);
+  void add(std::string name, graph::MatrixSource matrix);  // one that is no tensor
 
   const std::string& path() const { return path_; }  // of the file or of the index, for messages
   // Where config.json and the tokenizer's files are looked for.
@@ -25,12 +32,15 @@ class Checkpoint {
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
   // Throws Error when there is none.
   const graph::TensorData& take(const std::string& name);
+  // The same of a matrix that was added as one; null when there is none.
+  const graph::MatrixSource* take_matrix(const std::string& name);
   // Names that were never taken, in alphabetic order.
   std::vector<std::string> untaken() const;
 
  private:
   struct Item {
     graph::TensorData tensor;
+    std::optional<graph::MatrixSource> matrix = std::nullopt;
     bool taken = false;
   };
 

@@ -100,6 +100,22 @@ std::vector<std::string> described_families() {
   return names;
 }
 
+std::string line_of(const Description& d) {
+  const char* residual = d.residual == Residual::parallel ? "parallel" : "serial";
+  std::string line = fmt::format(
+      "{}: {} layers of {}, {} heads of {} ({} for keys and values), MLP {} {}, {} residual",
+      d.family, d.layers, d.hidden, d.heads, d.head_dim, d.kv_heads, d.mlp, d.activation, residual);
+  if (d.rotation.rotary > 0) line += fmt::format(", {} dimensions rotated", d.rotation.rotary);
+  if (!d.slopes.empty()) line += ", ALiBi";
+  if (d.tied) line += ", tied";
+  using Packing = QuantizationScheme::Packing;
+  const Packing packing = d.quantization.packing;
+  if (packing == Packing::gptq) line += ", GPTQ weights";
+  if (packing == Packing::awq) line += ", AWQ weights";
+  if (packing == Packing::compressed) line += ", compressed-tensors weights";
+  return line;
+}
+
 Description describe(const Config& config) {
   const std::string type = config.text({"model_type"}, "");
   const auto* family = std::find_if(std::begin(kFamilies), std::end(kFamilies),

@@ -81,6 +81,8 @@ struct Description {
 // Throws Error naming the key, what is expected and what was found: for a model_type that is not
 // known, and for every value that cannot be honoured.
 Description describe(const Config& config);
+// A line for people.
+std::string line_of(const Description& description);
 std::vector<std::string> described_families();
 
 }  // namespace nibble::frontends::safetensors

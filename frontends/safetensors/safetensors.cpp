@@ -12,27 +12,7 @@
 #include "jit/error.h"
 
 namespace nibble::frontends {
-namespace {
-
 using safetensors::Description;
-
-std::string line_of(const Description& d) {
-  const char* residual = d.residual == safetensors::Residual::parallel ? "parallel" : "serial";
-  std::string line = fmt::format(
-      "{}: {} layers of {}, {} heads of {} ({} for keys and values), MLP {} {}, {} residual",
-      d.family, d.layers, d.hidden, d.heads, d.head_dim, d.kv_heads, d.mlp, d.activation, residual);
-  if (d.rotation.rotary > 0) line += fmt::format(", {} dimensions rotated", d.rotation.rotary);
-  if (!d.slopes.empty()) line += ", ALiBi";
-  if (d.tied) line += ", tied";
-  using Packing = safetensors::QuantizationScheme::Packing;
-  const Packing packing = d.quantization.packing;
-  if (packing == Packing::gptq) line += ", GPTQ weights";
-  if (packing == Packing::awq) line += ", AWQ weights";
-  if (packing == Packing::compressed) line += ", compressed-tensors weights";
-  return line;
-}
-
-}  // namespace
 
 SafetensorsModel load_safetensors(const std::string& path) {
   safetensors::Checkpoint checkpoint = safetensors::Checkpoint::open(path);

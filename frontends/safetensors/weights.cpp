@@ -72,8 +72,8 @@ std::string Weights::full_name(int64_t layer, const std::string& name, const cha
 const graph::TensorData& Weights::tensor(const std::string& full, const graph::Shape& shape) {
   const graph::TensorData& found = checkpoint_.take(full);
   if (found.shape != shape) {
-    fail("{}: the tensor '{}' has shape {}, but {} is expected by config.json.", checkpoint_.path(),
-         full, graph::to_string(found.shape), graph::to_string(shape));
+    fail("{}: the tensor '{}' has shape {}, but the model's description expects {}.",
+         checkpoint_.path(), full, graph::to_string(found.shape), graph::to_string(shape));
   }
   if (found.dtype != DType::f32 && found.dtype != DType::f16 && found.dtype != DType::bf16) {
     fail("{}: the tensor '{}' is {}, but f32, f16 or bf16 is expected.", checkpoint_.path(), full,
@@ -82,12 +82,23 @@ const graph::TensorData& Weights::tensor(const std::string& full, const graph::S
   return found;
 }
 
+MatrixSource Weights::source(const std::string& full, int64_t n, int64_t k, bool k_major) {
+  if (const MatrixSource* matrix = checkpoint_.take_matrix(full)) {
+    if (matrix->n == n && matrix->k == k) return *matrix;
+    fail("{}: the tensor '{}' has shape {}, but the model's description expects {}.",
+         checkpoint_.path(), full, graph::to_string({matrix->n, matrix->k}),
+         graph::to_string({n, k}));
+  }
+  const graph::Shape shape = k_major ? graph::Shape{k, n} : graph::Shape{n, k};
+  return MatrixSource::whole(tensor(full, shape), k_major);
+}
+
 MatrixSource Weights::matrix(const std::string& name, int64_t n, int64_t k) {
   const std::string base = full_name(kOutside, name, "");
   if (is_quantized(d_.quantization, base, checkpoint_)) {
     return MatrixSource::whole(quantized_matrix(d_.quantization, base, n, k, checkpoint_));
   }
-  return MatrixSource::whole(tensor(base + ".weight", {n, k}), false);
+  return source(base + ".weight", n, k, false);
 }
 
 graph::TensorData Weights::table(const std::string& name, int64_t rows, int64_t width) {
@@ -102,14 +113,13 @@ std::vector<float> Weights::vector(int64_t layer, const std::string& name, const
 
 Projection Weights::projection(int64_t layer, const std::string& name, int64_t n, int64_t k,
                                bool bias) {
-  const graph::Shape shape = d_.k_major ? graph::Shape{k, n} : graph::Shape{n, k};
   const std::string base = full_name(layer, name, "");
   Projection result;
   if (is_quantized(d_.quantization, base, checkpoint_)) {
     result.weight = MatrixSource::whole(quantized_matrix(d_.quantization, base, n, k, checkpoint_));
     if (!bias) pass_over_zeros(base + ".bias");
   } else {
-    result.weight = MatrixSource::whole(tensor(base + ".weight", shape), d_.k_major);
+    result.weight = source(base + ".weight", n, k, d_.k_major);
   }
   if (bias) result.bias = vector(layer, name, ".bias", n);
   return result;

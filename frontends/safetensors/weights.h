@@ -43,6 +43,8 @@ class Weights {
 
  private:
   std::string full_name(int64_t layer, const std::string& name, const char* suffix) const;
+  // The matrix [n][k] or, k_major, [k][n], in whatever form the checkpoint has it.
+  graph::MatrixSource source(const std::string& full, int64_t n, int64_t k, bool k_major);
   const graph::TensorData& tensor(const std::string& full, const graph::Shape& shape);
   // Quantizers give every matmul a bias, of zeros where the model has none.
   void pass_over_zeros(const std::string& full);

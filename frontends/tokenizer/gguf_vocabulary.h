@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace nibble::frontends {
@@ -21,5 +22,11 @@ struct GgufVocabulary {
   int add_bos = -1, add_eos = -1, add_space_prefix = -1, remove_extra_whitespaces = -1;
   std::string precompiled_charsmap;  // bytes
 };
+
+// The form in which a vocabulary travels with a graph and in a .nib: the document of this name.
+inline constexpr const char* kGgufVocabularyDocument = "tokenizer.gguf.json";
+// Throw Error naming `origin`: for text that is not UTF-8; for what to_json() did not write.
+std::string to_json(const GgufVocabulary& vocabulary, const std::string& origin);
+GgufVocabulary gguf_vocabulary_from_json(std::string_view text, const std::string& origin);
 
 }  // namespace nibble::frontends

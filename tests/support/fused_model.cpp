@@ -1,5 +1,6 @@
 #include "tests/support/fused_model.h"
 
+#include "frontends/gguf/gguf_model.h"
 #include "frontends/onnx/onnx.h"
 #include "frontends/safetensors/safetensors.h"
 
@@ -8,6 +9,7 @@ namespace nibble::test {
 graph::Graph fused_graph(const std::string& folder, const FusedOptions& options,
                          graph::FusionReport* report) {
   graph::Graph graph = folder.ends_with(".safetensors") ? frontends::load_safetensors(folder).graph
+                       : folder.ends_with(".gguf")      ? frontends::load_gguf(folder).graph
                                                         : frontends::load_onnx(folder);
   graph::FusionReport found = graph::fuse(graph);
   if (report != nullptr) *report = std::move(found);

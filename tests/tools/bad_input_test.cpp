@@ -136,8 +136,8 @@ TEST_F(BadInput, ModelsThatAreNotThere) {
     return std::vector<std::string>{"run", model, "-p", "x", "-n", "1"};
   };
   expect_failure(run(folder_.path("nowhere.onnx")), "no such file");
-  expect_failure(run(folder_.folder()), "no .onnx, no .nib and no .safetensors");
-  expect_failure(run(folder_.write("model.txt", "x")), ".onnx, .nib or .safetensors");
+  expect_failure(run(folder_.folder()), "no .onnx, no .nib, no .safetensors and no .gguf");
+  expect_failure(run(folder_.write("model.txt", "x")), ".onnx, .nib, .safetensors or .gguf");
   expect_failure(run(folder_.write("model.onnx", "")), "model.onnx");
   expect_failure(run(folder_.write("model.nib", "")), "model.nib");
   expect_failure(run(folder_.folder()), "holds both");

@@ -334,7 +334,7 @@ void add_bench(CLI::App& program, Action& action) {
   CLI::App* command =
       program.add_subcommand("bench", "Measure decode and prefill beside the machine's roofs");
   options->model_flag = command->add_option(
-      "MODEL", options->model, "An .onnx, a .nib, .safetensors or a folder holding one");
+      "MODEL", options->model, "An .onnx, a .nib, .safetensors, a .gguf or a folder holding one");
   options->shape_flag =
       command->add_option("--shape", options->shape, "Random weights of this model's shapes")
           ->check(CLI::IsMember(graph::shape_names()))

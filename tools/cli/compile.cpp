@@ -82,8 +82,8 @@ int compile(const Options& options) {
 void add_compile(CLI::App& program, Action& action) {
   auto options = std::make_shared<Options>();
   CLI::App* command = program.add_subcommand("compile", "Quantize a model into a .nib file");
-  options->model_flag = command->add_option("MODEL", options->model,
-                                            "An .onnx, .safetensors or a folder holding one");
+  options->model_flag = command->add_option(
+      "MODEL", options->model, "An .onnx, .safetensors, a .gguf or a folder holding one");
   options->shape_flag =
       command->add_option("--shape", options->shape, "Random weights of this model's shapes")
           ->check(CLI::IsMember(graph::shape_names()))

@@ -129,7 +129,7 @@ void add_inspect(CLI::App& program, Action& action) {
   CLI::App* command = program.add_subcommand("inspect", "Show what a model became");
   command
       ->add_option("MODEL", options->model,
-                   "An .onnx, a .nib, .safetensors or a folder holding one")
+                   "An .onnx, a .nib, .safetensors, a .gguf or a folder holding one")
       ->required();
   CLI::Option* graph = command->add_flag("--graph", options->graph, "Its nodes, one a line");
   CLI::Option* fusion =

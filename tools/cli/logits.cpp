@@ -80,7 +80,7 @@ void add_logits(CLI::App& program, Action& action) {
   CLI::App* command = program.add_subcommand("logits", "Write the logits after every id");
   command
       ->add_option("MODEL", options->model,
-                   "An .onnx, a .nib, .safetensors or a folder holding one")
+                   "An .onnx, a .nib, .safetensors, a .gguf or a folder holding one")
       ->required();
   command->add_option("--ids", options->ids, "A .npy of int64 [batch, length]")->required();
   command

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "frontends/gguf/gguf_documents.h"
 #include "graph/nib_model_sections.h"
 #include "jit/error.h"
 #include "runtime/nib_file.h"
@@ -62,6 +63,9 @@ Documents read_model_documents(const std::string& model) {
   }
   const ModelPath found = find_model(model);
   if (found.nib) return read_nib(found.path);
+  if (found.gguf) {
+    return frontends::gguf::read_documents(frontends::gguf::File::open(found.path));
+  }
   return fs::is_directory(model, error) ? Documents() : read_folder(fs::path(model).parent_path());
 }
 

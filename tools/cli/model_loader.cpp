@@ -1,8 +1,13 @@
 #include "tools/cli/model_loader.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <filesystem>
+#include <map>
+#include <set>
 
+#include "frontends/gguf/gguf_model.h"
 #include "frontends/onnx/onnx.h"
 #include "frontends/safetensors/safetensors.h"
 #include "graph/interpreted_decoder.h"
@@ -82,6 +87,27 @@ bool contradicts(const WeightOptions& weights, const quant::QuantizedWeight& wei
          (given(weights, "--scale") && wanted.scale != own.scale);
 }
 
+// Columns that are dequantized when they are read are not kept as the file has them.
+void warn_of_readers(const graph::Graph& graph, const WeightOptions& weights) {
+  std::set<const graph::ColumnReader*> readers;
+  std::map<std::string_view, int64_t> types;
+  for (const auto& [id, format] : quant::choose_formats(graph, weights.quantize_options())) {
+    const auto& constant = graph.values[static_cast<size_t>(id)].constant;
+    const auto* source = constant ? std::get_if<graph::MatrixSource>(&*constant) : nullptr;
+    if (source == nullptr || format.type == jit::WeightType::f32) continue;
+    for (const graph::MatrixPart& part : source->parts) {
+      if (part.reader && readers.insert(part.reader.get()).second) ++types[part.reader->type()];
+    }
+  }
+  if (types.empty()) return;
+  std::vector<std::string> counts;
+  for (const auto& [type, count] : types) counts.push_back(fmt::format("{} of {}", count, type));
+  warn(
+      fmt::format("{} tensors of {} ({}) are quantized again, because their types are not computed "
+                  "with (--weights f32 would keep their numbers).",
+                  readers.size(), graph.origin, fmt::join(counts, ", ")));
+}
+
 }  // namespace
 
 void respect_quantized(const graph::Graph& graph, const WeightOptions& weights) {
@@ -99,6 +125,7 @@ void respect_quantized(const graph::Graph& graph, const WeightOptions& weights) 
           quant::format_text(weight.wanted)));
     }
   }
+  warn_of_readers(graph, weights);
   if (lost == 0) return;
   warn(
       fmt::format("{} weights of {} that are quantized already are quantized again, as int8 in "
@@ -226,19 +253,22 @@ ModelPath find_model(const std::string& model) {
   if (!fs::exists(model, error)) fail("{}: there is no such file or folder.", model);
   if (!fs::is_directory(model, error)) {
     const std::string extension = fs::path(model).extension().string();
-    if (extension == ".onnx" || extension == ".nib" || extension == ".safetensors") {
-      return {model, extension == ".nib", extension == ".safetensors"};
+    if (extension == ".onnx" || extension == ".nib" || extension == ".safetensors" ||
+        extension == ".gguf") {
+      return {model, extension == ".nib", extension == ".safetensors", extension == ".gguf"};
     }
-    fail("{}: a model should end in .onnx, .nib or .safetensors, or be a folder holding one.",
-         model);
+    fail(
+        "{}: a model should end in .onnx, .nib, .safetensors or .gguf, or be a folder holding one.",
+        model);
   }
   const auto onnx = files_ending(model, ".onnx");
   const auto nib = files_ending(model, ".nib");
   const auto tensors = files_ending(model, ".safetensors");
-  if (onnx.empty() && nib.empty() && tensors.empty()) {
-    fail("{}: the folder holds no .onnx, no .nib and no .safetensors.", model);
+  const auto gguf = files_ending(model, ".gguf");
+  if (onnx.empty() && nib.empty() && tensors.empty() && gguf.empty()) {
+    fail("{}: the folder holds no .onnx, no .nib, no .safetensors and no .gguf.", model);
   }
-  const auto& sources = onnx.empty() ? tensors : onnx;
+  const auto& sources = !onnx.empty() ? onnx : !tensors.empty() ? tensors : gguf;
   if (!sources.empty() && !nib.empty()) {
     fail("{}: the folder holds both {} and {}; name the one that is meant.", model,
          sources[0].filename().string(), nib[0].filename().string());
@@ -247,10 +277,18 @@ ModelPath find_model(const std::string& model) {
     fail("{}: the folder holds {} .nib files; name the one that is meant.", model, nib.size());
   }
   if (!nib.empty()) return {nib[0].string(), true};
+  if (onnx.empty() && tensors.empty()) {
+    if (gguf.size() == 1) return {gguf[0].string(), false, false, true};
+    fail("{}: the folder holds {} .gguf files; name the one that is meant.", model, gguf.size());
+  }
   return {model, false, onnx.empty()};
 }
 
 SourceGraph load_source(const ModelPath& model) {
+  if (model.gguf) {
+    frontends::GgufModel loaded = frontends::load_gguf(model.path);
+    return {std::move(loaded.graph), std::move(loaded.description)};
+  }
   if (!model.safetensors) return {frontends::load_onnx(model.path), ""};
   frontends::SafetensorsModel loaded = frontends::load_safetensors(model.path);
   return {std::move(loaded.graph), std::move(loaded.description)};
@@ -407,6 +445,10 @@ std::shared_ptr<const runtime::Plan> plan_without_weights(const std::string& mod
 
 frontends::Tokenizer make_tokenizer(const std::string& name, const std::string& bytes,
                                     const std::string& origin) {
+  if (name == frontends::kGgufVocabularyDocument) {
+    const auto vocabulary = frontends::gguf_vocabulary_from_json(bytes, origin);
+    return frontends::Tokenizer::from_gguf(vocabulary, origin);
+  }
   if (name.ends_with(".model")) return frontends::Tokenizer::from_sentencepiece(bytes, origin);
   return frontends::Tokenizer::from_json(bytes, origin);
 }

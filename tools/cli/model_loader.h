@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "frontends/tokenizer/gguf_vocabulary.h"
 #include "frontends/tokenizer/tokenizer.h"
 #include "graph/graph.h"
 #include "graph/passes.h"
@@ -46,13 +47,16 @@ struct RunOptions {
   void add_to(CLI::App& command, bool with_context = true);
 };
 
-// Where MODEL lies: an .onnx, a .nib or .safetensors, given itself or by the folder that holds it.
+// Where MODEL lies: an .onnx, a .nib, .safetensors or a .gguf, given itself or by the folder
+// that holds it.
 struct ModelPath {
   std::string path;
   bool nib = false;
   bool safetensors = false;
+  bool gguf = false;
 };
-// Throws Error when there is none, or more than one. An .onnx goes before .safetensors beside it.
+// Throws Error when there is none, or more than one. An .onnx goes before .safetensors beside it,
+// and these before a .gguf.
 ModelPath find_model(const std::string& model);
 
 // The graph of a model that is no .nib, and the description that it was built by (empty for an
@@ -107,8 +111,10 @@ std::shared_ptr<const runtime::Plan> plan_without_weights(const std::string& mod
                                                           jit::Isa isa, runtime::ThreadPool& pool);
 
 // What a tokenizer is looked for in, in this order.
-constexpr std::array<const char*, 2> kTokenizerFiles = {"tokenizer.json", "tokenizer.model"};
-// From the contents of a file: a name that ends in .model is SentencePiece's, any other JSON.
+constexpr std::array<const char*, 3> kTokenizerFiles = {"tokenizer.json", "tokenizer.model",
+                                                        frontends::kGgufVocabularyDocument};
+// From the contents of a file: a name that ends in .model is SentencePiece's,
+// kGgufVocabularyDocument a GGUF's vocabulary, any other JSON.
 frontends::Tokenizer make_tokenizer(const std::string& name, const std::string& bytes,
                                     const std::string& origin);
 // The tokenizer among the documents of a graph; nullopt when there is none.

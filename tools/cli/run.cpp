@@ -154,7 +154,7 @@ void add_run(CLI::App& program, Action& action) {
   CLI::App* command = program.add_subcommand("run", "Make text with a model");
   command
       ->add_option("MODEL", options->model,
-                   "An .onnx, a .nib, .safetensors or a folder holding one")
+                   "An .onnx, a .nib, .safetensors, a .gguf or a folder holding one")
       ->required();
   options->prompt_flag = command->add_option("-p,--prompt", options->prompt, "The text to go on");
   options->ids_flag =

@@ -1,6 +1,7 @@
 // nibble tokenize: a text as the ids that a model sees.
 #include <filesystem>
 
+#include "frontends/gguf/gguf_documents.h"
 #include "frontends/tokenizer/tokenizer.h"
 #include "graph/nib_model.h"
 #include "jit/error.h"
@@ -55,6 +56,12 @@ frontends::Tokenizer find_tokenizer(const std::string& model) {
     const graph::Graph graph = graph::read_nib_model(found.path, &pool);
     if (auto tokenizer = tokenizer_of(graph)) return std::move(*tokenizer);
     fail("{}: the file holds no tokenizer.json and no tokenizer.model.", found.path);
+  }
+  if (found.gguf) {
+    const auto vocabulary =
+        frontends::gguf::read_vocabulary(frontends::gguf::File::open(found.path));
+    if (vocabulary) return frontends::Tokenizer::from_gguf(*vocabulary, found.path);
+    fail("{}: the file holds no vocabulary.", found.path);
   }
   const fs::path beside = folder ? fs::path() : tokenizer_file(path.parent_path());
   if (beside.empty()) {

@@ -178,7 +178,7 @@ void add_tune(CLI::App& program, Action& action) {
   CLI::App* command = program.add_subcommand(
       "tune", "Measure tilings of a model's matmuls and keep the best for this machine");
   options->model_flag = command->add_option(
-      "MODEL", options->model, "An .onnx, a .nib, .safetensors or a folder holding one");
+      "MODEL", options->model, "An .onnx, a .nib, .safetensors, a .gguf or a folder holding one");
   options->shape_flag =
       command->add_option("--shape", options->shape, "The matmuls of this model's shapes")
           ->check(CLI::IsMember(graph::shape_names()))
