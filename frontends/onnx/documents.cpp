@@ -25,7 +25,7 @@ constexpr std::array<const char*, 7> kContextKeys = {
     "max_position_embeddings", "n_positions",   "n_ctx", "max_seq_len", "seq_length",
     "max_sequence_length",     "context_length"};
 constexpr uintmax_t kMostBytes = uintmax_t{1} << 28;  // the largest tokenizers have some 40 MB
-constexpr int kMostDepth = 16;  // of objects and lists in each other
+constexpr int kMostDepth = 16;                        // of objects and lists in each other
 
 std::string read_whole(const fs::path& path) {
   std::error_code error;

@@ -22,20 +22,23 @@ const std::map<std::string, Rooms, std::less<>>& visible_rooms() {
       {"frontends/wire", {"frontends/wire", "runtime", "jit"}},
       {"frontends/tokenizer", {"frontends/tokenizer", "frontends/wire", "runtime", "jit"}},
       {"frontends/chat", {"frontends/chat", "frontends/tokenizer", "runtime", "jit"}},
+      {"frontends/gguf",
+       {"frontends/gguf", "frontends", "frontends/tokenizer", "graph", "runtime", "jit"}},
       {"tools",
-       {"tools", "frontends", "frontends/chat", "frontends/tokenizer", "quant", "graph", "runtime",
-        "jit"}},
+       {"tools", "frontends", "frontends/chat", "frontends/gguf", "frontends/tokenizer", "quant",
+        "graph", "runtime", "jit"}},
       {"perf",
        {"perf", "tools", "frontends", "frontends/tokenizer", "quant", "graph", "runtime", "jit"}},
       {"tests",
-       {"tests", "perf", "tools", "frontends", "frontends/chat", "frontends/tokenizer", "quant",
-        "graph", "runtime", "jit"}},
+       {"tests", "perf", "tools", "frontends", "frontends/chat", "frontends/gguf",
+        "frontends/tokenizer", "quant", "graph", "runtime", "jit"}},
   };
   return rooms;
 }
 
 std::string room_of(std::string_view path) {
-  for (const char* room : {"frontends/chat", "frontends/tokenizer", "frontends/wire"}) {
+  for (const char* room :
+       {"frontends/chat", "frontends/gguf", "frontends/tokenizer", "frontends/wire"}) {
     if (path.starts_with(std::string(room) + "/")) return room;
   }
   return std::string(path.substr(0, path.find('/')));

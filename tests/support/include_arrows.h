@@ -3,8 +3,8 @@
 //
 //   jit  <-  runtime  <-  graph  <-  { quant, frontends }  <-  tools        perf, tests see all
 //
-// quant and frontends do not see each other, frontends/tokenizer sees wire, runtime and below only (it
-// runs without a graph), and nothing but tests sees tests.
+// quant and frontends do not see each other, frontends/tokenizer sees wire, runtime and below only
+// (it runs without a graph), and nothing but tests sees tests.
 #pragma once
 
 #include <filesystem>
