@@ -155,13 +155,7 @@ class GgufModelTest : public testing::Test {
 std::vector<int32_t> greedy(runtime::Session& session, const std::vector<int32_t>& prompt,
                             size_t count) {
   session.reset();
-  std::vector<int32_t> ids;
-  int32_t next = test::argmax(session.forward(prompt));
-  while (ids.size() < count) {
-    ids.push_back(next);
-    next = test::argmax(session.forward(std::span(&next, 1)));
-  }
-  return ids;
+  return test::greedy_ids(session, prompt, count);
 }
 
 FusedOptions exact() {

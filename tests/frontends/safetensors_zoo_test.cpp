@@ -56,13 +56,8 @@ TEST_P(SafetensorsTwin, AnswersAreTheModels) {
     EXPECT_LE(test::max_abs_difference(logits, wanted), 1e-4F * test::max_abs(wanted));
   }
   session->reset();
-  std::vector<int32_t> ids;
-  int32_t next = test::argmax(session->forward(reference.prompt));
-  for (size_t i = 0; i < reference.greedy.size(); ++i) {
-    ids.push_back(next);
-    next = test::argmax(session->forward(std::span(&next, 1)));
-  }
-  EXPECT_EQ(ids, reference.greedy);
+  EXPECT_EQ(test::greedy_ids(*session, reference.prompt, reference.greedy.size()),
+            reference.greedy);
 }
 
 INSTANTIATE_TEST_SUITE_P(Zoo, SafetensorsTwin, testing::ValuesIn(kTwins),

@@ -59,13 +59,8 @@ TEST_P(ZooFused, GreedyIdsComeFromTheCache) {
   options.isa = jit::selected_isa();
   const graph::Graph graph = test::fused_graph(test::zoo_folder(GetParam()), options, nullptr);
   const auto session = test::session_of(graph, options);
-  std::vector<int32_t> ids;
-  int32_t next = test::argmax(session->forward(reference.prompt));
-  for (size_t i = 0; i < reference.greedy.size(); ++i) {
-    ids.push_back(next);
-    next = test::argmax(session->forward(std::span(&next, 1)));
-  }
-  EXPECT_EQ(ids, reference.greedy);
+  EXPECT_EQ(test::greedy_ids(*session, reference.prompt, reference.greedy.size()),
+            reference.greedy);
 }
 
 // Same bits for every ISA, number of threads and way to cut the prompt.

@@ -38,13 +38,8 @@ TEST_P(ZooUnfused, GreedyIdsComeFromTheCache) {
   NIBBLE_NEED_MODELS();
   const test::Reference reference = test::zoo_reference(GetParam());
   const auto decoder = load(test::zoo_folder(GetParam()));
-  std::vector<int32_t> ids;
-  int32_t next = test::argmax(decoder->forward(reference.prompt));
-  for (size_t i = 0; i < reference.greedy.size(); ++i) {
-    ids.push_back(next);
-    next = test::argmax(decoder->forward(std::span(&next, 1)));
-  }
-  EXPECT_EQ(ids, reference.greedy);
+  EXPECT_EQ(test::greedy_ids(*decoder, reference.prompt, reference.greedy.size()),
+            reference.greedy);
 }
 
 TEST_P(ZooUnfused, ChunksOfThePromptChangeLittle) {

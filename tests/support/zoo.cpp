@@ -83,4 +83,15 @@ int32_t argmax(std::span<const float> values) {
   return static_cast<int32_t>(std::max_element(values.begin(), values.end()) - values.begin());
 }
 
+std::vector<int32_t> greedy_ids(runtime::Decoder& decoder, std::span<const int32_t> prompt,
+                                size_t count) {
+  std::vector<int32_t> ids;
+  int32_t next = argmax(decoder.forward(prompt));
+  while (ids.size() < count) {
+    ids.push_back(next);
+    next = argmax(decoder.forward(std::span(&next, 1)));
+  }
+  return ids;
+}
+
 }  // namespace nibble::test

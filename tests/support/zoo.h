@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/decoder.h"
 #include "tests/support/npy.h"
 #include "tests/support/shared_files.h"
 
@@ -40,6 +41,9 @@ float max_abs(std::span<const float> values);
 // max |a - b|; NaN where either has one, and infinity when the lengths differ.
 float max_abs_difference(std::span<const float> a, std::span<const float> b);
 int32_t argmax(std::span<const float> values);
+// The `count` ids that greedy decoding continues the prompt with, from where the decoder stands.
+std::vector<int32_t> greedy_ids(runtime::Decoder& decoder, std::span<const int32_t> prompt,
+                                size_t count);
 
 }  // namespace nibble::test
 
