@@ -73,21 +73,24 @@ void Interpreter::emit(std::string_view text) {
   *out_ += text;
 }
 
-std::string Interpreter::captured(const Body& body, const ScopePtr& scope) {
+template <typename Write>
+std::string Interpreter::captured(const Write& write) {
   std::string text;
-  {
-    const InScope inside(*this, scope);
-    std::string* before = std::exchange(out_, &text);
-    try {
-      run(body);
-    } catch (...) {
-      out_ = before;
-      throw;
-    }
+  std::string* before = std::exchange(out_, &text);
+  try {
+    write();
+  } catch (...) {
     out_ = before;
+    throw;
   }
+  out_ = before;
   output_bytes_ -= text.size();
   return text;
+}
+
+std::string Interpreter::captured(const Body& body, const ScopePtr& scope) {
+  const InScope inside(*this, scope);
+  return captured([&] { run(body); });
 }
 
 Interpreter::Flow Interpreter::run(const Body& body) {
@@ -201,17 +204,7 @@ Interpreter::Flow Interpreter::run_loop(const Statement& statement, const Value&
 std::string Interpreter::run_loop_again(const Statement& loop, const Value& iterable,
                                         const ScopePtr& around, int depth) {
   const Deeper deeper;
-  std::string text;
-  std::string* before = std::exchange(out_, &text);
-  try {
-    run_loop(loop, iterable, around, depth);
-  } catch (...) {
-    out_ = before;
-    throw;
-  }
-  out_ = before;
-  output_bytes_ -= text.size();
-  return text;
+  return captured([&] { run_loop(loop, iterable, around, depth); });
 }
 
 void Interpreter::run_with(const Statement& statement) {

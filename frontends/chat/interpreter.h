@@ -61,6 +61,8 @@ class Interpreter {
   void run_with(const Statement& statement);
   void run_macro(const Statement& statement);
   void run_call(const Statement& statement);
+  template <typename Write>
+  std::string captured(const Write& write);  // what write() writes, kept from the output
   std::string captured(const Body& body, const ScopePtr& scope);
   void emit(std::string_view text);
   void assign(const Expression& target, Value value);
