@@ -61,23 +61,6 @@ bool is_line_end(char32_t c) {
          c == 0x2029;
 }
 
-template <typename Belongs>
-std::string_view strip_if(std::string_view text, bool left, bool right, const Belongs& belongs) {
-  size_t first = 0, past = text.size();
-  while (left && first < past) {
-    size_t at = first;
-    if (!belongs(next_code_point(text, at))) break;
-    first = at;
-  }
-  while (right && past > first) {
-    const char32_t c = previous_code_point(text, past);
-    if (!belongs(c)) break;
-    --past;
-    while (past > first && (static_cast<unsigned char>(text[past]) & 0xC0U) == 0x80U) --past;
-  }
-  return text.substr(first, past - first);
-}
-
 }  // namespace
 
 bool is_space(char32_t c) {

@@ -11,18 +11,7 @@ namespace nibble::frontends {
 namespace {
 
 void strip(std::string& text, bool left, bool right) {
-  size_t begin = 0, end = text.size();
-  while (left && begin < end) {
-    size_t next = begin;
-    if (!is_white_space(next_code_point(text, next))) break;
-    begin = next;
-  }
-  while (right && end > begin) {
-    if (!is_white_space(previous_code_point(text, end))) break;
-    do --end;
-    while ((static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U);
-  }
-  text = text.substr(begin, end - begin);
+  text = std::string(strip_if(text, left, right, is_white_space));
 }
 
 // Of a transformer's text cleaning: control characters, tags and the like.

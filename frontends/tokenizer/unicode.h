@@ -17,6 +17,24 @@ char32_t next_code_point(std::string_view text, size_t& offset);
 // The code point that ends at `end` (> 0) of valid UTF-8.
 char32_t previous_code_point(std::string_view text, size_t end);
 void append_utf8(std::string& out, char32_t code_point);
+// Valid UTF-8 without the characters at its ends of which belongs(code_point) says so.
+template <typename Belongs>
+std::string_view strip_if(std::string_view text, bool left, bool right, const Belongs& belongs) {
+  size_t first = 0, past = text.size();
+  while (left && first < past) {
+    size_t at = first;
+    if (!belongs(next_code_point(text, at))) break;
+    first = at;
+  }
+  while (right && past > first) {
+    const char32_t c = previous_code_point(text, past);
+    if (!belongs(c)) break;
+    --past;
+    while (past > first && (static_cast<unsigned char>(text[past]) & 0xC0U) == 0x80U) --past;
+  }
+  return text.substr(first, past - first);
+}
+
 // Bytes of the character that starts with this lead byte of valid UTF-8.
 inline size_t utf8_length(char lead) {
   auto byte = static_cast<unsigned char>(lead);
