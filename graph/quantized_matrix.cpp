@@ -39,8 +39,7 @@ void QuantizedMatrix::read_values(int64_t c, std::span<uint8_t> q) const {
   // Two's complement turns into offset binary by its top bit.
   const auto flip = static_cast<uint8_t>(offset());
   int64_t index = value_at.index(c, 0);
-  const bool words = value_at.step_word != 0 || value_at.awq_order;
-  const bool one_run = value_at.block == 0 && value_at.run == 0 && !words;
+  const bool one_run = value_at.block == 0 && value_at.run == 0 && !value_at.awq_order;
   if (one_run && bits == 4 && value_at.step == 1 && index % 2 == 0) {
     const std::byte* from = values.data + index / 2;
     for (size_t kk = 0; kk < q.size(); ++kk) {
@@ -50,7 +49,7 @@ void QuantizedMatrix::read_values(int64_t c, std::span<uint8_t> q) const {
     return;
   }
   const auto all = static_cast<int64_t>(q.size());
-  const int64_t run = words                ? 1
+  const int64_t run = value_at.awq_order   ? 1
                       : value_at.run > 0   ? value_at.run
                       : value_at.block > 0 ? value_at.block
                                            : all;

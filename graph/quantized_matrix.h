@@ -17,20 +17,19 @@ namespace nibble::graph {
 
 // Element (column c, place p) of a tensor, counted in elements (nibbles of a 4-bit tensor): index
 // c * column + p * step, and
-// - where checkpoints pack eight numbers into a word along columns or along places, more:
-//   + c / 8 * column_word + p / 8 * step_word. AWQ stores the eight of a word in the order
-//   0, 2, 4, 6, 1, 3, 5, 7;
 // - where the places come in blocks of so many, and these in runs, p counts within its run, and the
 //   block and the run have steps of their own; then the last place is the last in memory, and the
-//   places are whole blocks. Words and blocks do not come together.
+//   places are whole blocks;
+// - where eight columns share a word: + c / 8 * column_word. AWQ stores the eight in the order
+//   0, 2, 4, 6, 1, 3, 5, 7.
 struct Strides {
   int64_t column = 0, step = 0;
-  int64_t column_word = 0, step_word = 0;
+  int64_t column_word = 0;
   bool awq_order = false;
   int64_t block = 0, block_step = 0;  // 0: there are none
   int64_t run = 0, run_step = 0;
   int64_t index(int64_t c, int64_t p) const {
-    int64_t at = c * column + c / 8 * column_word + p / 8 * step_word;
+    int64_t at = c * column + c / 8 * column_word;
     if (block > 0) {
       at += p / block * block_step;
       p %= block;

@@ -142,7 +142,7 @@ class MatrixReader {
       m_.value_at = {.column = 1, .step = width, .awq_order = true};
     } else {
       m_.values = as_nibbles(take(".qweight", {words(m_.k), m_.n}));
-      m_.value_at = {.column = kInWord, .step = 1, .step_word = kInWord * (m_.n - 1)};
+      m_.value_at = {.column = kInWord, .step = 1, .block = kInWord, .block_step = kInWord * m_.n};
     }
     m_.zeros = as_nibbles(take(".qzeros", {m_.groups(), words(m_.n)}));
     m_.zero_at = {.column = 1, .step = width, .awq_order = awq};
