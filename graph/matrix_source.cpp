@@ -49,15 +49,14 @@ void for_each_run(const MatrixSource& source, int64_t begin, int64_t count, cons
 void read_part(const MatrixPart& part, int64_t first, int64_t run, float* target,
                std::vector<float>& row) {
   const int64_t k = part.k();
-  if (part.quantized) {
+  if (!part.is_tensor()) {
     for (int64_t c = 0; c < run; ++c) {
-      part.quantized->read_column(first + c, {target + c * k, static_cast<size_t>(k)});
-    }
-    return;
-  }
-  if (part.reader) {
-    for (int64_t c = 0; c < run; ++c) {
-      part.reader->read_column(first + c, {target + c * k, static_cast<size_t>(k)});
+      const std::span<float> column(target + c * k, static_cast<size_t>(k));
+      if (part.quantized) {
+        part.quantized->read_column(first + c, column);
+      } else {
+        part.reader->read_column(first + c, column);
+      }
     }
     return;
   }
