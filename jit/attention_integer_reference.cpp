@@ -61,7 +61,7 @@ void attend(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, i
             int64_t end, Row& state) {
   ScalarMath v;
   const KvRecord record = kv_record(spec.kv, spec.head_dim);
-  const std::byte* split = kv_split(spec.kv, spec.head_dim, args.cache, begin / kKvSplit);
+  const std::byte* split = kv_split(record, args.cache, begin / kKvSplit);
   const float* value_scales = scales_at(split, record.value_scales);
   const auto count = static_cast<size_t>(end - begin);
   std::array<float, kKvSplit> s, w;

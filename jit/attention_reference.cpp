@@ -49,8 +49,9 @@ float score(const AttentionSpec& spec, const AttentionArgs& args, const std::byt
 void attend(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, int64_t begin,
             int64_t end, Partial& partial) {
   ScalarMath v;
-  const std::byte* split = kv_split(spec.kv, spec.head_dim, args.cache, begin / kKvSplit);
-  const std::byte* values = split + kv_record(spec.kv, spec.head_dim).values;
+  const KvRecord record = kv_record(spec.kv, spec.head_dim);
+  const std::byte* split = kv_split(record, args.cache, begin / kKvSplit);
+  const std::byte* values = split + record.values;
   std::array<float, kKvSplit> p;
   Lanes lanes;
   lanes.fill(-std::numeric_limits<float>::infinity());

@@ -25,7 +25,7 @@ struct Split {
   Split(KvType type, int64_t head_dim, const KvHead& head, int64_t position)
       : t(position % kKvSplit) {
     const KvRecord record = kv_record(type, head_dim);
-    std::byte* at = kv_split(type, head_dim, head, position / kKvSplit);
+    std::byte* at = kv_split(record, head, position / kKvSplit);
     keys = at;
     values = at + record.values;
     key_scales = reinterpret_cast<float*>(at + record.key_scales);
@@ -138,10 +138,9 @@ int64_t kv_page_bytes(KvType type, int64_t head_dim) {
   return kKvPage / kKvSplit * kv_record(type, head_dim).bytes;
 }
 
-std::byte* kv_split(KvType type, int64_t head_dim, const KvHead& head, int64_t split) {
+std::byte* kv_split(const KvRecord& record, const KvHead& head, int64_t split) {
   constexpr int64_t kSplits = kKvPage / kKvSplit;
-  return head.pages + split / kSplits * head.page_stride +
-         split % kSplits * kv_record(type, head_dim).bytes;
+  return head.pages + split / kSplits * head.page_stride + split % kSplits * record.bytes;
 }
 
 void kv_append(KvType type, int64_t head_dim, int64_t position, const float* key,

@@ -43,7 +43,8 @@ struct KvRecord {
 };
 KvRecord kv_record(KvType type, int64_t head_dim);
 int64_t kv_page_bytes(KvType type, int64_t head_dim);
-std::byte* kv_split(KvType type, int64_t head_dim, const KvHead& head, int64_t split);
+// The record of a split of a head whose records are laid out so.
+std::byte* kv_split(const KvRecord& record, const KvHead& head, int64_t split);
 // Bytes of the keys (or of the values, which need as many) of so many positions of one KV head.
 int64_t kv_bytes(KvType type, int64_t head_dim, int64_t positions);
 

@@ -420,7 +420,7 @@ TEST(KvLayout, PutsIntegersInPairs) {
       EXPECT_NEAR(kv_value(type, kDim, head, kPosition, d), value[d], 0.03);
     }
     const std::byte* split = pages.data() + page + 64 + record.bytes;
-    EXPECT_EQ(kv_split(type, kDim, head, kPosition / kKvSplit), split);
+    EXPECT_EQ(kv_split(record, head, kPosition / kKvSplit), split);
     const auto sign_of = [&](int64_t part, int64_t element) {
       return split[part + (element + 1) * bytes - 1];
     };
