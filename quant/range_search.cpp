@@ -161,18 +161,15 @@ GroupResult choose_range(std::span<const float> w, const WeightFormat& format,
   return search.best;
 }
 
-namespace {
-
 GroupResult round_best(std::span<const float> w, const WeightFormat& format,
                        const RangeOptions& options, std::span<const float> weight,
                        std::span<uint8_t> q) {
   if (has_rtn_rule(options)) return rtn_group(w, format, rtn_rule(options), q);
   const GroupResult result = choose_range(w, format, options, weight);
+  if (q.size() < w.size()) fail("{} weights do not fit {} quantized values.", w.size(), q.size());
   round_group(w, result.scale, grid_limits(format, result.zero), q.data());
   return result;
 }
-
-}  // namespace
 
 SolvedMatrix solve_rtn(std::span<const float> w, int64_t n, int64_t k, const WeightFormat& format,
                        const RangeOptions& options, const InputStats* stats,

@@ -36,6 +36,11 @@ struct RangeOptions {
 GroupResult choose_range(std::span<const float> w, const jit::WeightFormat& format,
                          const RangeOptions& options, std::span<const float> weight);
 
+// The same, and rounds to it: q receives the stored values. plain and full are rtn_group.
+GroupResult round_best(std::span<const float> w, const jit::WeightFormat& format,
+                       const RangeOptions& options, std::span<const float> weight,
+                       std::span<uint8_t> q);
+
 // Rounds w [n][k]. Errors are weighted by the diagonal of the Gram matrix where statistics are
 // given. plain and full give the very bytes of quantize_matrix. Throws Error naming the column and
 // k of a weight that is not finite.

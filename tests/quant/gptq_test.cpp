@@ -118,12 +118,12 @@ InputStats correlated(int64_t k, uint32_t seed, int64_t outliers = 0) {
 
 double rtn_error(const std::vector<float>& w, int64_t n, int64_t k, const WeightFormat& format,
                  const InputStats& stats) {
-  runtime::ThreadPool pool(2);
+  runtime::ThreadPool pool(1);
   return relative_error(w, solve_rtn(w, n, k, format, {}, nullptr, pool), stats);
 }
 
 TEST(GptqTest, EqualsGreedyRoundingFromItsDefinition) {
-  runtime::ThreadPool pool(2);
+  runtime::ThreadPool pool(1);
   const int64_t n = 6;
   for (const int64_t k : {int64_t{16}, int64_t{27}}) {
     const InputStats stats = correlated(k, 1, 2);
@@ -208,7 +208,7 @@ TEST(GptqTest, BatchesChangeNothingWhateverTheGroup) {
 }
 
 TEST(GptqTest, IsBelowRoundingToNearestInEveryForm) {
-  runtime::ThreadPool pool(2);
+  runtime::ThreadPool pool(1);
   const int64_t n = 64, k = 200;
   const InputStats stats = correlated(k, 5, 4);
   const std::vector<float> w = normal_numbers(n * k, 6, 0.05F);
@@ -234,7 +234,7 @@ TEST(GptqTest, IsBelowRoundingToNearestInEveryForm) {
 }
 
 TEST(GptqTest, OrderAndSearchLowerTheErrorOnAverage) {
-  runtime::ThreadPool pool(2);
+  runtime::ThreadPool pool(1);
   const int64_t n = 32, k = 256;
   const WeightFormat format{WeightType::u4, 32, false, ScaleType::f16};
   double natural = 0, hybrid = 0, searched = 0;
@@ -265,7 +265,7 @@ TEST(GptqTest, DoesNotDependOnTheThreads) {
 }
 
 TEST(GptqTest, DropsTheWeightsOfDeadChannelsOrRoundsThem) {
-  runtime::ThreadPool pool(2);
+  runtime::ThreadPool pool(1);
   const int64_t n = 8, k = 64;
   std::vector<float> x = make_inputs({.k = k, .rows = 200}, 9);
   for (int64_t r = 0; r < 200; ++r) {
@@ -292,7 +292,7 @@ TEST(GptqTest, DropsTheWeightsOfDeadChannelsOrRoundsThem) {
 }
 
 TEST(GptqTest, SurvivesAGramMatrixThatIsNotPositiveDefinite) {
-  runtime::ThreadPool pool(2);
+  runtime::ThreadPool pool(1);
   const int64_t n = 8, k = 96;
   const std::vector<float> w = normal_numbers(n * k, 11, 0.05F);
   // Fewer inputs than channels, and no damping to begin with: the first retry helps.
@@ -313,7 +313,7 @@ TEST(GptqTest, SurvivesAGramMatrixThatIsNotPositiveDefinite) {
 }
 
 TEST(GptqTest, RefusesWhatItCannotSolve) {
-  runtime::ThreadPool pool(2);
+  runtime::ThreadPool pool(1);
   const int64_t n = 4, k = 16;
   InputStats stats = correlated(k, 14);
   std::vector<float> w = normal_numbers(n * k, 15);
