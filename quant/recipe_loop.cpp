@@ -1,45 +1,26 @@
 #include "quant/recipe_loop.h"
 
-#include <array>
-#include <exception>
-
 #include "jit/error.h"
 
 namespace nibble::quant {
-namespace {
 
 bool better(const RecipeScore& a, const RecipeScore& b) {
   if (a.loss != b.loss) return a.loss < b.loss;
   return a.kl < b.kl;
 }
 
-}  // namespace
-
 LoopResult run_recipe_loop(std::span<const Recipe> recipes, double max_loss,
                            const std::function<RecipeScore(const Recipe&, size_t trial)>& run) {
   if (recipes.empty()) fail("There are no recipes to try.");
   LoopResult result;
-  std::exception_ptr first_failure;
-  bool any = false;
   for (const Recipe& recipe : recipes) {
     const size_t at = result.trials.size();
-    Trial& trial = result.trials.emplace_back(Trial{recipe, std::nullopt, ""});
-    try {
-      trial.score = run(recipe, at);
-    } catch (const Error& error) {
-      trial.failure = error.what();
-      if (first_failure == nullptr) first_failure = std::current_exception();
-      continue;
-    }
-    if (!any || better(*trial.score, *result.trials[result.best].score)) result.best = at;
-    any = true;
-    if (trial.score->loss <= max_loss) {
-      result.best = at;
-      result.met = true;
-      break;
-    }
+    const RecipeScore score = run(recipe, at);
+    result.trials.push_back({recipe, score});
+    result.met = score.loss <= max_loss;
+    if (result.met || better(score, result.trials[result.best].score)) result.best = at;
+    if (result.met) break;
   }
-  if (!any) std::rethrow_exception(first_failure);
   return result;
 }
 

@@ -5,9 +5,7 @@
 
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "quant/recipe.h"
@@ -28,8 +26,7 @@ struct RecipeScore {
 
 struct Trial {
   Recipe recipe;
-  std::optional<RecipeScore> score;  // nullopt: it failed
-  std::string failure;               // why
+  RecipeScore score;
 };
 
 struct LoopResult {
@@ -38,10 +35,13 @@ struct LoopResult {
   bool met = false;
 };
 
+// Whether a is the better of two: the one of less loss; KL decides between losses that are the
+// same.
+bool better(const RecipeScore& a, const RecipeScore& b);
+
 // The mark is met when the loss itself is no more than it: the estimate, whose interval is
-// reported beside it. Among those that miss it the least loss is best; KL decides between losses
-// that are the same. A trial that throws Error is noted and passed over; when all do, the first
-// Error is thrown again.
+// reported beside it. Among those that miss it the least loss is best. What a trial throws ends the
+// search.
 LoopResult run_recipe_loop(std::span<const Recipe> recipes, double max_loss,
                            const std::function<RecipeScore(const Recipe&, size_t trial)>& run);
 
