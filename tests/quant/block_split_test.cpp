@@ -55,7 +55,7 @@ TEST(SplitBlocks, SerialLayers) {
   const auto dead = quant::last_uses(graph, blocks[1]);
   EXPECT_EQ(value_names(graph, dead[0]), Names{});  // x is the residual of "o"
   EXPECT_EQ(value_names(graph, dead[1]), Names{"layers.0.norm1"});
-  EXPECT_EQ(value_names(graph, dead[3]), (Names{"x", "layers.0.attention"}));
+  EXPECT_EQ(value_names(graph, dead[3]), (Names{"layers.0.attention", "x"}));
   EXPECT_EQ(value_names(graph, dead[6]), (Names{"layers.0.gate_up", "layers.0.o"}));
 }
 
