@@ -3,17 +3,13 @@
 #include <algorithm>
 
 #include "jit/error.h"
-#include "jit/isa.h"
 #include "quant/linear_node.h"
+#include "quant/row_kernel.h"
 
 namespace nibble::quant {
 namespace {
 
 size_t at(int64_t i) { return static_cast<size_t>(i); }
-
-const jit::Kernel* row_kernel(const jit::RowSpec& spec) {
-  return &jit::CodeCache::instance().get({.spec = spec, .isa = jit::selected_isa(), .tiling = {}});
-}
 
 // A thread's room for one head.
 struct HeadRoom {
@@ -75,16 +71,16 @@ AttentionKernels::AttentionKernels(const AttentionNode& attention) {
   jit::RowSpec spec;
   spec.n = attention.head.head_dim;
   spec.op = jit::RowOp::rms_norm;
-  if (!attention.q_norm.empty() || !attention.k_norm.empty()) norm = row_kernel(spec);
+  if (!attention.q_norm.empty() || !attention.k_norm.empty()) norm = &row_kernel(spec);
   spec.op = jit::RowOp::rope;
   spec.rotary = attention.rotary;
   spec.interleaved = attention.interleaved;
-  if (attention.rotary > 0) rope = row_kernel(spec);
+  if (attention.rotary > 0) rope = &row_kernel(spec);
   spec = {};
   spec.op = attention.softcap == 0 ? jit::RowOp::scale : jit::RowOp::softcap;
-  scale = row_kernel(spec);
+  scale = &row_kernel(spec);
   spec.op = jit::RowOp::softmax;
-  softmax = row_kernel(spec);
+  softmax = &row_kernel(spec);
 }
 
 int64_t visible_low(const AttentionNode& attention, int64_t position) {

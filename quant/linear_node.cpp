@@ -4,10 +4,9 @@
 #include <string>
 #include <variant>
 
-#include "jit/code_cache.h"
 #include "jit/error.h"
-#include "jit/isa.h"
 #include "jit/packed_layout.h"
+#include "quant/row_kernel.h"
 #include "quant/throwing_parallel.h"
 
 namespace nibble::quant {
@@ -33,7 +32,7 @@ const jit::Kernel& elementwise_kernel(jit::RowOp op, jit::Activation activation,
   spec.op = op;
   spec.n = n;
   spec.activation = activation;
-  return jit::CodeCache::instance().get({.spec = spec, .isa = jit::selected_isa(), .tiling = {}});
+  return row_kernel(spec);
 }
 
 void activate(runtime::ThreadPool& pool, jit::Activation activation, Matrix x) {

@@ -5,12 +5,11 @@
 #include <variant>
 
 #include "graph/ops.h"
-#include "jit/code_cache.h"
 #include "jit/error.h"
-#include "jit/isa.h"
 #include "jit/packed_layout.h"
 #include "quant/attention_node.h"
 #include "quant/linear_node.h"
+#include "quant/row_kernel.h"
 #include "quant/throwing_parallel.h"
 
 namespace nibble::quant {
@@ -22,10 +21,6 @@ using graph::Node;
 using graph::ValueId;
 
 size_t at(int64_t i) { return static_cast<size_t>(i); }
-
-const jit::Kernel& row_kernel(const jit::RowSpec& spec) {
-  return jit::CodeCache::instance().get({.spec = spec, .isa = jit::selected_isa(), .tiling = {}});
-}
 
 // A token table in any of its three forms.
 struct Table {
