@@ -6,11 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "frontends/safetensors/checkpoint.h"
-#include "frontends/safetensors/description.h"
+#include "frontends/decoder/checkpoint.h"
+#include "frontends/decoder/description.h"
 #include "graph/matrix_source.h"
 
-namespace nibble::frontends::safetensors {
+namespace nibble::frontends::decoder {
 
 inline constexpr int64_t kOutside = -1;  // of the layers
 
@@ -55,4 +55,4 @@ class Weights {
   bool without_base_ = false;
 };
 
-}  // namespace nibble::frontends::safetensors
+}  // namespace nibble::frontends::decoder

@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-namespace nibble::frontends::safetensors {
+namespace nibble::frontends::decoder {
 
 class Config {
  public:
@@ -54,4 +54,4 @@ class Config {
   std::string origin_;  // the file, and the object inside it
 };
 
-}  // namespace nibble::frontends::safetensors
+}  // namespace nibble::frontends::decoder

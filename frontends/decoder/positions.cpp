@@ -1,4 +1,4 @@
-#include "frontends/safetensors/positions.h"
+#include "frontends/decoder/positions.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 #include <optional>
 #include <string>
 
-namespace nibble::frontends::safetensors {
+namespace nibble::frontends::decoder {
 namespace {
 
 // theta^(2i/rotary): the wavelengths over 2 pi.
@@ -204,4 +204,4 @@ std::vector<float> mpt_slopes(int64_t heads, double bias_max) {
   return slopes;
 }
 
-}  // namespace nibble::frontends::safetensors
+}  // namespace nibble::frontends::decoder

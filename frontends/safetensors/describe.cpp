@@ -1,5 +1,5 @@
 // The registry of families and what all of them read alike.
-#include "frontends/safetensors/description.h"
+#include "frontends/safetensors/describe.h"
 
 #include <fmt/ranges.h>
 
@@ -98,22 +98,6 @@ std::vector<std::string> described_families() {
   std::vector<std::string> names;
   for (const Family& family : kFamilies) names.emplace_back(family.model_type);
   return names;
-}
-
-std::string line_of(const Description& d) {
-  const char* residual = d.residual == Residual::parallel ? "parallel" : "serial";
-  std::string line = fmt::format(
-      "{}: {} layers of {}, {} heads of {} ({} for keys and values), MLP {} {}, {} residual",
-      d.family, d.layers, d.hidden, d.heads, d.head_dim, d.kv_heads, d.mlp, d.activation, residual);
-  if (d.rotation.rotary > 0) line += fmt::format(", {} dimensions rotated", d.rotation.rotary);
-  if (!d.slopes.empty()) line += ", ALiBi";
-  if (d.tied) line += ", tied";
-  using Packing = QuantizationScheme::Packing;
-  const Packing packing = d.quantization.packing;
-  if (packing == Packing::gptq) line += ", GPTQ weights";
-  if (packing == Packing::awq) line += ", AWQ weights";
-  if (packing == Packing::compressed) line += ", compressed-tensors weights";
-  return line;
 }
 
 Description describe(const Config& config) {

@@ -1,6 +1,6 @@
-// The tensors of a Hugging Face folder by name, from one file or from the shards that an index
-// names. It keeps count of what was taken: a tensor that nobody took means that the model is not
-// what its description says. Other formats put theirs together with add().
+// The tensors that a decoder is built from, by name, whatever file they are from: readers of
+// formats put them in, the builder takes them out. It keeps count of what was taken: a tensor that
+// nobody took means that the model is not what its description says. It opens no file.
 #pragma once
 
 #include <filesystem>
@@ -13,19 +13,18 @@
 #include "graph/matrix_source.h"
 #include "graph/tensor.h"
 
-namespace nibble::frontends::safetensors {
+namespace nibble::frontends::decoder {
 
 class Checkpoint {
  public:
-  // `path`: a folder (model.safetensors, else the shards of model.safetensors.index.json, else its
-  // one .safetensors file), or a .safetensors file. Throws Error naming file and tensor.
-  static Checkpoint open(const std::string& path);
-  // An empty one.
-  explicit Checkpoint(std::string path) : path_(std::move(path)) {}
+  // An empty one. `path` names it in messages; documents are looked for in `folders`.
+  explicit Checkpoint(std::string path, std::vector<std::filesystem::path> folders = {})
+      : path_(std::move(path)), folders_(std::move(folders)) {}
+  // Of names that are new.
   void add(std::string name, graph::TensorData tensor);
   void add(std::string name, graph::MatrixSource matrix);  // one that is no tensor
 
-  const std::string& path() const { return path_; }  // of the file or of the index, for messages
+  const std::string& path() const { return path_; }
   // Where config.json and the tokenizer's files are looked for.
   const std::vector<std::filesystem::path>& folders() const { return folders_; }
 
@@ -44,12 +43,9 @@ class Checkpoint {
     bool taken = false;
   };
 
-  void add_file(const std::filesystem::path& file);
-  void add_shards(const std::filesystem::path& index);
-
   std::string path_;
   std::vector<std::filesystem::path> folders_;
   std::unordered_map<std::string, Item> tensors_;
 };
 
-}  // namespace nibble::frontends::safetensors
+}  // namespace nibble::frontends::decoder

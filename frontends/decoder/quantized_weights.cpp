@@ -1,4 +1,4 @@
-#include "frontends/safetensors/quantized_weights.h"
+#include "frontends/decoder/quantized_weights.h"
 
 #include <fmt/format.h>
 
@@ -7,7 +7,7 @@
 
 #include "jit/error.h"
 
-namespace nibble::frontends::safetensors {
+namespace nibble::frontends::decoder {
 namespace {
 
 using graph::DType;
@@ -226,4 +226,4 @@ std::shared_ptr<const QuantizedMatrix> quantized_matrix(const QuantizationScheme
   return MatrixReader(scheme, name, n, k, checkpoint).read();
 }
 
-}  // namespace nibble::frontends::safetensors
+}  // namespace nibble::frontends::decoder

@@ -1,25 +1,21 @@
-#include "frontends/onnx/documents.h"
+#include "frontends/documents/documents.h"
 
 #include <array>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "jit/error.h"
 #include "runtime/mapped_file.h"
 
-namespace nibble::frontends::onnx {
+namespace nibble::frontends::documents {
 namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr std::array<const char*, 9> kDocuments = {
-    "tokenizer.json",      "tokenizer.model",    "tokenizer_config.json", "special_tokens_map.json",
-    "chat_template.jinja", "chat_template.json", "config.json",           "generation_config.json",
-    "genai_config.json"};
 // In the order of trust; exporters and families spell it in these ways.
 constexpr std::array<const char*, 7> kContextKeys = {
     "max_position_embeddings", "n_positions",   "n_ctx", "max_seq_len", "seq_length",
@@ -39,6 +35,19 @@ std::string read_whole(const fs::path& path) {
   const auto file = runtime::MappedFile::open(path.string());
   const auto bytes = file->bytes();
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+// Reads the document in the first folder that has it; where that is, or nothing.
+std::optional<fs::path> read_first(std::span<const fs::path> folders, const char* name,
+                                   graph::Graph& graph) {
+  for (const fs::path& folder : folders) {
+    const fs::path path = folder / name;
+    std::error_code error;
+    if (!fs::is_regular_file(path, error)) continue;
+    graph.documents[name] = read_whole(path);
+    return path;
+  }
+  return std::nullopt;
 }
 
 // A document and where it was found.
@@ -115,19 +124,14 @@ bool read_bos(const Document& document, graph::Graph& graph) {
 }  // namespace
 
 void read_documents(std::span<const fs::path> folders, graph::Graph& graph) {
+  for (const char* name : kTokenizers) {
+    if (read_first(folders, name, graph)) break;
+  }
+  for (const char* name : kChat) read_first(folders, name, graph);
   std::map<std::string, Document> configurations;
-  for (const std::string_view name : kDocuments) {
-    // Of two forms of the same tokenizer the one that says more is kept.
-    if (name == "tokenizer.model" && graph.documents.contains("tokenizer.json")) continue;
-    for (const fs::path& folder : folders) {
-      const fs::path path = folder / name;
-      std::error_code error;
-      if (!fs::is_regular_file(path, error)) continue;
-      const std::string& text = graph.documents[std::string(name)] = read_whole(path);
-      if (name.ends_with("config.json") && !name.starts_with("tokenizer")) {
-        configurations[std::string(name)] = {path, parse(path, text)};
-      }
-      break;
+  for (const char* name : kConfigurations) {
+    if (const auto path = read_first(folders, name, graph)) {
+      configurations[name] = {*path, parse(*path, graph.documents[name])};
     }
   }
   // onnxruntime-genai keeps what it knows of the model one level down.
@@ -152,4 +156,4 @@ void read_documents(std::span<const fs::path> folders, graph::Graph& graph) {
   }
 }
 
-}  // namespace nibble::frontends::onnx
+}  // namespace nibble::frontends::documents

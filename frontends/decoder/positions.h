@@ -6,9 +6,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "frontends/safetensors/config.h"
+#include "frontends/decoder/config.h"
 
-namespace nibble::frontends::safetensors {
+namespace nibble::frontends::decoder {
 
 struct Rotation {
   int64_t rotary = 0;           // dimensions of a head that are rotated; 0: none
@@ -32,4 +32,4 @@ Rotation read_rotation(const Config& config, int64_t head_dim, double partial = 
 std::vector<float> alibi_slopes(int64_t heads);
 std::vector<float> mpt_slopes(int64_t heads, double bias_max);
 
-}  // namespace nibble::frontends::safetensors
+}  // namespace nibble::frontends::decoder

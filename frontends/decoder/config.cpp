@@ -1,11 +1,11 @@
-#include "frontends/safetensors/config.h"
+#include "frontends/decoder/config.h"
 
 #include <cmath>
 #include <utility>
 
 #include "jit/error.h"
 
-namespace nibble::frontends::safetensors {
+namespace nibble::frontends::decoder {
 namespace {
 
 constexpr int64_t kMostSize = int64_t{1} << 24;
@@ -144,4 +144,4 @@ void Config::only_absent(const char* name) const {
   if (has({name})) refuse({name}, "null");
 }
 
-}  // namespace nibble::frontends::safetensors
+}  // namespace nibble::frontends::decoder

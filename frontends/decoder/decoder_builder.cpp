@@ -1,4 +1,4 @@
-#include "frontends/safetensors/decoder_builder.h"
+#include "frontends/decoder/decoder_builder.h"
 
 #include <fmt/format.h>
 
@@ -6,11 +6,11 @@
 #include <string_view>
 #include <utility>
 
-#include "frontends/safetensors/weights.h"
+#include "frontends/decoder/weights.h"
 #include "graph/ops.h"
 #include "jit/error.h"
 
-namespace nibble::frontends::safetensors {
+namespace nibble::frontends::decoder {
 namespace {
 
 using graph::Graph;
@@ -209,4 +209,4 @@ Graph build_decoder(const Description& description, Checkpoint& checkpoint) {
   return DecoderBuilder(description, checkpoint).build();
 }
 
-}  // namespace nibble::frontends::safetensors
+}  // namespace nibble::frontends::decoder

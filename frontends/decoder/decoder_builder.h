@@ -4,14 +4,14 @@
 // projections) becomes ONNX operators, for the passes to fuse or the interpreter to run.
 #pragma once
 
-#include "frontends/safetensors/checkpoint.h"
-#include "frontends/safetensors/description.h"
+#include "frontends/decoder/checkpoint.h"
+#include "frontends/decoder/description.h"
 #include "graph/graph.h"
 
-namespace nibble::frontends::safetensors {
+namespace nibble::frontends::decoder {
 
 // Throws Error naming the tensor that is missing, of another shape or type than the description
 // says, or that the description has no place for.
 graph::Graph build_decoder(const Description& description, Checkpoint& checkpoint);
 
-}  // namespace nibble::frontends::safetensors
+}  // namespace nibble::frontends::decoder

@@ -13,11 +13,11 @@
 #include <memory>
 #include <string>
 
-#include "frontends/safetensors/checkpoint.h"
-#include "frontends/safetensors/config.h"
+#include "frontends/decoder/checkpoint.h"
+#include "frontends/decoder/config.h"
 #include "graph/quantized_matrix.h"
 
-namespace nibble::frontends::safetensors {
+namespace nibble::frontends::decoder {
 
 struct QuantizationScheme {
   enum class Packing : uint8_t { none, gptq, awq, compressed };
@@ -40,4 +40,4 @@ std::shared_ptr<const graph::QuantizedMatrix> quantized_matrix(const Quantizatio
                                                                const std::string& name, int64_t n,
                                                                int64_t k, Checkpoint& checkpoint);
 
-}  // namespace nibble::frontends::safetensors
+}  // namespace nibble::frontends::decoder

@@ -1,5 +1,5 @@
 // What a decoder model is made of: the one form that every family of models is described in, and
-// all that the builder of the graph reads. families_*.cpp fill it in from config.json. Names are
+// all that the builder of the graph reads. safetensors/ and gguf/ fill it in. Names are
 // those of the checkpoint's tensors without ".weight" and ".bias"; inside a layer they follow
 // `layers` and the layer's number.
 #pragma once
@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
-#include "frontends/safetensors/config.h"
-#include "frontends/safetensors/positions.h"
-#include "frontends/safetensors/quantized_weights.h"
+#include "frontends/decoder/config.h"
+#include "frontends/decoder/positions.h"
+#include "frontends/decoder/quantized_weights.h"
 
-namespace nibble::frontends::safetensors {
+namespace nibble::frontends::decoder {
 
 enum class Norm : uint8_t { rms, layer };
 
@@ -78,11 +78,7 @@ struct Description {
   QuantizationScheme quantization;
 };
 
-// Throws Error naming the key, what is expected and what was found: for a model_type that is not
-// known, and for every value that cannot be honoured.
-Description describe(const Config& config);
 // A line for people.
 std::string line_of(const Description& description);
-std::vector<std::string> described_families();
 
-}  // namespace nibble::frontends::safetensors
+}  // namespace nibble::frontends::decoder

@@ -1,4 +1,4 @@
-#include "frontends/safetensors/checkpoint.h"
+#include "frontends/safetensors/open_checkpoint.h"
 
 #include <algorithm>
 #include <map>
@@ -14,6 +14,7 @@ namespace nibble::frontends::safetensors {
 namespace {
 
 namespace fs = std::filesystem;
+using decoder::Checkpoint;
 using nlohmann::json;
 
 constexpr const char* kSingle = "model.safetensors";
@@ -151,9 +152,38 @@ fs::path find_file(const fs::path& folder) {
   return found.front();
 }
 
+void add_file(const fs::path& file, Checkpoint& checkpoint) {
+  for (NamedTensor& item : read_tensor_file(file.string()).tensors) {
+    if (checkpoint.has(item.name)) {
+      fail("{}: the tensor '{}' is in another shard too.", file.string(), item.name);
+    }
+    checkpoint.add(std::move(item.name), std::move(item.tensor));
+  }
+}
+
+void add_shards(const fs::path& index, Checkpoint& checkpoint) {
+  const std::string& path = checkpoint.path();
+  const auto map = runtime::MappedFile::open(path);
+  IndexReader reader(path);
+  const char* text = reinterpret_cast<const char*>(map->bytes().data());
+  json::sax_parse(text, text + map->bytes().size(), &reader);
+  if (reader.files.empty()) fail("{}: weight_map names no tensor.", path);
+  const std::vector<fs::path> allowed = folders_of(index);
+  for (const auto& [name, tensors] : reader.files) {
+    const fs::path file = resolve_shard(name, index, allowed);
+    add_file(file, checkpoint);
+    for (const std::string& tensor : tensors) {
+      if (!checkpoint.has(tensor)) {
+        fail("{}: the tensor '{}' should be in the shard \"{}\", but it is not there.", path,
+             tensor, name);
+      }
+    }
+  }
+}
+
 }  // namespace
 
-Checkpoint Checkpoint::open(const std::string& path) {
+Checkpoint open_checkpoint(const std::string& path) {
   std::error_code error;
   fs::path file = path;
   if (fs::is_directory(file, error)) {
@@ -162,76 +192,15 @@ Checkpoint Checkpoint::open(const std::string& path) {
     const fs::path index = file.parent_path() / kIndex;  // the file may be one shard of many
     if (fs::is_regular_file(index, error)) file = index;
   }
-  Checkpoint checkpoint(file.string());
-  checkpoint.folders_ = folders_of(file);
-  checkpoint.folders_.insert(checkpoint.folders_.begin(), file.parent_path());
+  std::vector<fs::path> folders = folders_of(file);
+  folders.insert(folders.begin(), file.parent_path());
+  Checkpoint checkpoint(file.string(), std::move(folders));
   if (file.extension() == ".json") {
-    checkpoint.add_shards(file);
+    add_shards(file, checkpoint);
   } else {
-    checkpoint.add_file(file);
+    add_file(file, checkpoint);
   }
   return checkpoint;
-}
-
-void Checkpoint::add_file(const fs::path& file) {
-  for (NamedTensor& item : read_tensor_file(file.string()).tensors) {
-    if (!tensors_.emplace(item.name, Item{.tensor = std::move(item.tensor)}).second) {
-      fail("{}: the tensor '{}' is in another shard too.", file.string(), item.name);
-    }
-  }
-}
-
-void Checkpoint::add_shards(const fs::path& index) {
-  const auto map = runtime::MappedFile::open(path_);
-  IndexReader reader(path_);
-  const char* text = reinterpret_cast<const char*>(map->bytes().data());
-  json::sax_parse(text, text + map->bytes().size(), &reader);
-  if (reader.files.empty()) fail("{}: weight_map names no tensor.", path_);
-  const std::vector<fs::path> allowed = folders_of(index);
-  for (const auto& [name, tensors] : reader.files) {
-    const fs::path file = resolve_shard(name, index, allowed);
-    add_file(file);
-    for (const std::string& tensor : tensors) {
-      if (!has(tensor)) {
-        fail("{}: the tensor '{}' should be in the shard \"{}\", but it is not there.", path_,
-             tensor, name);
-      }
-    }
-  }
-}
-
-void Checkpoint::add(std::string name, graph::TensorData tensor) {
-  tensors_.emplace(std::move(name), Item{.tensor = std::move(tensor)});
-}
-
-void Checkpoint::add(std::string name, graph::MatrixSource matrix) {
-  tensors_.emplace(std::move(name), Item{.tensor = {}, .matrix = std::move(matrix)});
-}
-
-const graph::MatrixSource* Checkpoint::take_matrix(const std::string& name) {
-  const auto found = tensors_.find(name);
-  if (found == tensors_.end() || !found->second.matrix) return nullptr;
-  found->second.taken = true;
-  return &*found->second.matrix;
-}
-
-const graph::TensorData& Checkpoint::take(const std::string& name) {
-  const auto found = tensors_.find(name);
-  if (found == tensors_.end()) fail("{}: there is no tensor '{}'.", path_, name);
-  if (found->second.matrix) {
-    fail("{}: the tensor '{}' is quantized, but f32, f16 or bf16 is expected.", path_, name);
-  }
-  found->second.taken = true;
-  return found->second.tensor;
-}
-
-std::vector<std::string> Checkpoint::untaken() const {
-  std::vector<std::string> names;
-  for (const auto& [name, item] : tensors_) {
-    if (!item.taken) names.push_back(name);
-  }
-  std::sort(names.begin(), names.end());
-  return names;
 }
 
 }  // namespace nibble::frontends::safetensors

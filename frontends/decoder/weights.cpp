@@ -1,4 +1,4 @@
-#include "frontends/safetensors/weights.h"
+#include "frontends/decoder/weights.h"
 
 #include <fmt/format.h>
 
@@ -10,7 +10,7 @@
 #include "jit/error.h"
 #include "jit/packed_layout.h"
 
-namespace nibble::frontends::safetensors {
+namespace nibble::frontends::decoder {
 namespace {
 
 using graph::ColumnSegment;
@@ -193,4 +193,4 @@ void Weights::refuse_untaken() const {
   }
 }
 
-}  // namespace nibble::frontends::safetensors
+}  // namespace nibble::frontends::decoder
