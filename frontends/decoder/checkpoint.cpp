@@ -1,0 +1,43 @@
+#include "frontends/decoder/checkpoint.h"
+
+#include <algorithm>
+
+#include "jit/error.h"
+
+namespace nibble::frontends::decoder {
+
+void Checkpoint::add(std::string name, graph::TensorData tensor) {
+  tensors_.emplace(std::move(name), Item{.tensor = std::move(tensor)});
+}
+
+void Checkpoint::add(std::string name, graph::MatrixSource matrix) {
+  tensors_.emplace(std::move(name), Item{.tensor = {}, .matrix = std::move(matrix)});
+}
+
+const graph::MatrixSource* Checkpoint::take_matrix(const std::string& name) {
+  const auto found = tensors_.find(name);
+  if (found == tensors_.end() || !found->second.matrix) return nullptr;
+  found->second.taken = true;
+  return &*found->second.matrix;
+}
+
+const graph::TensorData& Checkpoint::take(const std::string& name) {
+  const auto found = tensors_.find(name);
+  if (found == tensors_.end()) fail("{}: there is no tensor '{}'.", path_, name);
+  if (found->second.matrix) {
+    fail("{}: the tensor '{}' is quantized, but f32, f16 or bf16 is expected.", path_, name);
+  }
+  found->second.taken = true;
+  return found->second.tensor;
+}
+
+std::vector<std::string> Checkpoint::untaken() const {
+  std::vector<std::string> names;
+  for (const auto& [name, item] : tensors_) {
+    if (!item.taken) names.push_back(name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+}  // namespace nibble::frontends::decoder
