@@ -58,8 +58,12 @@ struct Net {
   ValueId node(const std::string& op, std::vector<ValueId> inputs, Attributes attributes = {}) {
     const std::string name = "layers.0." + op + std::to_string(graph.nodes.size());
     const ValueId y = graph.add_value(name + "/y");
-    graph.nodes.push_back(
-        {op, std::string(graph::kNibbleDomain), name, std::move(inputs), {y}, attributes});
+    graph.nodes.push_back({op,
+                           std::string(graph::kNibbleDomain),
+                           name,
+                           std::move(inputs),
+                           {y},
+                           std::move(attributes)});
     return y;
   }
   ValueId norm(ValueId from) {
@@ -94,7 +98,7 @@ Values factors_of(const Fold& fold, uint32_t seed, bool powers_of_two) {
 // The folds of a net, after checking that they leave its outputs: near with any factors, the same
 // bits with powers of two.
 std::vector<Fold> checked_folds(const Net& net) {
-  const std::vector<Fold> folds = find_folds(net.graph);
+  std::vector<Fold> folds = find_folds(net.graph);
   const auto before = net.run();
   for (const bool powers : {false, true}) {
     Net folded = net;

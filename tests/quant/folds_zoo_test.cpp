@@ -59,7 +59,9 @@ constexpr Expected kExpected[] = {
     {"dynamo-llama-opset23", 2, 0, 1, 1},
 };
 
-void PrintTo(const Expected& expected, std::ostream* out) { *out << expected.family; }
+std::ostream& operator<<(std::ostream& out, const Expected& expected) {
+  return out << expected.family;
+}
 
 std::string test_name(const testing::TestParamInfo<Expected>& info) {
   std::string name = info.param.family;

@@ -68,7 +68,7 @@ TEST(MixedPrecision, AgainstEveryChoice) {
       for (size_t c = 0; c < formats; ++c) {
         options.emplace_back(1 + random() % 40, static_cast<double>(random() % 1000) / 8);
       }
-      weights.push_back(weight(16 + random() % 64, options));
+      weights.push_back(weight(16 + static_cast<int64_t>(random() % 64), options));
       const auto sizes = std::minmax_element(options.begin(), options.end());
       least += sizes.first->first;
       most += sizes.second->first;
@@ -93,7 +93,8 @@ TEST(MixedPrecision, AModelIsNearTheBound) {
   std::mt19937 random(3);
   std::vector<WeightCandidates> weights;
   for (int i = 0; i < 129; ++i) {
-    const int64_t n = 16 * (16 + random() % 64), k = 128 * (2 + random() % 8);
+    const auto n = static_cast<int64_t>(16 * (16 + random() % 64));
+    const auto k = static_cast<int64_t>(128 * (2 + random() % 8));
     WeightCandidates all{"w", n * k, {}};
     const double sensitivity = std::exp2(static_cast<double>(random() % 100) / 10);
     for (const auto& [type, group, loss] : {std::tuple{WeightType::u4, 128, 1.0},
