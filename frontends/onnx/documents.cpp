@@ -1,13 +1,16 @@
 #include "frontends/onnx/documents.h"
 
+#include <algorithm>
 #include <array>
 #include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "jit/error.h"
+#include "runtime/atomic_file.h"
 #include "runtime/mapped_file.h"
 
 namespace nibble::frontends::onnx {
@@ -112,24 +115,10 @@ bool read_bos(const Document& document, graph::Graph& graph) {
   return true;
 }
 
-}  // namespace
+using Documents = std::map<std::string, Document>;
 
-void read_documents(std::span<const fs::path> folders, graph::Graph& graph) {
-  std::map<std::string, Document> configurations;
-  for (const std::string_view name : kDocuments) {
-    // Of two forms of the same tokenizer the one that says more is kept.
-    if (name == "tokenizer.model" && graph.documents.contains("tokenizer.json")) continue;
-    for (const fs::path& folder : folders) {
-      const fs::path path = folder / name;
-      std::error_code error;
-      if (!fs::is_regular_file(path, error)) continue;
-      const std::string& text = graph.documents[std::string(name)] = read_whole(path);
-      if (name.ends_with("config.json") && !name.starts_with("tokenizer")) {
-        configurations[std::string(name)] = {path, parse(path, text)};
-      }
-      break;
-    }
-  }
+// Sets context_length, eos_ids and bos_id from the configurations of a model.
+void read_configurations(Documents& configurations, graph::Graph& graph) {
   // onnxruntime-genai keeps what it knows of the model one level down.
   const auto genai = configurations.find("genai_config.json");
   if (genai != configurations.end()) {
@@ -150,6 +139,75 @@ void read_documents(std::span<const fs::path> folders, graph::Graph& graph) {
     const auto config = configurations.find(name);
     if (config != configurations.end()) read_context_length(config->second, graph);
   }
+}
+
+bool is_configuration(std::string_view name) {
+  return name.ends_with("config.json") && !name.starts_with("tokenizer");
+}
+
+}  // namespace
+
+void read_documents(std::span<const fs::path> folders, graph::Graph& graph) {
+  Documents configurations;
+  for (const std::string_view name : kDocuments) {
+    // Of two forms of the same tokenizer the one that says more is kept.
+    if (name == "tokenizer.model" && graph.documents.contains("tokenizer.json")) continue;
+    for (const fs::path& folder : folders) {
+      const fs::path path = folder / name;
+      std::error_code error;
+      if (!fs::is_regular_file(path, error)) continue;
+      const std::string& text = graph.documents[std::string(name)] = read_whole(path);
+      if (is_configuration(name)) {
+        configurations[std::string(name)] = {path, parse(path, text)};
+      }
+      break;
+    }
+  }
+  read_configurations(configurations, graph);
+}
+
+std::string configuration_text(const graph::Graph& graph) {
+  using nlohmann::ordered_json;
+  graph::Graph found;  // what reading the documents would find
+  Documents configurations;
+  for (const auto& [name, text] : graph.documents) {
+    if (is_configuration(name))
+      configurations[name] = {fs::path(graph.origin) / name, parse(name, text)};
+  }
+  read_configurations(configurations, found);
+  const auto own = graph.documents.find("config.json");
+  if (own != graph.documents.end() && found.context_length == graph.context_length &&
+      found.eos_ids == graph.eos_ids && found.bos_id == graph.bos_id) {
+    return own->second;
+  }
+  ordered_json config =
+      own == graph.documents.end() ? ordered_json::object() : ordered_json::parse(own->second);
+  if (graph.context_length > 0) {
+    const auto* key = std::find_if(kContextKeys.begin(), kContextKeys.end(),
+                                   [&](const char* name) { return config.contains(name); });
+    config[key == kContextKeys.end() ? kContextKeys.front() : *key] = graph.context_length;
+  }
+  if (!graph.eos_ids.empty()) config["eos_token_id"] = graph.eos_ids;
+  if (graph.bos_id >= 0) config["bos_token_id"] = graph.bos_id;
+  return config.dump(2) + "\n";
+}
+
+void write_documents(const graph::Graph& graph, const std::string& configuration,
+                     const fs::path& folder) {
+  const auto write = [&](const std::string& name, const std::string& text) {
+    const fs::path as_path(name);
+    if (as_path.filename() != as_path || name == "." || name == "..") {
+      fail("{}: the document '{}' cannot be written, because this is no file's name.", graph.origin,
+           name);
+    }
+    runtime::AtomicFile file((folder / name).string());
+    file.append({reinterpret_cast<const std::byte*>(text.data()), text.size()});
+    file.commit();
+  };
+  for (const auto& [name, text] : graph.documents) {
+    if (name != "config.json") write(name, text);
+  }
+  write("config.json", configuration);
 }
 
 }  // namespace nibble::frontends::onnx
