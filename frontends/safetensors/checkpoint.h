@@ -1,9 +1,11 @@
 // The tensors of a Hugging Face folder by name, from one file or from the shards that an index
 // names. It keeps count of what was taken: a tensor that nobody took means that the model is not
-// what its description says. Other formats put theirs together with add().
+// what its description says. Other formats put theirs together with add(). One that makes up what
+// it is asked for (Maker) stands for a model that is described but not there.
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -22,6 +24,11 @@ class Checkpoint {
   static Checkpoint open(const std::string& path);
   // An empty one.
   explicit Checkpoint(std::string path) : path_(std::move(path)) {}
+  struct Maker {
+    std::function<graph::MatrixSource(const std::string& name, int64_t n, int64_t k)> matrix;
+    std::function<graph::TensorData(const std::string& name, const graph::Shape& shape)> tensor;
+  };
+  Checkpoint(std::string path, Maker maker) : path_(std::move(path)), maker_(std::move(maker)) {}
   void add(std::string name, graph::TensorData tensor);
   void add(std::string name, graph::MatrixSource matrix);  // one that is no tensor
 
@@ -29,11 +36,11 @@ class Checkpoint {
   // Where config.json and the tokenizer's files are looked for.
   const std::vector<std::filesystem::path>& folders() const { return folders_; }
 
-  bool has(const std::string& name) const { return tensors_.count(name) != 0; }
-  // Throws Error when there is none.
-  const graph::TensorData& take(const std::string& name);
+  bool has(const std::string& name) const { return maker_ || tensors_.count(name) != 0; }
+  // Throws Error when there is none. The shape is only for what is made up.
+  const graph::TensorData& take(const std::string& name, const graph::Shape& shape = {});
   // The same of a matrix that was added as one; null when there is none.
-  const graph::MatrixSource* take_matrix(const std::string& name);
+  const graph::MatrixSource* take_matrix(const std::string& name, int64_t n, int64_t k);
   // Names that were never taken, in alphabetic order.
   std::vector<std::string> untaken() const;
 
@@ -48,6 +55,7 @@ class Checkpoint {
   void add_shards(const std::filesystem::path& index);
 
   std::string path_;
+  std::optional<Maker> maker_;
   std::vector<std::filesystem::path> folders_;
   std::unordered_map<std::string, Item> tensors_;
 };
