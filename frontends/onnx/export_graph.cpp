@@ -3,7 +3,7 @@
 #include <numeric>
 #include <unordered_map>
 
-#include "frontends/onnx/documents.h"
+#include "frontends/documents/documents.h"
 #include "frontends/onnx/export_attention.h"
 #include "frontends/onnx/export_onnx.h"
 #include "frontends/onnx/export_weights.h"
@@ -209,7 +209,7 @@ void write_onnx(const graph::Graph& graph, const std::string& folder) {
   if (error) fail("{}: the folder cannot be made: {}.", folder, error.message());
   onnx::ModelWriter writer((std::filesystem::path(folder) / "model.onnx").string());
   onnx::GraphWriter(graph, writer).write();
-  onnx::write_documents(graph, onnx::configuration_text(graph), folder);
+  documents::write_documents(graph, documents::configuration_text(graph), folder);
   writer.commit();
 }
 

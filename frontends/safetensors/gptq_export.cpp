@@ -8,9 +8,9 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "frontends/onnx/documents.h"
-#include "frontends/safetensors/config.h"
-#include "frontends/safetensors/description.h"
+#include "frontends/decoder/config.h"
+#include "frontends/documents/documents.h"
+#include "frontends/safetensors/describe.h"
 #include "frontends/safetensors/hf_tensors.h"
 #include "frontends/safetensors/tensor_file_writer.h"
 #include "jit/error.h"
@@ -258,7 +258,7 @@ ordered_json plain_configuration(const graph::Graph& graph) {
         "names its tensors.",
         graph.origin);
   }
-  ordered_json config = ordered_json::parse(onnx::configuration_text(graph));
+  ordered_json config = ordered_json::parse(documents::configuration_text(graph));
   config.erase("quantization_config");
   config.erase("compression_config");
   return config;
@@ -277,9 +277,9 @@ ordered_json quantization_of(const Layout& layout) {
 // A head that is tied in the configuration may be quantized by itself in the graph.
 HfTensors named_tensors(const graph::Graph& graph, ordered_json& config) {
   const std::string origin = graph.origin + ": config.json";
-  const auto described = [&] { return describe(Config::parse(config.dump(), origin)); };
+  const auto described = [&] { return describe(decoder::Config::parse(config.dump(), origin)); };
   if (described().tied && !is_tied(graph)) config["tie_word_embeddings"] = false;
-  return hf_tensors(graph, Config::parse(config.dump(), origin));
+  return hf_tensors(graph, decoder::Config::parse(config.dump(), origin));
 }
 
 }  // namespace
@@ -312,7 +312,7 @@ void write_gptq(const graph::Graph& graph, const std::string& folder, const Gptq
   fs::create_directories(folder, error);
   if (error) fail("{}: the folder cannot be made: {}.", folder, error.message());
   safetensors::write_tensor_file((fs::path(folder) / "model.safetensors").string(), tensors);
-  onnx::write_documents(graph, config.dump(2) + "\n", folder);
+  documents::write_documents(graph, config.dump(2) + "\n", folder);
 }
 
 }  // namespace nibble::frontends

@@ -5,9 +5,9 @@
 #include <map>
 #include <set>
 
-#include "frontends/safetensors/decoder_builder.h"
-#include "frontends/safetensors/description.h"
-#include "frontends/safetensors/numbered_checkpoint.h"
+#include "frontends/decoder/decoder_builder.h"
+#include "frontends/decoder/numbered_checkpoint.h"
+#include "frontends/safetensors/describe.h"
 #include "graph/ops.h"
 #include "graph/pair_graphs.h"
 #include "graph/passes.h"
@@ -17,6 +17,7 @@
 namespace nibble::frontends::safetensors {
 namespace {
 
+using decoder::Description;
 using graph::Graph;
 using graph::kNoValue;
 using graph::Node;
@@ -33,7 +34,7 @@ class Collector {
  public:
   Collector(const Graph& given, const Description& description)
       : given_(given), d_(description), numbered_(given.origin + ": config.json") {
-    expected_ = build_decoder(d_, numbered_.checkpoint());
+    expected_ = decoder::build_decoder(d_, numbered_.checkpoint());
     graph::fuse(expected_);
     pairs_ = graph::pair_graphs(given_, expected_);
   }
@@ -78,7 +79,7 @@ class Collector {
     std::vector<HfMatrix> parts;
     for (const graph::MatrixPart& part : source.parts) {
       HfMatrix matrix;
-      matrix.name = dynamic_cast<const NamedMatrix&>(*part.reader).name();
+      matrix.name = dynamic_cast<const decoder::NamedMatrix&>(*part.reader).name();
       matrix.in_layer = matrix.name.starts_with(d_.names.layers);
       matrix.name.resize(matrix.name.size() - kWeight.size());
       matrix.packed = &packed->view;
@@ -115,7 +116,7 @@ class Collector {
     const float above = norm && input == 1 && d_.norm_adds_one ? 1.0F : 0.0F;
     const std::vector<float> ids = graph::to_f32(*numbers), values = graph::to_f32(given);
     for (size_t e = 0; e < ids.size(); ++e) {
-      const VectorElement element = numbered_.element(ids[e] - above);
+      const decoder::VectorElement element = numbered_.element(ids[e] - above);
       if (element.name == nullptr) continue;
       vectors_.at(*element.name)[static_cast<size_t>(element.index)] = values[e] - above;
     }
@@ -123,7 +124,7 @@ class Collector {
 
   const Graph& given_;
   const Description& d_;
-  NumberedCheckpoint numbered_;
+  decoder::NumberedCheckpoint numbered_;
   Graph expected_;
   std::vector<ValueId> pairs_;
   std::set<ValueId> done_;
@@ -160,7 +161,7 @@ bool is_tied(const Graph& graph) {
   return a != nullptr && b != nullptr && same_numbers(a->view, b->view);
 }
 
-HfTensors hf_tensors(const Graph& graph, const Config& config) {
+HfTensors hf_tensors(const Graph& graph, const decoder::Config& config) {
   const Description description = describe(config);
   return Collector(graph, description).run();
 }

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "frontends/safetensors/config.h"
+#include "frontends/decoder/config.h"
 #include "graph/graph.h"
 #include "jit/packed_layout.h"
 
@@ -41,7 +41,7 @@ struct HfTensors {
 
 // `config`: of a model that is not quantized. Points into `graph`. Throws Error naming what the
 // graph has and the configuration does not describe, or the other way round.
-HfTensors hf_tensors(const graph::Graph& graph, const Config& config);
+HfTensors hf_tensors(const graph::Graph& graph, const decoder::Config& config);
 
 // Whether the embedding and the output matrix of a fused graph are the same numbers.
 bool is_tied(const graph::Graph& graph);
