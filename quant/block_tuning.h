@@ -12,6 +12,7 @@
 #include "graph/graph.h"
 #include "quant/block_objective.h"
 #include "quant/rtn.h"
+#include "quant/solved_matrix.h"
 
 namespace nibble::quant {
 
@@ -22,7 +23,6 @@ struct TuningOptions {
   int iterations = 200;
   int64_t batch_sequences = 8;  // a step
   uint64_t seed = 1;            // of the choice of sequences
-  RtnRange range = RtnRange::full;
 };
 
 // The loss (BlockObjective::loss over all sequences) of round-to-nearest, and of what was found,
@@ -51,10 +51,26 @@ struct TunedFactors {
 // (fake_quantize.h), by Adam with betas of 0.9, after a warm-up of 5% of the iterations with
 // linear decay. Throws Error when the groups do not fit the block.
 struct FactorOptions : TuningOptions {
-  float learning_rate = 5e-3F;
+  float learning_rate = 1e-2F;
+  RtnRange range = RtnRange::full;
 };
 TunedFactors tune_factors(const graph::Graph& graph, runtime::ThreadPool& pool, const Block& block,
                           const TuningData& data, const Formats& formats,
                           std::span<const ChannelGroup> groups, const FactorOptions& options);
+
+// --- SignRound (Cheng et al., arXiv 2309.05516) ---
+
+struct TunedRounding {
+  std::map<graph::ValueId, SolvedMatrix> weights;  // by the value of the weight
+  TuningLoss loss;
+};
+
+// Roundings and ranges (sign_round.h) of all weights of the block at once, for which it
+// computes best: they follow the signs of the gradients, at a rate of (1 - t / iterations) /
+// iterations. Taken is the best of the start (RtnRange::full in 4 bits), the last step, and the
+// step with the least loss on its own minibatch.
+TunedRounding tune_rounding(const graph::Graph& graph, runtime::ThreadPool& pool,
+                            const Block& block, const TuningData& data, const Formats& formats,
+                            const TuningOptions& options);
 
 }  // namespace nibble::quant

@@ -6,8 +6,8 @@
 
 #include "jit/error.h"
 #include "jit/packed_layout.h"
+#include "quant/parallel_rows.h"
 #include "quant/row_kernel.h"
-#include "quant/throwing_parallel.h"
 
 namespace nibble::quant {
 namespace {
@@ -126,18 +126,12 @@ void read_weight(runtime::ThreadPool& pool, const Graph& graph, const Node& node
          out.size());
   }
   const int64_t blocks = (count + kColumnBlock - 1) / kColumnBlock;
-  throwing_parallel_for(pool, blocks, [&](int64_t first, int64_t last) {
-    for (int64_t c = first * kColumnBlock; c < std::min(count, last * kColumnBlock);
-         c += kColumnBlock) {
-      const int64_t columns = std::min(kColumnBlock, count - c);
-      const auto to = out.subspan(at(c * k), at(columns * k));
-      if (source != nullptr) {
-        source->read_columns(begin + c, columns, to);
-        continue;
-      }
-      for (int64_t i = 0; i < columns; ++i) {
-        jit::unpack_column(packed->view, begin + c + i, to.subspan(at(i * k), at(k)));
-      }
+  for_each_row(pool, blocks, [&](int64_t block, int) {
+    const int64_t c = block * kColumnBlock, columns = std::min(kColumnBlock, count - c);
+    const auto to = out.subspan(at(c * k), at(columns * k));
+    if (source != nullptr) return source->read_columns(begin + c, columns, to);
+    for (int64_t i = 0; i < columns; ++i) {
+      jit::unpack_column(packed->view, begin + c + i, to.subspan(at(i * k), at(k)));
     }
   });
 }

@@ -9,8 +9,8 @@
 #include "jit/packed_layout.h"
 #include "quant/attention_node.h"
 #include "quant/linear_node.h"
+#include "quant/parallel_rows.h"
 #include "quant/row_kernel.h"
-#include "quant/throwing_parallel.h"
 
 namespace nibble::quant {
 namespace {
@@ -140,15 +140,13 @@ class NodeForward::Call {
     }
     const float scale = node_.get_float("scale", 1);
     Activation y = room(width);
-    throwing_parallel_for(pool_, batch_.rows(), [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        const std::span<float> row(y.data.data() + r * width, at(width));
-        table.read(batch_.ids[at(r)], row);
-        for (float& value : row) value *= scale;
-        if (positions.empty()) continue;
-        const float* position = positions.data() + (offset + r % batch_.length) * width;
-        for (int64_t c = 0; c < width; ++c) row[at(c)] += position[c];
-      }
+    for_each_row(pool_, batch_.rows(), [&](int64_t r, int) {
+      const std::span<float> row(y.data.data() + r * width, at(width));
+      table.read(batch_.ids[at(r)], row);
+      for (float& value : row) value *= scale;
+      if (positions.empty()) return;
+      const float* position = positions.data() + (offset + r % batch_.length) * width;
+      for (int64_t c = 0; c < width; ++c) row[at(c)] += position[c];
     });
     store(0, std::move(y));
   }

@@ -7,7 +7,7 @@
 #include "quant/block_tuning.h"
 #include "quant/block_weights.h"
 #include "quant/fake_quantize.h"
-#include "quant/throwing_parallel.h"
+#include "quant/parallel_rows.h"
 
 namespace nibble::quant {
 namespace {
@@ -96,19 +96,14 @@ class FactorTuning {
 
   // current = Q(w a) / a; without a group a is 1.
   void quantize(TunedWeight& weight, const ChannelGroup* group, const std::vector<float>* a) {
-    throwing_parallel_for(pool_, weight.n, [&](int64_t begin, int64_t end) {
-      std::vector<float> scaled(at(weight.k));
-      for (int64_t r = begin; r < end; ++r) {
-        const std::span<const float> w(weight.w.data() + r * weight.k, at(weight.k));
-        const std::span<float> out(weight.current.data() + r * weight.k, at(weight.k));
-        if (group == nullptr) {
-          fake_quantize_row(w, weight.format, options_.range, out);
-          continue;
-        }
-        for (size_t c = 0; c < w.size(); ++c) scaled[c] = w[c] * (*a)[at(group->tied[c])];
-        fake_quantize_row(scaled, weight.format, options_.range, out);
-        for (size_t c = 0; c < w.size(); ++c) out[c] /= (*a)[at(group->tied[c])];
-      }
+    for_each_row(pool_, weight.n, [&](int64_t r, int) {
+      const std::span<const float> w(weight.w.data() + r * weight.k, at(weight.k));
+      const std::span<float> out(weight.current.data() + r * weight.k, at(weight.k));
+      if (group == nullptr) return fake_quantize_row(w, weight.format, options_.range, out);
+      std::vector<float> scaled(w.begin(), w.end());
+      for (size_t c = 0; c < w.size(); ++c) scaled[c] *= (*a)[at(group->tied[c])];
+      fake_quantize_row(scaled, weight.format, options_.range, out);
+      for (size_t c = 0; c < w.size(); ++c) out[c] /= (*a)[at(group->tied[c])];
     });
   }
 
@@ -137,9 +132,11 @@ class FactorTuning {
       // Rows in chunks of fixed size, whose sums are added in order.
       const int64_t chunk_rows = 64, chunks = (weight.n + chunk_rows - 1) / chunk_rows;
       std::vector<float> sums(at(chunks * weight.k), 0.0F);
-      throwing_parallel_for(pool_, chunks, [&](int64_t begin, int64_t end) {
+      for_each_row(pool_, chunks, [&](int64_t chunk, int) {
         std::vector<float> scaled(at(weight.k)), dq(scaled.size()), du(scaled.size());
-        for (int64_t r = begin * chunk_rows; r < std::min(weight.n, end * chunk_rows); ++r) {
+        float* sum = sums.data() + chunk * weight.k;
+        const int64_t end = std::min(weight.n, (chunk + 1) * chunk_rows);
+        for (int64_t r = chunk * chunk_rows; r < end; ++r) {
           const float* w = weight.w.data() + r * weight.k;
           const float* current = weight.current.data() + r * weight.k;
           const float* dw = weight.gradient.data() + r * weight.k;
@@ -148,7 +145,6 @@ class FactorTuning {
             dq[c] = dw[c] / a[at(tied[c])];
           }
           fake_quantize_row_gradient(scaled, weight.format, options_.range, dq, du);
-          float* sum = sums.data() + r / chunk_rows * weight.k;
           for (size_t c = 0; c < scaled.size(); ++c) sum[c] += du[c] * w[c] - dq[c] * current[c];
         }
       });
