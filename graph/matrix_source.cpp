@@ -248,6 +248,14 @@ void MatrixSource::read_quantized(const jit::WeightFormat& format, int64_t begin
   });
 }
 
+bool same_source(const MatrixSource& a, const MatrixSource& b) {
+  if (a.n != b.n || a.k != b.k || a.segments != b.segments || a.parts.size() != b.parts.size()) {
+    return false;
+  }
+  return std::equal(a.parts.begin(), a.parts.end(), b.parts.begin(),
+                    [](const MatrixPart& x, const MatrixPart& y) { return x.same_as(y); });
+}
+
 MatrixSource concatenate(std::span<const MatrixSource> sources) {
   if (sources.empty()) fail("No matrices were given to concatenate.");
   MatrixSource result;

@@ -84,6 +84,9 @@ struct MatrixSource {
                       std::span<uint8_t> zeros) const;
 };
 
+// Whether two matrices are the same columns of the same numbers of the same files.
+bool same_source(const MatrixSource& a, const MatrixSource& b);
+
 // Concatenation of whole sources (same k), and the selection of columns in any order.
 MatrixSource concatenate(std::span<const MatrixSource> sources);
 MatrixSource select_columns(const MatrixSource& source, std::span<const ColumnSegment> columns);

@@ -9,6 +9,7 @@
 #include "graph/ops.h"
 #include "jit/error.h"
 #include "quant/block_split.h"
+#include "quant/linear_node.h"
 #include "quant/node_forward.h"
 
 namespace nibble::quant {
@@ -20,7 +21,7 @@ constexpr int64_t kLogitsBytes = int64_t{256} << 20;  // of a batch, at most
 int64_t vocabulary(const graph::Graph& graph) {
   for (size_t at = graph.nodes.size(); at-- > 0;) {
     const graph::Node& node = graph.nodes[at];
-    if (node.is("Linear", graph::kNibbleDomain)) return node.get_int("columns");
+    if (node.is("Linear", graph::kNibbleDomain)) return read_linear(graph, node).columns;
   }
   fail("{}: no Linear makes the logits.", graph.origin);
 }
