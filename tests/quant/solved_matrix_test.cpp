@@ -86,7 +86,7 @@ TEST(SolvedMatrixTest, RefusesToPackWhatTheFormatCannotHold) {
 }
 
 TEST(OutputErrorTest, IsTheSquaredErrorOfTheOutputs) {
-  const int64_t n = 1030, k = 40, rows = 70;  // more rows than are multiplied at a time
+  const int64_t n = 4100, k = 40, rows = 30;  // more rows than are multiplied at a time
   const std::vector<float> x = make_inputs({.k = k, .rows = rows, .outliers = 3}, 3);
   const InputStats stats = make_stats(x, k);
   const std::vector<float> w = normal_numbers(n * k, 4);
