@@ -63,7 +63,7 @@ TEST(SolvedMatrixTest, DequantizesToWhatThePackedMatrixHolds) {
 
 TEST(SolvedMatrixTest, RefusesToPackWhatTheFormatCannotHold) {
   runtime::ThreadPool pool(1);
-  const std::vector<float> w = normal_numbers(20 * 40, 2);
+  const std::vector<float> w = normal_numbers(800, 2);
   const SolvedMatrix good = solve_rtn(w, 20, 40, {.group = 16}, {}, nullptr, pool);
   EXPECT_EQ(message_of(good), "no error");
   SolvedMatrix bad = good;
