@@ -12,7 +12,7 @@
 #include "jit/error.h"
 #include "jit/float16.h"
 #include "quant/quantize.h"
-#include "solver_inputs.h"
+#include "tests/quant/solver_inputs.h"
 
 namespace nibble::quant {
 namespace {

@@ -11,7 +11,7 @@
 #include "jit/float16.h"
 #include "quant/range_search.h"
 #include "quant/sign_round_gram.h"
-#include "solver_inputs.h"
+#include "tests/quant/solver_inputs.h"
 
 namespace nibble::quant {
 namespace {

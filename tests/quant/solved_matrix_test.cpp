@@ -9,7 +9,7 @@
 #include "jit/error.h"
 #include "quant/dequantize.h"
 #include "quant/range_search.h"
-#include "solver_inputs.h"
+#include "tests/quant/solver_inputs.h"
 
 namespace nibble::quant {
 namespace {
