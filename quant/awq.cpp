@@ -11,8 +11,9 @@
 namespace nibble::quant {
 namespace {
 
-constexpr float kSmallest = 1e-4F;    // as in the paper's code
-constexpr int64_t kRowsAtATime = 64;  // whose magnitudes are added up before the sums are
+constexpr float kSmallest = 1e-4F;        // as in the paper's code
+constexpr int64_t kRowsOfProduct = 4096;  // candidates times rows that are multiplied at a time
+constexpr int64_t kRowsAtATime = 64;      // whose magnitudes are added up before the sums are
 
 size_t elements(int64_t rows, int64_t columns) { return static_cast<size_t>(rows * columns); }
 
@@ -147,29 +148,66 @@ void rounding_error(const float* w, std::span<const float> scales, const jit::We
   }
 }
 
-double loss_of(const Sample& sample, std::span<const float> scales, const InputStats& stats,
-               const RangeOptions& range, std::vector<float>& difference,
-               runtime::ThreadPool& pool) {
+// What errors of scaled weights cost, for a search of ranges; empty where ranges are not searched.
+std::vector<float> weights_of(const InputStats& stats, std::span<const float> scales,
+                              const RangeOptions& range) {
   std::vector<float> weight;
-  if (range.method == RangeMethod::search || range.method == RangeMethod::inverse) {
-    weight = diagonal_weights(stats);
-    float largest = 0;
-    for (size_t i = 0; i < weight.size(); ++i) {
-      weight[i] /= scales[i] * scales[i];
-      largest = std::max(largest, weight[i]);
-    }
-    for (float& value : weight) value /= largest;
+  if (range.method == RangeMethod::plain || range.method == RangeMethod::full) return weight;
+  weight = diagonal_weights(stats);
+  float largest = 0;
+  for (size_t i = 0; i < weight.size(); ++i) {
+    weight[i] /= scales[i] * scales[i];
+    largest = std::max(largest, weight[i]);
   }
+  for (float& value : weight) value /= largest;
+  return weight;
+}
+
+struct Candidate {
+  std::vector<float> scales;
+  double exponent = 0;
+  bool identity = false, inputs_alone = false;
+  double loss = 0;
+};
+
+// The losses of `candidates`, in one product.
+void find_losses(const Sample& sample, std::span<Candidate> candidates, const InputStats& stats,
+                 const RangeOptions& range, runtime::ThreadPool& pool) {
   const int64_t rows = sample.rows(), k = sample.k;
-  for_each_row(pool, rows, [&](int64_t row, int) {
-    rounding_error(sample.w.data() + row * k, scales, *sample.format[static_cast<size_t>(row)],
-                   range, weight, row, difference.data() + row * k);
+  const int64_t all = rows * static_cast<int64_t>(candidates.size());
+  std::vector<std::vector<float>> weights;
+  for (const Candidate& candidate : candidates) {
+    weights.push_back(weights_of(stats, candidate.scales, range));
+  }
+  std::vector<float> difference(elements(all, k));
+  for_each_row(pool, all, [&](int64_t at, int) {
+    const auto candidate = static_cast<size_t>(at / rows);
+    const int64_t row = at % rows;
+    rounding_error(sample.w.data() + row * k, candidates[candidate].scales,
+                   *sample.format[static_cast<size_t>(row)], range, weights[candidate], row,
+                   difference.data() + at * k);
   });
-  std::vector<double> errors(static_cast<size_t>(rows));
-  row_errors(difference, rows, k, stats.gram, pool, errors);
-  double sum = 0;
-  for (const double error : errors) sum += error;
-  return sum;
+  std::vector<double> errors(static_cast<size_t>(all));
+  row_errors(difference, all, k, stats.gram, pool, errors);
+  for (int64_t at = 0; at < all; ++at) {
+    candidates[static_cast<size_t>(at / rows)].loss += errors[static_cast<size_t>(at)];
+  }
+}
+
+std::vector<Candidate> make_candidates(const Means& means, const AwqOptions& options) {
+  std::vector<Candidate> candidates(1);
+  candidates[0].scales.assign(means.x.size(), 1.0F);
+  candidates[0].identity = true;
+  for (const bool inputs_alone : {false, true}) {
+    if (inputs_alone && !options.inputs_alone) break;
+    for (int step = inputs_alone ? 1 : 0; step < options.steps; ++step) {  // x^0 is the identity
+      const double a = static_cast<double>(step) / options.steps;
+      candidates.push_back({.scales = scales_of(means, a, inputs_alone),
+                            .exponent = a,
+                            .inputs_alone = inputs_alone});
+    }
+  }
+  return candidates;
 }
 
 void check(std::span<const AwqSharer> sharers, const InputStats& stats,
@@ -205,28 +243,21 @@ AwqScales search_awq_scales(std::span<const AwqSharer> sharers, const InputStats
   check(sharers, stats, tied, options, pool);
   const Means means = find_means(sharers, stats, tied, pool);
   const Sample sample = take_sample(sharers, stats.k, options.rows);
-  std::vector<float> difference(sample.w.size());
-  const auto loss = [&](const std::vector<float>& scales) {
-    return loss_of(sample, scales, stats, options.range, difference, pool);
-  };
-  AwqScales best;
-  best.scales.assign(static_cast<size_t>(stats.k), 1.0F);
-  best.loss = best.identity_loss = loss(best.scales);
-  for (const bool inputs_alone : {false, true}) {
-    if (inputs_alone && !options.inputs_alone) break;
-    for (int step = inputs_alone ? 1 : 0; step < options.steps; ++step) {  // x^0 is the identity
-      const double a = static_cast<double>(step) / options.steps;
-      std::vector<float> scales = scales_of(means, a, inputs_alone);
-      const double now = loss(scales);
-      if (!(now < best.loss)) continue;
-      best.loss = now;
-      best.scales = std::move(scales);
-      best.identity = false;
-      best.exponent = a;
-      best.inputs_alone = inputs_alone;
-    }
+  std::vector<Candidate> candidates = make_candidates(means, options);
+  const auto at_a_time = static_cast<size_t>(std::max<int64_t>(1, kRowsOfProduct / sample.rows()));
+  for (size_t first = 0; first < candidates.size(); first += at_a_time) {
+    const size_t count = std::min(at_a_time, candidates.size() - first);
+    find_losses(sample, std::span(candidates).subspan(first, count), stats, options.range, pool);
   }
-  return best;
+  const auto best =
+      std::min_element(candidates.begin(), candidates.end(),
+                       [](const Candidate& a, const Candidate& b) { return a.loss < b.loss; });
+  return {.scales = std::move(best->scales),
+          .loss = best->loss,
+          .identity_loss = candidates[0].loss,
+          .identity = best->identity,
+          .exponent = best->exponent,
+          .inputs_alone = best->inputs_alone};
 }
 
 void scale_channels(std::span<float> w, int64_t n, std::span<const float> scales,

@@ -11,7 +11,7 @@
 namespace nibble::quant {
 namespace {
 
-constexpr int64_t kRowsAtATime = 1024;  // bounds the memory; rows do not know of each other
+constexpr int64_t kRowsAtATime = 4096;  // bounds the memory; rows do not know of each other
 
 // Rows [first, first + n) of the matrix and all that changes while they are tuned.
 struct Part {

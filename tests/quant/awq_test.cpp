@@ -10,7 +10,7 @@
 #include "quant/awq_clip.h"
 #include "quant/gptq.h"
 #include "quant/sign_round_gram.h"
-#include "solver_inputs.h"
+#include "tests/quant/solver_inputs.h"
 
 namespace nibble::quant {
 namespace {

@@ -6,7 +6,7 @@
 #include <limits>
 
 #include "jit/error.h"
-#include "solver_inputs.h"
+#include "tests/quant/solver_inputs.h"
 
 namespace nibble::quant {
 namespace {

@@ -9,7 +9,7 @@
 
 #include "jit/error.h"
 #include "quant/group_grid.h"
-#include "solver_inputs.h"
+#include "tests/quant/solver_inputs.h"
 
 namespace nibble::quant {
 namespace {

@@ -12,7 +12,7 @@
 #include "jit/error.h"
 #include "jit/float16.h"
 #include "quant/quantize.h"
-#include "solver_inputs.h"
+#include "tests/quant/solver_inputs.h"
 
 namespace nibble::quant {
 namespace {
@@ -159,8 +159,8 @@ TEST(SolveRtnTest, FindsAGridThatTheWeightsLieOn) {
   // One weight is out of range of a grid that holds the others exactly: clipping it costs less
   // than a coarser grid for all.
   const WeightFormat format{WeightType::u4, 0, false, ScaleType::f32};
-  std::vector<float> w;
-  for (int i = 0; i < 256; ++i) w.push_back(0.125F * static_cast<float>(i % 15 - 7));
+  std::vector<float> w(256);
+  for (size_t i = 0; i < w.size(); ++i) w[i] = 0.125F * (static_cast<float>(i % 15) - 7);
   w[100] = 1.5F;
   const GroupResult found = choose_range(w, format, {.method = RangeMethod::search}, {});
   EXPECT_NEAR(std::fabs(found.scale), 0.125F, 1e-3F);
@@ -168,7 +168,7 @@ TEST(SolveRtnTest, FindsAGridThatTheWeightsLieOn) {
 
 TEST(SolveRtnTest, KeepsZerosAndTinyGroups) {
   runtime::ThreadPool pool(1);
-  std::vector<float> w(3 * 40, 0.0F);
+  std::vector<float> w(120, 0.0F);
   for (size_t i = 80; i < 120; ++i) w[i] = (i % 2 == 0 ? 1.0F : -0.5F) * 1e-30F;
   for (const RangeMethod method : {RangeMethod::search, RangeMethod::inverse}) {
     for (const bool asym : {false, true}) {
@@ -193,13 +193,13 @@ TEST(SolveRtnTest, ErrorsNameTheColumnAndTheCause) {
     }
     return "no error";
   };
-  std::vector<float> w = normal_numbers(6 * 20, 12);
+  std::vector<float> w = normal_numbers(120, 12);
   w[3 * 20 + 7] = std::numeric_limits<float>::infinity();
   w[4 * 20 + 1] = std::numeric_limits<float>::quiet_NaN();
   for (const RangeMethod method : {RangeMethod::full, RangeMethod::search}) {
     EXPECT_NE(message(w, {.group = 8}, method).find("column 3 at k = 7 is inf"), std::string::npos);
   }
-  w = normal_numbers(6 * 20, 12);
+  w = normal_numbers(120, 12);
   w[2 * 20 + 9] = 1e7F;  // a half cannot hold its scale
   EXPECT_NE(message(w, {.group = 8}, RangeMethod::search).find("Column 2"), std::string::npos);
   w[2 * 20 + 9] = 1.0F;

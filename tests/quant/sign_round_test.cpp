@@ -11,7 +11,7 @@
 #include "jit/float16.h"
 #include "quant/range_search.h"
 #include "quant/sign_round_gram.h"
-#include "solver_inputs.h"
+#include "tests/quant/solver_inputs.h"
 
 namespace nibble::quant {
 namespace {
@@ -233,7 +233,7 @@ TEST(SignRoundGramTest, LowersTheErrorInEveryFormat) {
 
 TEST(SignRoundGramTest, DoesNotDependOnTheThreadsAndKeepsTheBest) {
   runtime::ThreadPool alone(1), team(3);
-  const int64_t n = 1030, k = 32;  // more rows than are tuned at a time
+  const int64_t n = 4100, k = 16;  // more rows than are tuned at a time
   const InputStats stats = make_stats(make_inputs({.k = k, .rows = 100}, 9), k);
   const std::vector<float> w = normal_numbers(n * k, 10, 0.05F);
   const WeightFormat format{WeightType::u4, 16, true, ScaleType::f16};

@@ -9,7 +9,7 @@
 #include "jit/error.h"
 #include "quant/dequantize.h"
 #include "quant/range_search.h"
-#include "solver_inputs.h"
+#include "tests/quant/solver_inputs.h"
 
 namespace nibble::quant {
 namespace {
@@ -63,7 +63,7 @@ TEST(SolvedMatrixTest, DequantizesToWhatThePackedMatrixHolds) {
 
 TEST(SolvedMatrixTest, RefusesToPackWhatTheFormatCannotHold) {
   runtime::ThreadPool pool(1);
-  const std::vector<float> w = normal_numbers(20 * 40, 2);
+  const std::vector<float> w = normal_numbers(800, 2);
   const SolvedMatrix good = solve_rtn(w, 20, 40, {.group = 16}, {}, nullptr, pool);
   EXPECT_EQ(message_of(good), "no error");
   SolvedMatrix bad = good;
@@ -86,7 +86,7 @@ TEST(SolvedMatrixTest, RefusesToPackWhatTheFormatCannotHold) {
 }
 
 TEST(OutputErrorTest, IsTheSquaredErrorOfTheOutputs) {
-  const int64_t n = 1030, k = 40, rows = 70;  // more rows than are multiplied at a time
+  const int64_t n = 4100, k = 40, rows = 30;  // more rows than are multiplied at a time
   const std::vector<float> x = make_inputs({.k = k, .rows = rows, .outliers = 3}, 3);
   const InputStats stats = make_stats(x, k);
   const std::vector<float> w = normal_numbers(n * k, 4);
