@@ -177,16 +177,12 @@ std::string AttentionWriter::rotated(const Shape& a, const std::string& x,
   return writer_.node("Concat", name + "/Concat", {flat, kept}, {{"axis", int64_t{-1}}});
 }
 
-std::string AttentionWriter::extended(const Shape& a, const std::string& x, const char* part,
-                                      const std::string& name) {
+std::string AttentionWriter::extended(const Shape& a, const std::string& x, const char* part) {
   const std::string past = fmt::format("past_key_values.{}.{}", a.layer, part);
   const std::string present = fmt::format("present.{}.{}", a.layer, part);
   writer_.input(past, ElementType::f32, {"batch_size", a.kv_heads, "past_length", a.head_dim});
-  const std::string all =
-      writer_.node("Concat", name + "/Concat", {past, x}, {{"axis", int64_t{2}}});
-  writer_.rename(all, present);
   writer_.output(present, ElementType::f32, {"batch_size", a.kv_heads, "total_length", a.head_dim});
-  return all;
+  return writer_.node("Concat", present, {past, x}, {{"axis", int64_t{2}}});
 }
 
 std::string AttentionWriter::scores(const Shape& a, const std::string& q, const std::string& keys) {
@@ -233,8 +229,8 @@ std::string AttentionWriter::write(const Node& node, const std::string& qkv) {
   q = rotated(a, by_head(q, q_name), q_name);
   k = rotated(a, by_head(k, k_name), k_name);
   std::string v = by_head(heads_of(a, rows[2], a.kv_heads, v_name), v_name);
-  k = extended(a, k, "key", k_name);
-  v = extended(a, v, "value", v_name);
+  k = extended(a, k, "key");
+  v = extended(a, v, "value");
 
   std::vector<int64_t> turned = {0, 1, 3, 2}, back = swapped;
   if (a.grouped()) {

@@ -34,8 +34,7 @@ class AttentionWriter {
   std::string normalised(const Shape& a, const std::string& x, size_t weight,
                          const std::string& name);
   std::string rotated(const Shape& a, const std::string& x, const std::string& name);
-  std::string extended(const Shape& a, const std::string& x, const char* part,
-                       const std::string& name);
+  std::string extended(const Shape& a, const std::string& x, const char* part);
   // By query groups: [B, heads, ...] becomes [B, kv_heads, heads / kv_heads, ...], where heads
   // share keys.
   std::string scores(const Shape& a, const std::string& q, const std::string& keys);

@@ -6,6 +6,7 @@
 #include "graph/ops.h"
 #include "jit/error.h"
 #include "jit/packed_layout.h"
+#include "jit/packed_numbers.h"
 
 namespace nibble::frontends::onnx {
 namespace {

@@ -15,6 +15,7 @@
 #include "frontends/safetensors/tensor_file_writer.h"
 #include "jit/error.h"
 #include "jit/float16.h"
+#include "jit/packed_numbers.h"
 
 namespace nibble::frontends {
 namespace safetensors {

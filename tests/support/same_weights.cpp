@@ -39,6 +39,15 @@ jit::WeightFormat normal_format(const jit::PackedView& view) {
 std::string difference(const jit::PackedView& a, const jit::PackedView& b) {
   if (a.n != b.n || a.k != b.k) return fmt::format("{} x {} became {} x {}", a.n, a.k, b.n, b.k);
   const jit::WeightFormat x = normal_format(a), y = normal_format(b);
+  if (y.type == jit::WeightType::f32 && x.type != y.type) {
+    std::vector<float> u(static_cast<size_t>(a.k)), v(u.size());
+    for (int64_t c = 0; c < a.n; ++c) {
+      jit::unpack_column(a, c, u);
+      jit::unpack_column(b, c, v);
+      if (u != v) return fmt::format("the numbers of column {} differ", c);
+    }
+    return "";
+  }
   if (x != y) {
     return fmt::format("{} in groups of {}, {}symmetric, {} scales became {}, {}, {}symmetric, {}",
                        jit::weight_type_name(x.type), x.group, x.asym ? "a" : "",

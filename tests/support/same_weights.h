@@ -8,7 +8,8 @@
 namespace nibble::test {
 
 // "" when every Linear and Embedding of `found`, in the order of the nodes, has the very bytes
-// (values, scales, zero points) that `wanted` has; else what differs first.
+// (values, scales, zero points) that `wanted` has, or fp32 of the very numbers that those stand
+// for; else what differs first.
 std::string packed_difference(const graph::Graph& wanted, const graph::Graph& found);
 
 }  // namespace nibble::test
