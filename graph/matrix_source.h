@@ -25,6 +25,8 @@ class ColumnReader {
   int64_t n() const { return n_; }
   int64_t k() const { return k_; }
   virtual void read_column(int64_t c, std::span<float> out) const = 0;
+  // Columns [begin, begin + count), one after another; for readers that several cost less together.
+  virtual void read_columns(int64_t begin, int64_t count, std::span<float> out) const;
   virtual std::string_view type() const = 0;  // of the file's numbers, for messages
 
  private:

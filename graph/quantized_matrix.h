@@ -73,8 +73,8 @@ struct QuantizedMatrix {
 
   // Throws Error naming what is too short for the strides, or what has a type it cannot have.
   void check(const std::string& who) const;
-  // The packed format that holds these very numbers; nullopt with the reason when there is none.
-  // Looks at every scale and zero point.
+  // The packed format that holds these very numbers, in the longest groups that do; nullopt with
+  // the reason when there is none. Looks at every scale and zero point.
   std::optional<jit::WeightFormat> packed_format(std::string& why_not) const;
   bool same_bytes(const QuantizedMatrix& other) const;
 };

@@ -176,6 +176,32 @@ void unpack_column(const PackedView& w, int64_t column, std::span<float> out) {
   }
 }
 
+void unpack_quantized(const PackedView& w, int64_t column, std::span<uint8_t> q,
+                      std::span<float> scales, std::span<uint8_t> zeros) {
+  if (w.format.type == WeightType::f32) fail("Weights kept in f32 are not quantized.");
+  const PackedShape shape = packed_shape(w.format, w.n, w.k);
+  if (static_cast<int64_t>(q.size()) != w.k ||
+      static_cast<int64_t>(scales.size()) != shape.groups || zeros.size() != scales.size()) {
+    fail("A column of {} weights in {} groups was asked for in a buffer of {} in {}.", w.k,
+         shape.groups, q.size(), scales.size());
+  }
+  const uint8_t* line = w.data + column / kColumnBlock * shape.block_bytes;
+  const int64_t at = column % kColumnBlock * 4, step = k_per_line(w.format.type);
+  for (int64_t k0 = 0; k0 < w.k; k0 += step, line += kLineBytes) {
+    const int64_t count = std::min(step, w.k - k0);
+    for (int64_t i = 0; i < count; ++i) {
+      const uint8_t byte = line[at + i % 4];
+      q[k0 + i] = w.format.type == WeightType::u8 ? byte
+                  : i < 4                         ? static_cast<uint8_t>(byte & 15)
+                                                  : static_cast<uint8_t>(byte >> 4);
+    }
+  }
+  for (int64_t g = 0; g < shape.groups; ++g) {
+    scales[g] = packed_scale(w, column, g);
+    zeros[g] = packed_zero(w, column, g);
+  }
+}
+
 std::string_view weight_type_name(WeightType type) {
   switch (type) {
     case WeightType::u4:

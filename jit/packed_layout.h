@@ -71,6 +71,9 @@ uint8_t packed_value(const PackedView& w, int64_t column, int64_t kk);
 float packed_scale(const PackedView& w, int64_t column, int64_t group);
 uint8_t packed_zero(const PackedView& w, int64_t column, int64_t group);
 void unpack_column(const PackedView& w, int64_t column, std::span<float> out);  // out.size() == k
+// The numbers that one column is stored as: k values; a scale and a zero point a group. Not of f32.
+void unpack_quantized(const PackedView& w, int64_t column, std::span<uint8_t> q,
+                      std::span<float> scales, std::span<uint8_t> zeros);
 
 std::string_view weight_type_name(WeightType type);  // "u4", "u8", "f32"
 std::string_view scale_type_name(ScaleType type);

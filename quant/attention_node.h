@@ -70,6 +70,11 @@ void attention_weights(runtime::ThreadPool& single, const AttentionNode& attenti
 void attention_forward(runtime::ThreadPool& pool, const AttentionNode& attention, int64_t sequences,
                        int64_t length, const float* qkv, float* out);
 
+// Its derivative: dqkv, shaped as qkv, by dout = d loss / d out.
+void attention_backward(runtime::ThreadPool& pool, const AttentionNode& attention,
+                        int64_t sequences, int64_t length, const float* qkv, const float* dout,
+                        float* dqkv);
+
 // The placement of a pool that runs in its caller, for matmul inside a parallel region: threads may
 // share the pool.
 runtime::Placement single_thread();

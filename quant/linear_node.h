@@ -1,6 +1,6 @@
 // A fused Linear for calibration: its shape and constants, its weight as plain fp32, and its
-// product with many rows, forward. Weights are read a panel of columns at a time, so that a matrix
-// never lies in memory whole.
+// product with many rows, forward and backward. Weights are read a panel of columns at a time, so
+// that a matrix never lies in memory whole.
 #pragma once
 
 #include <cstdint>
@@ -56,6 +56,11 @@ class WeightPanels {
 // out [rows][columns] = act(x W^T + bias), gated where the node is; x is [rows][k].
 void linear_forward(runtime::ThreadPool& pool, const LinearNode& linear, WeightPanels& weight,
                     ConstMatrix x, Matrix out);
+
+// Its derivative: dx [rows][k] += and dw [n][k] += by dy = d loss / d out; either may be without
+// data, and is then not computed.
+void linear_backward(runtime::ThreadPool& pool, const LinearNode& linear, WeightPanels& weight,
+                     ConstMatrix x, ConstMatrix dy, Matrix dx, Matrix dw);
 
 // Adds bias (one a column) to every row; nothing when it is empty.
 void add_bias(runtime::ThreadPool& pool, std::span<const float> bias, Matrix x);

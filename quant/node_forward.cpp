@@ -85,27 +85,8 @@ class NodeForward::Call {
   }
 
  private:
-  const Activation& input(size_t i) const {
-    const auto known = values_.find(node_.input(i));
-    if (known == values_.end() || known->second == nullptr) {
-      fail("{}: node '{}' ({}) needs the activation '{}', which is not there.", graph_.origin,
-           node_.name, node_.op, graph_.value_name(node_.input(i)));
-    }
-    const Activation& x = *known->second;
-    if (x.data.size() != at(batch_.rows() * x.width)) {
-      fail("{}: the activation '{}' has {} values, expected {} rows of {}.", graph_.origin,
-           graph_.value_name(node_.input(i)), x.data.size(), batch_.rows(), x.width);
-    }
-    return x;
-  }
-
-  const Activation& input(size_t i, int64_t width) const {
-    const Activation& x = input(i);
-    if (x.width != width) {
-      fail("{}: node '{}' ({}) expects rows of {} in '{}', found {}.", graph_.origin, node_.name,
-           node_.op, width, graph_.value_name(node_.input(i)), x.width);
-    }
-    return x;
+  const Activation& input(size_t i, int64_t width = 0) const {
+    return operand_of(graph_, node_, i, batch_, values_, width);
   }
 
   std::vector<float> vector(size_t operand, int64_t count) const {
@@ -268,6 +249,26 @@ class NodeForward::Call {
   std::span<const float> weight_;
 };
 
+const Activation& operand_of(const Graph& graph, const Node& node, size_t i, const Batch& batch,
+                             const Activations& values, int64_t width) {
+  const ValueId id = node.input(i);
+  const auto known = values.find(id);
+  if (id == kNoValue || known == values.end() || known->second == nullptr) {
+    fail("{}: node '{}' ({}) needs the activation '{}', which is not there.", graph.origin,
+         node.name, node.op, id == kNoValue ? "" : graph.value_name(id));
+  }
+  const Activation& x = *known->second;
+  if (x.data.size() != at(batch.rows() * x.width)) {
+    fail("{}: the activation '{}' has {} values, expected {} rows of {}.", graph.origin,
+         graph.value_name(id), x.data.size(), batch.rows(), x.width);
+  }
+  if (width != 0 && x.width != width) {
+    fail("{}: node '{}' ({}) expects rows of {} in '{}', found {}.", graph.origin, node.name,
+         node.op, width, graph.value_name(id), x.width);
+  }
+  return x;
+}
+
 void NodeForward::run(const Node& node, const Batch& batch, Activations& values,
                       std::span<const float> weight) const {
   if (batch.sequences < 1 || batch.length < 1) {
@@ -278,13 +279,14 @@ void NodeForward::run(const Node& node, const Batch& batch, Activations& values,
 }
 
 void NodeForward::run(const Block& block, const Batch& batch, Activations& values,
-                      const WeightOf& weight_of) const {
+                      const WeightOf& weight_of, Keep keep) const {
   const auto dead = last_uses(graph_, block);
   for (size_t i = block.first_node; i < block.end_node; ++i) {
     const Node& node = graph_.nodes[i];
     std::span<const float> weight;
     if (weight_of && node.is("Linear", graph::kNibbleDomain)) weight = weight_of(node);
     run(node, batch, values, weight);
+    if (keep == Keep::all) continue;
     for (const ValueId id : dead[i - block.first_node]) values.erase(id);
   }
 }

@@ -30,8 +30,16 @@ struct Activation {
 };
 using Activations = std::map<graph::ValueId, std::shared_ptr<const Activation>>;
 
+// The activation that a node takes as operand i, of `width` (0: of any). Throws Error naming the
+// node when it is not there or has other rows than the batch.
+const Activation& operand_of(const graph::Graph& graph, const graph::Node& node, size_t i,
+                             const Batch& batch, const Activations& values, int64_t width = 0);
+
 // The weight [n][k] to use for a Linear, or nothing to take the graph's.
 using WeightOf = std::function<std::span<const float>(const graph::Node&)>;
+
+// What running a block leaves in `values`: its outputs, or all that its nodes read and made.
+enum class Keep : uint8_t { outputs, all };
 
 class NodeForward {
  public:
@@ -44,11 +52,10 @@ class NodeForward {
   void run(const graph::Node& node, const Batch& batch, Activations& values,
            std::span<const float> weight = {}) const;
 
-  // All nodes of a block, which drops each activation behind its last use: of what it computes only
-  // block.outputs remain in `values`, of the inputs those that are outputs too. weight_of may be
-  // empty.
+  // All nodes of a block. With Keep::outputs each activation, the inputs too, is dropped behind its
+  // last use. weight_of may be empty.
   void run(const Block& block, const Batch& batch, Activations& values,
-           const WeightOf& weight_of = {}) const;
+           const WeightOf& weight_of = {}, Keep keep = Keep::outputs) const;
 
  private:
   class Call;

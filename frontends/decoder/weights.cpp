@@ -70,7 +70,7 @@ std::string Weights::full_name(int64_t layer, const std::string& name, const cha
 }
 
 const graph::TensorData& Weights::tensor(const std::string& full, const graph::Shape& shape) {
-  const graph::TensorData& found = checkpoint_.take(full);
+  const graph::TensorData& found = checkpoint_.take(full, shape);
   if (found.shape != shape) {
     fail("{}: the tensor '{}' has shape {}, but the model's description expects {}.",
          checkpoint_.path(), full, graph::to_string(found.shape), graph::to_string(shape));
@@ -83,7 +83,7 @@ const graph::TensorData& Weights::tensor(const std::string& full, const graph::S
 }
 
 MatrixSource Weights::source(const std::string& full, int64_t n, int64_t k, bool k_major) {
-  if (const MatrixSource* matrix = checkpoint_.take_matrix(full)) {
+  if (const MatrixSource* matrix = checkpoint_.take_matrix(full, n, k)) {
     if (matrix->n == n && matrix->k == k) return *matrix;
     fail("{}: the tensor '{}' has shape {}, but the model's description expects {}.",
          checkpoint_.path(), full, graph::to_string({matrix->n, matrix->k}),

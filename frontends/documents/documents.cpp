@@ -1,13 +1,16 @@
 #include "frontends/documents/documents.h"
 
+#include <algorithm>
 #include <array>
 #include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "jit/error.h"
+#include "runtime/atomic_file.h"
 #include "runtime/mapped_file.h"
 
 namespace nibble::frontends::documents {
@@ -121,19 +124,10 @@ bool read_bos(const Document& document, graph::Graph& graph) {
   return true;
 }
 
-}  // namespace
+using Documents = std::map<std::string, Document>;
 
-void read_documents(std::span<const fs::path> folders, graph::Graph& graph) {
-  for (const char* name : kTokenizers) {
-    if (read_first(folders, name, graph)) break;
-  }
-  for (const char* name : kChat) read_first(folders, name, graph);
-  std::map<std::string, Document> configurations;
-  for (const char* name : kConfigurations) {
-    if (const auto path = read_first(folders, name, graph)) {
-      configurations[name] = {*path, parse(*path, graph.documents[name])};
-    }
-  }
+// Sets context_length, eos_ids and bos_id from the configurations of a model.
+void read_configurations(Documents& configurations, graph::Graph& graph) {
   // onnxruntime-genai keeps what it knows of the model one level down.
   const auto genai = configurations.find("genai_config.json");
   if (genai != configurations.end()) {
@@ -154,6 +148,68 @@ void read_documents(std::span<const fs::path> folders, graph::Graph& graph) {
     const auto config = configurations.find(name);
     if (config != configurations.end()) read_context_length(config->second, graph);
   }
+}
+
+}  // namespace
+
+void read_documents(std::span<const fs::path> folders, graph::Graph& graph) {
+  for (const char* name : kTokenizers) {
+    if (read_first(folders, name, graph)) break;
+  }
+  for (const char* name : kChat) read_first(folders, name, graph);
+  Documents configurations;
+  for (const char* name : kConfigurations) {
+    if (const auto path = read_first(folders, name, graph)) {
+      configurations[name] = {*path, parse(*path, graph.documents[name])};
+    }
+  }
+  read_configurations(configurations, graph);
+}
+
+std::string configuration_text(const graph::Graph& graph) {
+  using nlohmann::ordered_json;
+  graph::Graph found;  // what reading the documents would find
+  Documents configurations;
+  for (const char* name : kConfigurations) {
+    const auto document = graph.documents.find(name);
+    if (document == graph.documents.end()) continue;
+    const fs::path path = fs::path(graph.origin) / name;
+    configurations[name] = {path, parse(path, document->second)};
+  }
+  read_configurations(configurations, found);
+  const auto own = graph.documents.find("config.json");
+  if (own != graph.documents.end() && found.context_length == graph.context_length &&
+      found.eos_ids == graph.eos_ids && found.bos_id == graph.bos_id) {
+    return own->second;
+  }
+  ordered_json config =
+      own == graph.documents.end() ? ordered_json::object() : ordered_json::parse(own->second);
+  if (graph.context_length > 0) {
+    const auto* key = std::find_if(kContextKeys.begin(), kContextKeys.end(),
+                                   [&](const char* name) { return config.contains(name); });
+    config[key == kContextKeys.end() ? kContextKeys.front() : *key] = graph.context_length;
+  }
+  if (!graph.eos_ids.empty()) config["eos_token_id"] = graph.eos_ids;
+  if (graph.bos_id >= 0) config["bos_token_id"] = graph.bos_id;
+  return config.dump(2) + "\n";
+}
+
+void write_documents(const graph::Graph& graph, const std::string& configuration,
+                     const fs::path& folder) {
+  const auto write = [&](const std::string& name, const std::string& text) {
+    const fs::path as_path(name);
+    if (as_path.filename() != as_path || name == "." || name == "..") {
+      fail("{}: the document '{}' cannot be written, because this is no file's name.", graph.origin,
+           name);
+    }
+    runtime::AtomicFile file((folder / name).string());
+    file.append({reinterpret_cast<const std::byte*>(text.data()), text.size()});
+    file.commit();
+  };
+  for (const auto& [name, text] : graph.documents) {
+    if (name != "config.json") write(name, text);
+  }
+  write("config.json", configuration);
 }
 
 }  // namespace nibble::frontends::documents
