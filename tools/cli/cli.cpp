@@ -117,11 +117,8 @@ int run_command_line(int argc, char** argv) {
   program.require_subcommand(1);
   program.set_version_flag("--version", kVersion);
   add_compile(program, action);
-<<<<<<< HEAD
   add_quantize(program, action);
-=======
   add_export(program, action);
->>>>>>> 60bc48a3c731621968ea0a8393619f7803365382
   add_run(program, action);
   add_chat(program, action);
   add_chat_template(program, action);
