@@ -39,8 +39,12 @@ void flush_output() {
 void warn(std::string_view message) { fmt::print(stderr, "nibble: warning: {}\n", message); }
 void note(std::string_view message) { fmt::print(stderr, "{}\n", message); }
 
-Progress::Progress(std::string_view what)
-    : what_(what), terminal_(isatty(STDERR_FILENO) == 1), start_(now()) {}
+Progress::Progress(std::string_view what, std::string_view unit, double scale)
+    : what_(what),
+      unit_(unit),
+      scale_(scale),
+      terminal_(isatty(STDERR_FILENO) == 1),
+      start_(now()) {}
 
 Progress::~Progress() {
   if (shown_) fmt::print(stderr, "\r\x1B[K");
@@ -56,8 +60,8 @@ void Progress::update(int64_t done, int64_t total) {
   const double rate = static_cast<double>(done) / std::max(time - start_, 1e-3);
   const double left = rate > 0 ? static_cast<double>(total - done) / rate : 0;
   const int filled = static_cast<int>(share * kWidth);
-  fmt::print(stderr, "\r\x1B[K{} [{:=<{}}{:<{}}] {:3.0f}%  {:.0f} MB/s  {:.0f} s left", what_, "",
-             filled, "", kWidth - filled, share * 100, rate / 1e6, left);
+  fmt::print(stderr, "\r\x1B[K{} [{:=<{}}{:<{}}] {:3.0f}%  {:.0f} {}/s  {:.0f} s left", what_, "",
+             filled, "", kWidth - filled, share * 100, rate / scale_, unit_, left);
   fflush(stderr);
 }
 

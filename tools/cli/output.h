@@ -23,14 +23,16 @@ void note(std::string_view message);  // one line on standard error, as it is
 // A bar with rate and remaining time on standard error, when that is a terminal; otherwise nothing.
 class Progress {
  public:
-  explicit Progress(std::string_view what);
+  // `unit` names what update() counts, `scale` of which make one.
+  explicit Progress(std::string_view what, std::string_view unit = "MB", double scale = 1e6);
   ~Progress();  // clears the line
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
-  void update(int64_t done_bytes, int64_t total_bytes);
+  void update(int64_t done, int64_t total);
 
  private:
-  std::string_view what_;
+  std::string_view what_, unit_;
+  double scale_;
   bool shown_ = false, terminal_ = false;
   double start_ = 0, last_ = 0;
 };
