@@ -34,6 +34,13 @@ const T& need_attribute(const Node& node, const std::string& key, const char* ex
   return *value;
 }
 
+template <typename T>
+const T* find_constant(const Graph& graph, ValueId id) {
+  if (id < 0 || id >= static_cast<ValueId>(graph.values.size())) return nullptr;
+  const auto& constant = graph.values[static_cast<size_t>(id)].constant;
+  return constant ? std::get_if<T>(&*constant) : nullptr;
+}
+
 }  // namespace
 
 int64_t Node::get_int(const std::string& key) const {
@@ -94,10 +101,10 @@ ValueId Graph::add_constant(std::string name, Constant constant) {
   return static_cast<ValueId>(values.size() - 1);
 }
 
-const TensorData* Graph::tensor(ValueId id) const {
-  if (id < 0 || id >= static_cast<ValueId>(values.size())) return nullptr;
-  const auto& constant = values[static_cast<size_t>(id)].constant;
-  return constant ? std::get_if<TensorData>(&*constant) : nullptr;
+const TensorData* Graph::tensor(ValueId id) const { return find_constant<TensorData>(*this, id); }
+
+const MatrixSource* Graph::matrix(ValueId id) const {
+  return find_constant<MatrixSource>(*this, id);
 }
 
 std::string Graph::value_name(ValueId id) const {

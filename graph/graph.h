@@ -85,7 +85,8 @@ struct Graph {
 
   ValueId add_value(std::string name, DType dtype = DType::f32);
   ValueId add_constant(std::string name, Constant constant);
-  const TensorData* tensor(ValueId id) const;  // the constant tensor, or null
+  const TensorData* tensor(ValueId id) const;    // the constant tensor, or null
+  const MatrixSource* matrix(ValueId id) const;  // the constant matrix where it was loaded, or null
   std::string value_name(ValueId id) const;
 };
 

@@ -49,14 +49,13 @@ void for_each_run(const MatrixSource& source, int64_t begin, int64_t count, cons
 void read_part(const MatrixPart& part, int64_t first, int64_t run, float* target,
                std::vector<float>& row) {
   const int64_t k = part.k();
-  if (!part.is_tensor()) {
+  if (part.reader) {
+    part.reader->read_columns(first, run, {target, static_cast<size_t>(run * k)});
+    return;
+  }
+  if (part.quantized) {
     for (int64_t c = 0; c < run; ++c) {
-      const std::span<float> column(target + c * k, static_cast<size_t>(k));
-      if (part.quantized) {
-        part.quantized->read_column(first + c, column);
-      } else {
-        part.reader->read_column(first + c, column);
-      }
+      part.quantized->read_column(first + c, {target + c * k, static_cast<size_t>(k)});
     }
     return;
   }
@@ -93,6 +92,12 @@ const MatrixPart& part_of(const MatrixSource& source, int part) {
 }
 
 }  // namespace
+
+void ColumnReader::read_columns(int64_t begin, int64_t count, std::span<float> out) const {
+  for (int64_t c = 0; c < count; ++c) {
+    read_column(begin + c, out.subspan(static_cast<size_t>(c * k_), static_cast<size_t>(k_)));
+  }
+}
 
 MatrixSource MatrixSource::whole(TensorData tensor, bool k_major) {
   if (tensor.shape.size() != 2) {
@@ -241,6 +246,14 @@ void MatrixSource::read_quantized(const jit::WeightFormat& format, int64_t begin
       }
     }
   });
+}
+
+bool same_source(const MatrixSource& a, const MatrixSource& b) {
+  if (a.n != b.n || a.k != b.k || a.segments != b.segments || a.parts.size() != b.parts.size()) {
+    return false;
+  }
+  return std::equal(a.parts.begin(), a.parts.end(), b.parts.begin(),
+                    [](const MatrixPart& x, const MatrixPart& y) { return x.same_as(y); });
 }
 
 MatrixSource concatenate(std::span<const MatrixSource> sources) {

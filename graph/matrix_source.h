@@ -25,6 +25,8 @@ class ColumnReader {
   int64_t n() const { return n_; }
   int64_t k() const { return k_; }
   virtual void read_column(int64_t c, std::span<float> out) const = 0;
+  // Columns [begin, begin + count), one after another; for readers that several cost less together.
+  virtual void read_columns(int64_t begin, int64_t count, std::span<float> out) const;
   virtual std::string_view type() const = 0;  // of the file's numbers, for messages
 
  private:
@@ -81,6 +83,9 @@ struct MatrixSource {
                       std::span<uint8_t> q, std::span<float> scales,
                       std::span<uint8_t> zeros) const;
 };
+
+// Whether two matrices are the same columns of the same numbers of the same files.
+bool same_source(const MatrixSource& a, const MatrixSource& b);
 
 // Concatenation of whole sources (same k), and the selection of columns in any order.
 MatrixSource concatenate(std::span<const MatrixSource> sources);

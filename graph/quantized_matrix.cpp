@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "jit/error.h"
@@ -151,17 +152,25 @@ std::optional<jit::WeightFormat> QuantizedMatrix::packed_format(std::string& why
   const float middle = bits == 4 ? 8 : 128, most = bits == 4 ? 15 : 255;
   format.asym = !zeros && static_cast<float>(default_zero + offset()) != middle;
   bool look_at_scales = scales.dtype != DType::f16;
+  // Neighbouring groups that are alike in every column are one: files whose groups are bounded
+  // repeat the numbers of longer ones. 0: all groups so far; no longer looked at when it is 1.
+  int64_t alike = groups() == 1 ? 1 : 0;
   std::vector<float> scale(static_cast<size_t>(groups())), zero(scale.size());
-  for (int64_t c = 0; c < n && (look_at_scales || zeros); ++c) {
+  for (int64_t c = 0; c < n && (look_at_scales || zeros || alike != 1); ++c) {
+    if (look_at_scales || alike != 1) read_scales(c, scale);
+    if (zeros) read_zeros(c, zero);
+    for (size_t g = 1; g < scale.size() && alike != 1; ++g) {
+      if (scale[g] != scale[g - 1] || (zeros && zero[g] != zero[g - 1])) {
+        alike = std::gcd(alike, static_cast<int64_t>(g));
+      }
+    }
     if (look_at_scales) {
-      read_scales(c, scale);
       look_at_scales = std::all_of(scale.begin(), scale.end(), [](float s) {
         return jit::f16_to_f32(jit::f32_to_f16(s)) == s;
       });
       if (!look_at_scales) format.scale = jit::ScaleType::f32;
     }
     if (!zeros) continue;
-    read_zeros(c, zero);
     for (const float z : zero) {
       if (z != middle) format.asym = true;
       if (z >= 0 && z <= most && z == std::nearbyint(z)) continue;
@@ -169,6 +178,7 @@ std::optional<jit::WeightFormat> QuantizedMatrix::packed_format(std::string& why
       return std::nullopt;
     }
   }
+  if (format.group > 0) format.group *= alike;
   return format;
 }
 

@@ -18,12 +18,6 @@ using graph::ValueId;
 using jit::WeightFormat;
 using jit::WeightType;
 
-const MatrixSource* source_at(const Graph& graph, ValueId id) {
-  if (id < 0 || static_cast<size_t>(id) >= graph.values.size()) return nullptr;
-  const auto& constant = graph.values[static_cast<size_t>(id)].constant;
-  return constant ? std::get_if<MatrixSource>(&*constant) : nullptr;
-}
-
 // Operators that may stand between the head and the logits: a logit scale, a softcap, a cast.
 bool passes_logits_on(const Node& node) {
   if (node.is("LogitScale", graph::kNibbleDomain)) return true;
@@ -83,9 +77,9 @@ namespace {
 std::map<ValueId, WeightFormat> wanted_formats(const Graph& graph, const QuantizeOptions& options) {
   std::map<ValueId, WeightFormat> formats;
   const ValueId head = head_weight(graph);
-  const MatrixSource* head_source = source_at(graph, head);
+  const MatrixSource* head_source = graph.matrix(head);
   const auto give = [&](ValueId id, const WeightFormat& format) {
-    if (source_at(graph, id) == nullptr || id == head) return;
+    if (graph.matrix(id) == nullptr || id == head) return;
     formats.emplace(id, format);
   };
   if (head_source != nullptr) formats.emplace(head, options.head);
@@ -93,7 +87,7 @@ std::map<ValueId, WeightFormat> wanted_formats(const Graph& graph, const Quantiz
     if (node.is("Linear", graph::kNibbleDomain)) {
       give(node.input(1), options.linear);
     } else if (node.is("Embedding", graph::kNibbleDomain)) {
-      const MatrixSource* table = source_at(graph, node.input(1));
+      const MatrixSource* table = graph.matrix(node.input(1));
       const bool shared = table != nullptr && head_source != nullptr && tied(*table, *head_source);
       give(node.input(1), shared ? options.head : options.embedding);
     }
@@ -111,7 +105,7 @@ WeightFormat format_of_quantized(const MatrixSource& source, const WeightFormat&
 
 // A matrix of floats that only an Embedding uses.
 bool is_table_alone(const Graph& graph, ValueId id) {
-  const auto& parts = source_at(graph, id)->parts;
+  const auto& parts = graph.matrix(id)->parts;
   const auto is_tensor = [](const graph::MatrixPart& part) { return part.is_tensor(); };
   if (!std::all_of(parts.begin(), parts.end(), is_tensor)) return false;
   return std::all_of(graph.nodes.begin(), graph.nodes.end(), [&](const Node& node) {
@@ -142,13 +136,13 @@ std::map<ValueId, WeightFormat> choose_formats(const Graph& graph, const Quantiz
   auto formats = wanted_formats(graph, options);
   std::string why_not;
   const bool checkpoint = std::any_of(formats.begin(), formats.end(), [&](const auto& entry) {
-    return source_at(graph, entry.first)->has_quantized();
+    return graph.matrix(entry.first)->has_quantized();
   });
   for (auto& [id, format] : formats) {
     if (checkpoint && !options.embedding_chosen && is_table_alone(graph, id)) {
       format = WeightFormat{WeightType::f32, 0, false, jit::ScaleType::f32};
     }
-    const MatrixSource* source = source_at(graph, id);
+    const MatrixSource* source = graph.matrix(id);
     if (source->has_quantized()) format = format_of_quantized(*source, format, why_not);
   }
   return formats;
@@ -157,7 +151,7 @@ std::map<ValueId, WeightFormat> choose_formats(const Graph& graph, const Quantiz
 std::vector<QuantizedWeight> quantized_weights(const Graph& graph, const QuantizeOptions& options) {
   std::vector<QuantizedWeight> found;
   for (const auto& [id, wanted] : wanted_formats(graph, options)) {
-    const MatrixSource* source = source_at(graph, id);
+    const MatrixSource* source = graph.matrix(id);
     if (!source->has_quantized()) continue;
     QuantizedWeight weight{graph.value_name(id), part_of(graph, id), wanted, std::nullopt, ""};
     weight.own = source->packed_format(weight.why_not);

@@ -149,15 +149,6 @@ bool holds_as_it_is(const MatrixSource& source, const WeightFormat& format) {
   return own && *own == format;
 }
 
-bool same_source(const MatrixSource& a, const MatrixSource& b) {
-  if (a.n != b.n || a.k != b.k || a.segments != b.segments || a.parts.size() != b.parts.size()) {
-    return false;
-  }
-  return std::equal(
-      a.parts.begin(), a.parts.end(), b.parts.begin(),
-      [](const graph::MatrixPart& x, const graph::MatrixPart& y) { return x.same_as(y); });
-}
-
 int64_t packed_bytes(const MatrixSource& source, const WeightFormat& format) {
   const PackedShape shape = jit::packed_shape(format, source.n, source.k);
   return shape.data_bytes + shape.scale_bytes + shape.zero_bytes;
@@ -205,7 +196,7 @@ void quantize_graph(graph::Graph& graph, const QuantizeOptions& options, runtime
     const MatrixSource& source = source_of(id);
     done += packed_bytes(source, format);
     const auto twin = std::find_if(packed.begin(), packed.end(), [&](const Packed& p) {
-      return p.matrix.view.format == format && same_source(p.source, source);
+      return p.matrix.view.format == format && graph::same_source(p.source, source);
     });
     runtime::PackedMatrix matrix;
     if (twin != packed.end()) {

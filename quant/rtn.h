@@ -14,15 +14,14 @@
 #include <span>
 
 #include "jit/packed_layout.h"
+#include "quant/group_grid.h"
 
 namespace nibble::quant {
 
 enum class RtnRange : uint8_t { plain, full };
 
-struct GroupResult {
-  float scale;   // rounded to the stored precision
-  uint8_t zero;  // as stored
-};
+// The grid alone, without rounding to it.
+GroupResult rtn_range(std::span<const float> w, const jit::WeightFormat& format, RtnRange range);
 
 // Quantizes w (one group of one column) to stored values q (0..15 or 0..255).
 GroupResult rtn_group(std::span<const float> w, const jit::WeightFormat& format, RtnRange range,

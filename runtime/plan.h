@@ -19,6 +19,7 @@
 
 #include "jit/code_cache.h"
 #include "runtime/packed_matrix.h"
+#include "runtime/rope_table.h"
 
 namespace nibble::runtime {
 
@@ -137,13 +138,6 @@ struct Step {
     step.body = std::move(body);
     return step;
   }
-};
-
-// cos and sin of position * inv_freq[i], times scale; shared by layers.
-struct RopeTable {
-  std::vector<float> inv_freq;
-  float scale = 1;
-  friend bool operator==(const RopeTable&, const RopeTable&) = default;
 };
 
 struct Plan {

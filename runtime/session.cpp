@@ -4,7 +4,6 @@
 #include <x86intrin.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "jit/attention.h"
 #include "jit/code_cache.h"
@@ -127,8 +126,6 @@ struct Session::Impl {
     }
   }
 
-  // The angle is rounded to fp32 as exported models compute it; cos and sin of it are correctly
-  // rounded.
   void grow_rope(int64_t positions) {
     if (positions <= rope_positions) return;
     positions = std::min(context_length, std::max(positions, rope_positions + kRopeGrowth));
@@ -136,12 +133,7 @@ struct Session::Impl {
       const RopeTable& table = plan->rope_tables[t];
       const RopeValues& values = *rope_values[t];
       for (int64_t p = rope_positions; p < positions; ++p) {
-        for (int64_t i = 0; i < values.half; ++i) {
-          const float angle = static_cast<float>(p) * table.inv_freq[static_cast<size_t>(i)];
-          const int64_t at = p * values.half + i;
-          values.cos[at] = static_cast<float>(std::cos(static_cast<double>(angle))) * table.scale;
-          values.sin[at] = static_cast<float>(std::sin(static_cast<double>(angle))) * table.scale;
-        }
+        rope_row(table, p, values.cos + p * values.half, values.sin + p * values.half);
       }
     }
     rope_positions = positions;

@@ -16,11 +16,11 @@
 namespace nibble::frontends::gguf {
 namespace {
 
-using safetensors::Checkpoint;
-using safetensors::Description;
-using safetensors::MlpLayout;
-using safetensors::Norm;
-using safetensors::QkvLayout;
+using decoder::Checkpoint;
+using decoder::Description;
+using decoder::MlpLayout;
+using decoder::Norm;
+using decoder::QkvLayout;
 
 // An architecture: what describe_common() does not know by itself.
 struct Architecture {
@@ -44,7 +44,7 @@ int64_t rows_of(const File& file, const std::string& name) {
        file.path(), name, graph::to_string(tensor->shape), kMostRows);
 }
 
-safetensors::Names names() {
+decoder::Names names() {
   return {.base = "",
           .embedding = "token_embd",
           .layers = "blk.",

@@ -70,7 +70,7 @@ std::shared_ptr<const QuantizedMatrix> quantized(const Tensor& tensor,
   return m;
 }
 
-void add(const File& file, const Tensor& tensor, safetensors::Checkpoint& out) {
+void add(const File& file, const Tensor& tensor, decoder::Checkpoint& out) {
   const std::string name(tensor.name);
   const std::shared_ptr<const void> owner = file.mapped();
   if (!is_weight(tensor.type)) {
@@ -100,8 +100,8 @@ void add(const File& file, const Tensor& tensor, safetensors::Checkpoint& out) {
 
 }  // namespace
 
-safetensors::Checkpoint read_weights(const File& file) {
-  safetensors::Checkpoint checkpoint(file.path());
+decoder::Checkpoint read_weights(const File& file) {
+  decoder::Checkpoint checkpoint(file.path());
   for (const Tensor& tensor : file.tensors()) add(file, tensor, checkpoint);
   return checkpoint;
 }

@@ -6,13 +6,13 @@
 
 #include <memory>
 
+#include "frontends/decoder/checkpoint.h"
 #include "frontends/gguf/gguf_file.h"
-#include "frontends/safetensors/checkpoint.h"
 
 namespace nibble::frontends::gguf {
 
 // Throws Error naming the tensor that holds no weights (integers, f64) or is quantized without
 // being a matrix.
-safetensors::Checkpoint read_weights(const File& file);
+decoder::Checkpoint read_weights(const File& file);
 
 }  // namespace nibble::frontends::gguf

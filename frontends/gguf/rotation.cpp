@@ -9,8 +9,8 @@
 namespace nibble::frontends::gguf {
 namespace {
 
-using safetensors::Checkpoint;
-using safetensors::Rotation;
+using decoder::Checkpoint;
+using decoder::Rotation;
 
 // Divides each frequency by its factor.
 void apply_factors(Checkpoint& checkpoint, const char* name, Rotation& rotation) {
@@ -50,8 +50,8 @@ Rotation read_yarn(Metadata& meta, double theta, double factor, int64_t rotary) 
       {"beta_fast", meta.real("rope.scaling.yarn_beta_fast", 32)},
       {"beta_slow", meta.real("rope.scaling.yarn_beta_slow", 1)}};
   const nlohmann::json config = {{"rope_parameters", scaling}};
-  return safetensors::read_rotation(
-      safetensors::Config::parse(config.dump(), meta.path() + ": rope.scaling"), rotary);
+  return decoder::read_rotation(
+      decoder::Config::parse(config.dump(), meta.path() + ": rope.scaling"), rotary);
 }
 
 }  // namespace
@@ -65,7 +65,7 @@ Rotation read_rotation(Metadata& meta, Checkpoint& checkpoint, int64_t head_dim)
   }
   const double theta = meta.real("rope.freq_base", 10000);
   if (!(theta > 1)) meta.refuse("rope.freq_base", std::to_string(theta), "a base above 1");
-  rotation.inv_freq = safetensors::plain_frequencies(theta, rotation.rotary);
+  rotation.inv_freq = decoder::plain_frequencies(theta, rotation.rotary);
   const std::string type = meta.text("rope.scaling.type", "linear");
   const double factor = read_factor(meta);
   // llama.cpp's "original length" concerns the types that use it alone.

@@ -4,15 +4,14 @@
 
 #include <cstdint>
 
+#include "frontends/decoder/checkpoint.h"
+#include "frontends/decoder/positions.h"
 #include "frontends/gguf/metadata.h"
-#include "frontends/safetensors/checkpoint.h"
-#include "frontends/safetensors/positions.h"
 
 namespace nibble::frontends::gguf {
 
 // Scalings none, linear, yarn and longrope (exact up to the original context length). Throws Error
 // for another one.
-safetensors::Rotation read_rotation(Metadata& meta, safetensors::Checkpoint& checkpoint,
-                                    int64_t head_dim);
+decoder::Rotation read_rotation(Metadata& meta, decoder::Checkpoint& checkpoint, int64_t head_dim);
 
 }  // namespace nibble::frontends::gguf

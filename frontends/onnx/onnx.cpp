@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "frontends/onnx/documents.h"
+#include "frontends/documents/documents.h"
 #include "frontends/onnx/graph_builder.h"
 #include "frontends/onnx/model_proto.h"
 #include "frontends/onnx/tensor_loader.h"
@@ -73,7 +73,7 @@ graph::Graph load_onnx(const std::string& path) {
   std::error_code error;
   const fs::path real = fs::canonical(file, error);
   const std::vector<fs::path> folders = {file.parent_path(), real.parent_path()};
-  onnx::read_documents(folders, graph);
+  documents::read_documents(folders, graph);
   graph::complete_cache_shapes(graph);
   return graph;
 }

@@ -1,9 +1,12 @@
 // The families, a function each, and what they share. Private to describe().
 #pragma once
 
-#include "frontends/safetensors/description.h"
+#include "frontends/decoder/config.h"
+#include "frontends/decoder/description.h"
 
 namespace nibble::frontends::safetensors {
+
+using namespace decoder;  // all that a family's function writes
 
 struct Family {
   const char* model_type;

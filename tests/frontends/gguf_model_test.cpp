@@ -9,7 +9,7 @@
 #include <map>
 
 #include "frontends/gguf/ggml_types.h"
-#include "frontends/safetensors/checkpoint.h"
+#include "frontends/safetensors/open_checkpoint.h"
 #include "frontends/tokenizer/gguf_vocabulary.h"
 #include "frontends/tokenizer/tokenizer.h"
 #include "jit/error.h"
@@ -168,7 +168,7 @@ FusedOptions exact() {
 // The tensors of a model of transformers under the names of a GGUF, and ordered as there.
 class Twin {
  public:
-  explicit Twin(const std::string& path) : checkpoint_(safetensors::Checkpoint::open(path)) {}
+  explicit Twin(const std::string& path) : checkpoint_(safetensors::open_checkpoint(path)) {}
 
   Floats values(const std::string& name, uint64_t width) {
     const bool layer = name.starts_with("blk.");
@@ -189,7 +189,7 @@ class Twin {
       {"attn_v", "self_attn.v_proj"},       {"attn_output", "self_attn.o_proj"},
       {"ffn_gate", "mlp.gate_proj"},        {"ffn_up", "mlp.up_proj"},
       {"ffn_down", "mlp.down_proj"},        {"ffn_norm", "post_attention_layernorm"}};
-  safetensors::Checkpoint checkpoint_;
+  decoder::Checkpoint checkpoint_;
 };
 
 TEST_F(GgufModelTest, AnswersAsItsSafetensorsTwinDoes) {

@@ -3,7 +3,7 @@
 
 #include <filesystem>
 
-#include "frontends/safetensors/checkpoint.h"
+#include "frontends/safetensors/open_checkpoint.h"
 #include "jit/error.h"
 #include "tests/frontends/safetensors_writer.h"
 #include "tests/runtime/temporary_folder.h"
@@ -12,7 +12,8 @@ namespace nibble {
 namespace {
 
 namespace fs = std::filesystem;
-using frontends::safetensors::Checkpoint;
+using frontends::decoder::Checkpoint;
+using frontends::safetensors::open_checkpoint;
 using runtime::TemporaryFolder;
 
 constexpr const char* kIndex = "model.safetensors.index.json";
@@ -25,7 +26,7 @@ std::string one_tensor(const std::string& name, float value) {
 
 std::string message_of(const std::string& path) {
   try {
-    Checkpoint::open(path);
+    open_checkpoint(path);
   } catch (const Error& e) {
     return e.what();
   }
@@ -44,7 +45,7 @@ TEST(SafetensorsCheckpoint, ShardsAreFoundByTheIndex) {
   folder.write(kIndex, R"({"metadata":{"total_size":8,"x":[1,{"weight_map":2}]},)"
                        R"("weight_map":{"a":"one.safetensors","b":"two.safetensors"}})");
   for (const std::string& path : {folder.folder(), folder.path("two.safetensors")}) {
-    Checkpoint checkpoint = Checkpoint::open(path);
+    Checkpoint checkpoint = open_checkpoint(path);
     EXPECT_EQ(graph::to_f32(checkpoint.take("b")), std::vector<float>{2});
     EXPECT_EQ(checkpoint.untaken(), std::vector<std::string>{"a"});
     EXPECT_THROW(checkpoint.take("c"), Error);

@@ -2,7 +2,8 @@
 // own library writes it, and must be read as the very numbers that it stands for.
 #include <gtest/gtest.h>
 
-#include "frontends/safetensors/quantized_weights.h"
+#include "frontends/decoder/quantized_weights.h"
+#include "frontends/safetensors/open_checkpoint.h"
 #include "jit/error.h"
 #include "jit/packed_layout.h"
 #include "quant/quantize.h"
@@ -12,7 +13,8 @@
 namespace nibble {
 namespace {
 
-using namespace frontends::safetensors;
+using namespace frontends::decoder;
+using frontends::safetensors::open_checkpoint;
 using runtime::TemporaryFolder;
 using Packing = QuantizationScheme::Packing;
 
@@ -105,7 +107,7 @@ void add_order(test::SafetensorsWriter& writer, const char* name, int64_t stride
 std::shared_ptr<const graph::QuantizedMatrix> read(const test::SafetensorsWriter& writer,
                                                    const QuantizationScheme& scheme) {
   const TemporaryFolder folder;
-  Checkpoint checkpoint = Checkpoint::open(folder.write("model.safetensors", writer.bytes()));
+  Checkpoint checkpoint = open_checkpoint(folder.write("model.safetensors", writer.bytes()));
   EXPECT_TRUE(is_quantized(scheme, "w", checkpoint));
   auto matrix = quantized_matrix(scheme, "w", kN, kK, checkpoint);
   EXPECT_TRUE(checkpoint.untaken().empty());

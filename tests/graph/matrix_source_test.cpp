@@ -77,6 +77,38 @@ TEST(MatrixSource, TransposesWideMatrices) {
   }
 }
 
+// Column c is c, c + 0.5. Counts what it was asked for.
+struct Counting : ColumnReader {
+  mutable std::vector<std::array<int64_t, 2>> runs;  // first column and count
+  explicit Counting(int64_t n) : ColumnReader(n, 2) {}
+  void read_column(int64_t c, std::span<float> out) const override {
+    out[0] = static_cast<float>(c);
+    out[1] = static_cast<float>(c) + 0.5F;
+  }
+  std::string_view type() const override { return "counting"; }
+};
+struct CountingRuns : Counting {
+  using Counting::Counting;
+  void read_columns(int64_t begin, int64_t count, std::span<float> out) const override {
+    runs.push_back({begin, count});
+    ColumnReader::read_columns(begin, count, out);
+  }
+};
+
+TEST(MatrixSource, AsksReadersForRunsOfColumns) {
+  const auto one = std::make_shared<const Counting>(4);
+  const auto runs = std::make_shared<const CountingRuns>(4);
+  for (const std::shared_ptr<const Counting>& reader : {one, {runs}}) {
+    const std::array sources{MatrixSource::whole(std::shared_ptr<const ColumnReader>(reader)),
+                             MatrixSource::whole(make_f32({1, 2}, {8, 9}), false)};
+    const std::array picks{ColumnSegment{.part = 0, .begin = 1, .count = 4},
+                           ColumnSegment{.part = 0, .begin = 0, .count = 1}};
+    const MatrixSource picked = select_columns(concatenate(sources), picks);
+    EXPECT_EQ(columns(picked, 0, 5), (Values{1, 1.5F, 2, 2.5F, 3, 3.5F, 8, 9, 0, 0.5F}));
+  }
+  EXPECT_EQ(runs->runs, (std::vector<std::array<int64_t, 2>>{{1, 3}, {0, 1}}));
+}
+
 TEST(MatrixSource, RefusesWhatDoesNotFit) {
   EXPECT_THROW(MatrixSource::whole(make_f32({6}, Values(6)), true), Error);
   const MatrixSource source = by_rows();

@@ -87,6 +87,43 @@ TEST(QuantizedSource, PacksItsOwnNumbers) {
                format_of(WeightType::u4, 32, false, jit::ScaleType::f32));
 }
 
+// Files with short groups repeat the numbers of longer ones.
+TEST(QuantizedSource, GroupsThatRepeatAreOne) {
+  const auto repeated = [](int64_t n, int64_t k, int64_t times, bool zeros) {
+    const MatrixSource source = random_source({8, 16, zeros}, n, k, 11);
+    QuantizedMatrix m = *source.parts[0].quantized;
+    const int64_t groups = m.groups();
+    std::vector<float> scales = graph::to_f32(m.scales);
+    std::vector<uint8_t> points(static_cast<size_t>(n * groups), 128);
+    for (int64_t c = 0; c < n; ++c) {
+      for (int64_t g = 0; g < groups; ++g) {
+        const int64_t first = g / times * times;
+        scales[static_cast<size_t>(c * groups + g)] =
+            static_cast<float>(first + 1) * (c == 0 ? 0.0F : 0.5F);
+        points[static_cast<size_t>(c * groups + g)] = static_cast<uint8_t>(c + 3 * first);
+      }
+    }
+    m.scales = graph::make_f32({n, groups}, scales);
+    if (zeros) {
+      m.zeros = test::byte_tensor(graph::DType::u8, {n, groups}, points);
+      m.zero_at = {groups, 1};
+    }
+    return MatrixSource::whole(std::make_shared<const QuantizedMatrix>(std::move(m)));
+  };
+  for (const bool zeros : {false, true}) {
+    expect_exact(repeated(3, 192, 1, zeros), format_of(WeightType::u8, 16, zeros));
+    expect_exact(repeated(3, 192, 2, zeros), format_of(WeightType::u8, 32, zeros));
+    expect_exact(repeated(3, 184, 4, zeros), format_of(WeightType::u8, 64, zeros));
+    expect_exact(repeated(3, 192, 12, zeros), format_of(WeightType::u8, 0, zeros));
+  }
+  // Scales that repeat do not make groups one whose zero points differ.
+  const MatrixSource source = repeated(3, 64, 4, true);
+  QuantizedMatrix m = *source.parts[0].quantized;
+  m.zeros = test::byte_tensor(graph::DType::u8, {3, 4}, {1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 4, 4});
+  expect_exact(MatrixSource::whole(std::make_shared<const QuantizedMatrix>(std::move(m))),
+               format_of(WeightType::u8, 32, true));
+}
+
 TEST(QuantizedSource, MergesOfDifferentFormatsStayExact) {
   const MatrixSource parts[] = {random_source({4, 64, false}, 20, 192, 1),
                                 random_source({8, 32, true}, 7, 192, 2),

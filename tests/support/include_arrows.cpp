@@ -11,37 +11,55 @@ namespace {
 
 using Rooms = std::set<std::string, std::less<>>;
 
-// What each room may look into, itself included.
+Rooms operator+(Rooms left, const Rooms& right) {
+  left.insert(right.begin(), right.end());
+  return left;
+}
+
+// What each room may look into, itself included. Frontends are rooms of their own.
 const std::map<std::string, Rooms, std::less<>>& visible_rooms() {
+  static const Rooms runtime = {"runtime", "jit"};
+  static const Rooms graph = runtime + Rooms{"graph"};
+  static const Rooms below_tools =
+      graph +
+      Rooms{"quant",          "frontends/chat", "frontends/decoder",     "frontends/documents",
+            "frontends/gguf", "frontends/onnx", "frontends/safetensors", "frontends/tokenizer",
+            "frontends/wire"};
   static const std::map<std::string, Rooms, std::less<>> rooms = {
       {"jit", {"jit"}},
-      {"runtime", {"runtime", "jit"}},
-      {"graph", {"graph", "runtime", "jit"}},
-      {"quant", {"quant", "graph", "runtime", "jit"}},
-      {"frontends", {"frontends", "frontends/wire", "graph", "runtime", "jit"}},
-      {"frontends/wire", {"frontends/wire", "runtime", "jit"}},
-      {"frontends/tokenizer", {"frontends/tokenizer", "frontends/wire", "runtime", "jit"}},
-      {"frontends/chat", {"frontends/chat", "frontends/tokenizer", "runtime", "jit"}},
+      {"runtime", runtime},
+      {"graph", graph},
+      {"quant", graph + Rooms{"quant"}},
+      {"frontends/wire", runtime + Rooms{"frontends/wire"}},
+      {"frontends/documents", graph + Rooms{"frontends/documents"}},
+      {"frontends/decoder", graph + Rooms{"frontends/decoder"}},
+      {"frontends/onnx", graph + Rooms{"frontends/onnx", "frontends/documents", "frontends/wire"}},
+      {"frontends/safetensors",
+       graph + Rooms{"frontends/safetensors", "frontends/decoder", "frontends/documents"}},
       {"frontends/gguf",
-       {"frontends/gguf", "frontends", "frontends/tokenizer", "graph", "runtime", "jit"}},
-      {"tools",
-       {"tools", "frontends", "frontends/chat", "frontends/gguf", "frontends/tokenizer", "quant",
-        "graph", "runtime", "jit"}},
-      {"perf",
-       {"perf", "tools", "frontends", "frontends/tokenizer", "quant", "graph", "runtime", "jit"}},
-      {"tests",
-       {"tests", "perf", "tools", "frontends", "frontends/chat", "frontends/gguf",
-        "frontends/tokenizer", "quant", "graph", "runtime", "jit"}},
+       graph + Rooms{"frontends/gguf", "frontends/decoder", "frontends/tokenizer"}},
+      {"frontends/tokenizer", runtime + Rooms{"frontends/tokenizer", "frontends/wire"}},
+      {"frontends/chat", runtime + Rooms{"frontends/chat", "frontends/tokenizer"}},
+      {"tools", below_tools + Rooms{"tools"}},
+      {"perf", below_tools + Rooms{"tools", "perf"}},
+      {"tests", below_tools + Rooms{"tools", "perf", "tests"}},
   };
   return rooms;
 }
 
-std::string room_of(std::string_view path) {
-  for (const char* room :
-       {"frontends/chat", "frontends/gguf", "frontends/tokenizer", "frontends/wire"}) {
-    if (path.starts_with(std::string(room) + "/")) return room;
+// The folders that hold all rooms.
+Rooms top_folders() {
+  Rooms folders;
+  for (const auto& [room, visible] : visible_rooms()) {
+    folders.insert(room.substr(0, room.find('/')));
   }
-  return std::string(path.substr(0, path.find('/')));
+  return folders;
+}
+
+std::string room_of(std::string_view path) {
+  size_t end = path.find('/');
+  if (path.substr(0, end) == "frontends") end = path.find('/', end + 1);
+  return std::string(path.substr(0, end));
 }
 
 // The text between the quotes of an #include "..." line; empty for any other line.
@@ -65,8 +83,8 @@ std::string quoted_include(std::string_view line) {
 
 std::vector<Include> read_includes(const std::filesystem::path& root) {
   std::vector<Include> out;
-  for (const auto& [room, visible] : visible_rooms()) {
-    if (room.find('/') != std::string::npos || !exists(root / room)) continue;
+  for (const std::string& room : top_folders()) {
+    if (!exists(root / room)) continue;
     for (const auto& entry : std::filesystem::recursive_directory_iterator(root / room)) {
       const std::filesystem::path& path = entry.path();
       if (!entry.is_regular_file() || (path.extension() != ".h" && path.extension() != ".cpp")) {

@@ -3,8 +3,9 @@
 //
 //   jit  <-  runtime  <-  graph  <-  { quant, frontends }  <-  tools        perf, tests see all
 //
-// quant and frontends do not see each other, frontends/tokenizer sees wire, runtime and below only
-// (it runs without a graph), and nothing but tests sees tests.
+// quant and frontends do not see each other, nor does a frontend see another: what several share
+// (wire, documents, decoder) has rooms of its own. frontends/tokenizer and frontends/chat see the
+// runtime and below only (they run without a graph), and nothing but tests sees tests.
 #pragma once
 
 #include <filesystem>

@@ -9,6 +9,7 @@
 #include "tools/cli/commands.h"
 #include "tools/cli/conversation.h"
 #include "tools/cli/interrupt.h"
+#include "tools/cli/model_tokenizer.h"
 
 namespace nibble::cli {
 namespace {
@@ -177,7 +178,10 @@ int chat(Options options) {
   const LoadedModel model = load_model(options.model, "", options.weights, options.run);
   const auto tokenizer = tokenizer_of(*model.graph);
   if (!tokenizer) {
-    fail("{}: there is no tokenizer.json beside or within the model.", options.model);
+    fail(
+        "{}: there is no tokenizer.json, no tokenizer.model and no vocabulary of a GGUF beside or "
+        "within the model.",
+        options.model);
   }
   Chat(options, model, *tokenizer, std::move(variables)).talk();
   return 0;

@@ -117,6 +117,8 @@ int run_command_line(int argc, char** argv) {
   program.require_subcommand(1);
   program.set_version_flag("--version", kVersion);
   add_compile(program, action);
+  add_quantize(program, action);
+  add_export(program, action);
   add_run(program, action);
   add_chat(program, action);
   add_chat_template(program, action);

@@ -13,6 +13,8 @@ namespace nibble::cli {
 using Action = std::function<int()>;  // returns the exit code
 
 void add_compile(CLI::App& program, Action& action);
+void add_quantize(CLI::App& program, Action& action);
+void add_export(CLI::App& program, Action& action);
 void add_run(CLI::App& program, Action& action);
 void add_chat(CLI::App& program, Action& action);
 void add_chat_template(CLI::App& program, Action& action);

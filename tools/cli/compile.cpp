@@ -8,6 +8,7 @@
 #include "tools/cli/interrupt.h"
 #include "tools/cli/model_loader.h"
 #include "tools/cli/output.h"
+#include "tools/cli/pack_weights.h"
 
 namespace nibble::cli {
 namespace {

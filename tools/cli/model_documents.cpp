@@ -3,11 +3,12 @@
 #include <filesystem>
 #include <fstream>
 
+#include "frontends/documents/documents.h"
 #include "frontends/gguf/gguf_documents.h"
 #include "graph/nib_model_sections.h"
 #include "jit/error.h"
 #include "runtime/nib_file.h"
-#include "tools/cli/model_loader.h"
+#include "tools/cli/model_path.h"
 
 namespace nibble::cli {
 namespace {
@@ -15,13 +16,11 @@ namespace {
 namespace fs = std::filesystem;
 using Documents = std::map<std::string, std::string>;
 
-constexpr const char* kNames[] = {"tokenizer_config.json", "special_tokens_map.json",
-                                  "chat_template.jinja", "chat_template.json"};
 constexpr uintmax_t kMostBytes = uintmax_t{1} << 28;
 
 Documents read_folder(const fs::path& folder) {
   Documents out;
-  for (const char* name : kNames) {
+  for (const char* name : frontends::documents::kChat) {
     const fs::path path = folder / name;
     std::error_code error;
     if (fs::is_regular_file(path, error)) out[name] = read_text_file(path.string());
@@ -32,7 +31,7 @@ Documents read_folder(const fs::path& folder) {
 Documents read_nib(const std::string& path) {
   const auto file = runtime::NibFile::open(path, nullptr);
   Documents out;
-  for (const char* name : kNames) {
+  for (const char* name : frontends::documents::kChat) {
     const auto bytes = file->find(graph::document_section(name));
     if (!bytes) continue;
     out[name].assign(reinterpret_cast<const char*>(bytes->data()), bytes->size());

@@ -6,6 +6,7 @@
 #include "tools/cli/generate.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/model_loader.h"
+#include "tools/cli/model_tokenizer.h"
 #include "tools/cli/output.h"
 #include "tools/cli/sampling.h"
 

@@ -7,7 +7,8 @@
 #include "jit/error.h"
 #include "runtime/mapped_file.h"
 #include "tools/cli/commands.h"
-#include "tools/cli/model_loader.h"
+#include "tools/cli/model_path.h"
+#include "tools/cli/model_tokenizer.h"
 #include "tools/cli/output.h"
 
 namespace nibble::cli {

@@ -11,7 +11,7 @@ namespace {
 
 constexpr double kWidth = 980, kHeight = 330;
 constexpr double kLeft = 70, kRight = 24, kTop = 20, kBottom = 52;
-constexpr const char* kRoofColour = "#111827";
+constexpr const char* kRoofColour = kStrong;
 
 }  // namespace
 

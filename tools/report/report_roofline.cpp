@@ -71,16 +71,16 @@ void draw_roofs(Svg& svg, const Axis& x, const Axis& y, const runtime::Roofs& ro
   if (from < std::min(ridge, x.high)) {
     const double to = std::min(ridge, x.high);
     svg.line({x.at(from), y.at(from * roofs.read_gbs)}, {x.at(to), y.at(to * roofs.read_gbs)},
-             "#111827", 2);
+             kStrong, 2);
     const double middle = std::sqrt(from * to);
     svg.text({x.at(middle) - 12, y.at(middle * roofs.read_gbs) - 6}, Anchor::end,
-             fmt::format("read {:.1f} GB/s", roofs.read_gbs), "#111827", true);
+             fmt::format("read {:.1f} GB/s", roofs.read_gbs), kStrong, true);
   }
   if (ridge < x.high) {
     svg.line({x.at(std::max(ridge, x.low)), y.at(roofs.int8_gops)}, {x.to, y.at(roofs.int8_gops)},
-             "#111827", 2);
+             kStrong, 2);
     svg.text({x.to - 4, y.at(roofs.int8_gops) - 7}, Anchor::end,
-             fmt::format("int8 {:.0f} GOP/s", roofs.int8_gops), "#111827", true);
+             fmt::format("int8 {:.0f} GOP/s", roofs.int8_gops), kStrong, true);
   }
 }
 
@@ -108,7 +108,7 @@ std::string picture(const ReportData& data, std::vector<Dot> dots) {
   }
   place_labels(dots);
   for (const Dot& dot : dots) {
-    svg.line(dot.at, {dot.label.x - 5, dot.label.y}, "#9ca3af");
+    svg.line(dot.at, {dot.label.x - 5, dot.label.y}, kFrame);
     svg.text({dot.label.x - 3, dot.label.y + 4}, Anchor::start, std::to_string(dot.number));
   }
   for (const Dot& dot : dots) {

@@ -114,15 +114,13 @@ std::string error_bars(const TilingChoice& choice, const std::vector<TilingTime>
   const double best = sorted.front().median;
   const double room = std::max((high - low) * 0.06, best * 0.01);
   const double bottom = kMapTop - 6 + kLine * static_cast<double>(list.size());
-  const Axis x{(low - room) / best,
-               (high + room) / best,
-               kNames + kBarLeft,
-               kNames + kBarLeft + kBars,
-               false,
-               {}};
+  const Axis x{.low = (low - room) / best,
+               .high = (high + room) / best,
+               .from = kNames + kBarLeft,
+               .to = kNames + kBarLeft + kBars};
   Svg svg(kNames + kBarLeft + kBars + 90, bottom + 44, "The fastest tilings of " + choice.spec);
   for (const double tick : x.ticks()) {
-    svg.line({x.at(tick), kMapTop - 12}, {x.at(tick), bottom}, "#e5e7eb");
+    svg.line({x.at(tick), kMapTop - 12}, {x.at(tick), bottom}, kGrid);
     svg.text({x.at(tick), bottom + 17}, Anchor::middle, number(tick), kGrey);
   }
   svg.text({(x.from + x.to) / 2, bottom + 36}, Anchor::middle, "time, the best = 1");
@@ -132,7 +130,7 @@ std::string error_bars(const TilingChoice& choice, const std::vector<TilingTime>
     const char* colour = won ? kOrange : kBlue;
     std::string name = time->tiling;
     if (name == choice.default_tiling) name += " (default)";
-    svg.text({kNames, y + 4}, Anchor::end, name, won ? kOrange : "#374151", won);
+    svg.text({kNames, y + 4}, Anchor::end, name, won ? kOrange : kInk, won);
     const double from = x.at(time->p20 / best), to = x.at(time->p80 / best);
     svg.line({from, y}, {to, y}, colour, 1.5);
     svg.line({from, y - 4}, {from, y + 4}, colour, 1.5);

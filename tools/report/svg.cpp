@@ -8,9 +8,8 @@
 namespace nibble::report {
 namespace {
 
-constexpr const char* kGrid = "#e5e7eb";
-constexpr const char* kFrame = "#9ca3af";
 constexpr double kLegendLine = 18;  // pixels
+constexpr double kTickGap = 20;     // pixels, between ticks on both sides of zero
 
 const char* anchor_name(Anchor anchor) {
   return anchor == Anchor::start ? "start" : anchor == Anchor::middle ? "middle" : "end";
@@ -44,6 +43,29 @@ std::vector<double> logarithmic_ticks(double low, double high) {
   return ticks;
 }
 
+// Zero and 1, 2 or 5 times powers of ten on both sides of it; where they would touch, tens stay.
+std::vector<double> symmetric_ticks(const Axis& axis) {
+  std::vector<double> ticks;
+  const auto add = [&](double tick) {
+    if (tick < axis.low || tick > axis.high) return;
+    for (const double there : ticks) {
+      if (std::abs(axis.at(there) - axis.at(tick)) < kTickGap) return;
+    }
+    ticks.push_back(tick);
+  };
+  add(0);
+  const double highest = std::max(std::abs(axis.low), std::abs(axis.high));
+  for (const double factor : {1.0, 5.0, 2.0}) {
+    double power = std::pow(10, std::floor(std::log10(highest)));
+    for (; power >= axis.linear_to / 20; power /= 10) {
+      add(factor * power);
+      add(-factor * power);
+    }
+  }
+  std::sort(ticks.begin(), ticks.end());
+  return ticks;
+}
+
 }  // namespace
 
 std::string escape(std::string_view text) {
@@ -72,11 +94,13 @@ std::string escape(std::string_view text) {
   return safe;
 }
 
-Svg::Svg(double width, double height, std::string_view label)
+Svg::Svg(double width, double height, std::string_view label, std::string_view description)
     : text_(fmt::format("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:.0f}\" "
                         "height=\"{1:.0f}\" viewBox=\"0 0 {0:.0f} {1:.0f}\" role=\"img\" "
                         "aria-label=\"{2}\">\n",
-                        width, height, escape(label))) {}
+                        width, height, escape(label))) {
+  if (!description.empty()) text_ += fmt::format("<desc>{}</desc>\n", escape(description));
+}
 
 void Svg::line(Point a, Point b, std::string_view colour, double width, bool dashed) {
   text_ += fmt::format(
@@ -86,12 +110,12 @@ void Svg::line(Point a, Point b, std::string_view colour, double width, bool das
 }
 
 void Svg::polyline(std::span<const Point> points, std::string_view colour, double width,
-                   bool dashed) {
+                   bool dashed, std::string_view note) {
   std::string list;
   for (const Point& point : points) list += fmt::format("{:.1f},{:.1f} ", point.x, point.y);
-  text_ +=
-      fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{:g}\"{}/>\n",
-                  list, colour, width, dashes(dashed));
+  text_ += fmt::format(
+      "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{:g}\"{}>{}</polyline>\n",
+      list, colour, width, dashes(dashed), title(note));
 }
 
 void Svg::dot(Point at, double radius, std::string_view colour, std::string_view note) {
@@ -99,6 +123,13 @@ void Svg::dot(Point at, double radius, std::string_view colour, std::string_view
       "<circle class=\"dot\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{:g}\" fill=\"{}\" "
       "fill-opacity=\"0.85\" stroke=\"#ffffff\">{}</circle>\n",
       at.x, at.y, radius, colour, title(note));
+}
+
+void Svg::ring(Point at, double radius, std::string_view colour) {
+  text_ += fmt::format(
+      "<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{:g}\" fill=\"none\" stroke=\"{}\" "
+      "stroke-width=\"1.5\"/>\n",
+      at.x, at.y, radius, colour);
 }
 
 void Svg::rect(Point corner, double width, double height, std::string_view fill,
@@ -118,21 +149,26 @@ void Svg::text(Point at, Anchor anchor, std::string_view text, std::string_view 
 void Svg::vertical_text(Point at, std::string_view text) {
   text_ += fmt::format(
       "<text transform=\"translate({:.1f} {:.1f}) rotate(-90)\" text-anchor=\"middle\" "
-      "fill=\"#374151\">{}</text>\n",
-      at.x, at.y, escape(text));
+      "fill=\"{}\">{}</text>\n",
+      at.x, at.y, kInk, escape(text));
 }
 
 std::string Svg::finish() const { return text_ + "</svg>\n"; }
 
 double Axis::at(double value) const {
-  const double share =
-      logarithmic ? std::log(value / low) / std::log(high / low) : (value - low) / (high - low);
-  return from + share * (to - from);
+  const auto share = [&] {
+    if (logarithmic) return std::log(value / low) / std::log(high / low);
+    if (linear_to <= 0) return (value - low) / (high - low);
+    const double first = std::asinh(low / linear_to), last = std::asinh(high / linear_to);
+    return (std::asinh(value / linear_to) - first) / (last - first);
+  };
+  return from + share() * (to - from);
 }
 
 std::vector<double> Axis::ticks() const {
   if (!marks.empty()) return marks;
   if (logarithmic) return logarithmic_ticks(low, high);
+  if (linear_to > 0) return symmetric_ticks(*this);
   std::vector<double> ticks;
   const double step = round_step((high - low) / 7);
   for (double i = std::ceil(low / step - 1e-9); i * step <= high * (1 + 1e-9); ++i) {
@@ -144,12 +180,52 @@ std::vector<double> Axis::ticks() const {
 Axis axis_over(std::span<const double> values, bool logarithmic, double from, double to) {
   double low = *std::min_element(values.begin(), values.end());
   double high = *std::max_element(values.begin(), values.end());
-  if (logarithmic) return {low / 1.6, high * 1.6, from, to, true, {}};
+  if (logarithmic)
+    return {.low = low / 1.6, .high = high * 1.6, .from = from, .to = to, .logarithmic = true};
   low = std::min(low, 0.0);
   if (high <= low) high = low + 1;
   const double step = round_step((high - low) / 7);
   high = std::ceil(high * 1.02 / step) * step;
-  return {low, high, from, to, false, {}};
+  return {.low = low, .high = high, .from = from, .to = to};
+}
+
+// Neighbours that would stand too near form a run, which stands around the mean of what its members
+// want; runs that meet become one.
+std::vector<double> spread(std::span<const double> wanted, double gap, double low, double high) {
+  const size_t count = wanted.size();
+  if (count > 1) gap = std::min(gap, (high - low) / static_cast<double>(count - 1));
+  std::vector<size_t> order(count);
+  for (size_t i = 0; i < count; ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return wanted[a] < wanted[b]; });
+  struct Run {
+    double first = 0;  // where its first member stands
+    size_t members = 0;
+  };
+  std::vector<Run> runs;
+  for (const size_t i : order) {
+    Run run{wanted[i], 1};
+    while (!runs.empty() &&
+           run.first < runs.back().first + gap * static_cast<double>(runs.back().members)) {
+      const Run& before = runs.back();
+      const auto a = static_cast<double>(before.members), b = static_cast<double>(run.members);
+      run = {(before.first * a + (run.first - gap * a) * b) / (a + b),
+             before.members + run.members};
+      runs.pop_back();
+    }
+    runs.push_back(run);
+  }
+  std::vector<double> places(count);
+  size_t at = 0;
+  for (const Run& run : runs) {
+    for (size_t i = 0; i < run.members; ++i, ++at) {
+      const double least = low + gap * static_cast<double>(at);
+      const double most = high - gap * static_cast<double>(count - 1 - at);
+      const double place = run.first + gap * static_cast<double>(i);
+      places[order[at]] = std::max(least, std::min(place, most));
+    }
+  }
+  return places;
 }
 
 std::string number(double value) {

@@ -1,0 +1,298 @@
+// nibble quantize: the cheapest recipe that keeps a model's loss under a mark, carried out and
+// written.
+#include <charconv>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "graph/nib_model.h"
+#include "jit/error.h"
+#include "quant/calibration/default_text.h"
+#include "runtime/nib_file.h"
+#include "tools/cli/commands.h"
+#include "tools/cli/eval_data.h"
+#include "tools/cli/interrupt.h"
+#include "tools/cli/model_loader.h"
+#include "tools/cli/model_path.h"
+#include "tools/cli/model_tokenizer.h"
+#include "tools/cli/output.h"
+#include "tools/cli/quantize_trials.h"
+
+namespace nibble::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kMissedMark = 3;  // exit code
+
+struct Options {
+  std::string model, output, method, recipe, calibration, held_out;
+  double max_loss = 0.01;
+  int64_t group = 32, tokens = 65536, length = 512, held_out_tokens = 16384;
+  bool asym = false, json = false;
+  std::string scale = "f16", compute = "int8";
+  int threads = 0;
+  CLI::Option *max_loss_flag = nullptr, *calibration_flag = nullptr;
+};
+
+// "1%" or "0.01".
+std::string parse_share(std::string& text) {
+  const bool percent = text.ends_with('%');
+  if (percent) text.pop_back();
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || !(value >= 0)) {
+    return "a share such as 1% or 0.01 is expected";
+  }
+  text = fmt::format("{}", percent ? value / 100 : value);
+  return "";
+}
+
+std::vector<int32_t> encode(const frontends::Tokenizer& tokenizer, std::string_view text) {
+  std::vector<int32_t> ids;
+  for (const auto id : tokenizer.encode(std::string(text), false)) {
+    ids.push_back(static_cast<int32_t>(id));
+  }
+  return ids;
+}
+
+struct Texts {
+  std::vector<int32_t> calibration, held_out;
+  std::string source;
+};
+
+// Calibration text, and text held out of it: a file of its own, else the end of the same text.
+Texts read_texts(const Options& options, const frontends::Tokenizer& tokenizer) {
+  Texts texts;
+  texts.source = options.calibration.empty() ? "the built-in text" : options.calibration;
+  const std::string text = options.calibration.empty()
+                               ? std::string(quant::default_calibration_text())
+                               : read_text(options.calibration);
+  texts.calibration = encode(tokenizer, text);
+  if (!options.held_out.empty()) {
+    texts.held_out = encode(tokenizer, read_text(options.held_out));
+    return texts;
+  }
+  const auto all = static_cast<int64_t>(texts.calibration.size());
+  const int64_t last = std::min(options.held_out_tokens, all / 4);
+  texts.held_out.assign(texts.calibration.end() - last, texts.calibration.end());
+  texts.calibration.resize(static_cast<size_t>(all - last));
+  return texts;
+}
+
+// Whole sequences of `length` ids, each beginning with `bos` if there is one.
+quant::Calibration cut(const std::vector<int32_t>& ids, int64_t length, int64_t most,
+                       std::optional<int32_t> bos, const std::string& source) {
+  quant::Calibration out{.sequences = 0, .length = length, .ids = {}};
+  const int64_t fresh = length - (bos ? 1 : 0);
+  const auto count = static_cast<int64_t>(ids.size());
+  for (int64_t at = 0; at + fresh <= count && (out.sequences + 1) * length <= most; at += fresh) {
+    if (bos) out.ids.push_back(*bos);
+    out.ids.insert(out.ids.end(), ids.begin() + at, ids.begin() + at + fresh);
+    ++out.sequences;
+  }
+  if (out.sequences == 0) {
+    fail("{}: {} tokens are left to calibrate on, expected at least the {} of one sequence.",
+         source, count, length);
+  }
+  return out;
+}
+
+// What a model's files are known by: their names, sizes and times.
+std::string identity_of(const std::string& path) {
+  std::string text;
+  std::vector<fs::path> files{path};
+  if (fs::is_directory(path)) {
+    files.clear();
+    for (const auto& entry : fs::recursive_directory_iterator(path)) {
+      if (entry.is_regular_file()) files.push_back(entry.path());
+    }
+    std::sort(files.begin(), files.end());
+  }
+  for (const fs::path& file : files) {
+    text += fmt::format("{} {} {}\n", file.string(), fs::file_size(file),
+                        fs::last_write_time(file).time_since_epoch().count());
+  }
+  return text;
+}
+
+uint32_t check_of(const std::vector<int32_t>& ids) {
+  return runtime::crc32c(std::as_bytes(std::span(ids)));
+}
+
+std::vector<quant::Recipe> choose_recipes(const Options& options) {
+  const jit::ScaleType scale = options.scale == "f32" ? jit::ScaleType::f32 : jit::ScaleType::f16;
+  quant::Recipe plain;
+  plain.formats = quant::default_options("int4", options.group, options.asym, scale);
+  if (!options.recipe.empty()) {
+    std::ifstream file(options.recipe, std::ios::binary);
+    if (!file) fail("{}: the file cannot be read.", options.recipe);
+    const std::string text{std::istreambuf_iterator<char>(file), {}};
+    return {quant::recipe_from_json(text, options.recipe, plain)};
+  }
+  if (options.method == "auto") return quant::automatic_recipes(plain.formats);
+  quant::set_method(plain, options.method);
+  return {plain};
+}
+
+Json trial_json(const quant::Trial& trial, const std::vector<quant::WeightOutcome>& weights) {
+  const quant::RecipeScore& score = trial.score;
+  Json outcomes = Json::array();
+  for (const quant::WeightOutcome& w : weights) {
+    outcomes.push_back({{"name", w.name},
+                        {"layer", w.layer},
+                        {"error", w.error},
+                        {"nearest_error", w.nearest_error},
+                        {"seconds", w.seconds}});
+  }
+  return {{"recipe", Json::parse(quant::recipe_to_json(trial.recipe))},
+          {"perplexity", score.perplexity},
+          {"base_perplexity", score.base_perplexity},
+          {"loss", score.loss},
+          {"loss_interval", {score.loss_interval.low, score.loss_interval.high}},
+          {"kl", score.kl},
+          {"top1", score.top1},
+          {"bits", score.bits},
+          {"seconds", score.seconds},
+          {"weights", outcomes}};
+}
+
+int quantize(const Options& options) {
+  const double start = now();
+  catch_interrupts();
+  const auto pool = std::make_shared<runtime::ThreadPool>(
+      options.threads > 0 ? options.threads : runtime::default_threads());
+  if (find_model(options.model).nib) {
+    throw UsageError(fmt::format("{} is quantized already.", options.model));
+  }
+  const std::vector<quant::Recipe> recipes = choose_recipes(options);
+  PreparedGraph prepared = prepare_graph(options.model, "", {}, *pool);
+  if (!prepared.report.complete()) {
+    fail("{}: only a fully fused model can be calibrated; `nibble compile` rounds to nearest. {}",
+         options.model, unfused_warning(prepared.report));
+  }
+  const auto tokenizer = tokenizer_of(prepared.graph);
+  if (!tokenizer) {
+    fail("{}: there is no tokenizer beside the model, so no text can be calibrated on.",
+         options.model);
+  }
+  std::optional<int32_t> bos;
+  if (prepared.graph.bos_id >= 0) bos = static_cast<int32_t>(prepared.graph.bos_id);
+  const Texts texts = read_texts(options, *tokenizer);
+  int64_t length = options.length;
+  if (prepared.graph.context_length > 0) length = std::min(length, prepared.graph.context_length);
+  TrialSetup setup{
+      .graph = prepared.graph,
+      .calibration = cut(texts.calibration, length, options.tokens, bos, texts.source),
+      .held_out = texts.held_out,
+      .protocol = {.window = length, .bos = bos, .max_tokens = options.held_out_tokens},
+      .compute = options.compute,
+      .folder = options.output + ".work",
+      .identity = ""};
+  setup.identity = fmt::format(
+      "nibble quantize 1\n{}sequences {} of {}, check {}\nheld out {}, check {}\ncompute {}\n",
+      identity_of(options.model), setup.calibration.sequences, length,
+      check_of(setup.calibration.ids), setup.held_out.size(), check_of(setup.held_out),
+      options.compute);
+  TrialOutcome outcome = run_trials(setup, recipes, options.max_loss, pool);
+  const quant::Trial& best = outcome.loop.trials[outcome.loop.best];
+
+  Json trials = Json::array();
+  for (size_t t = 0; t < outcome.loop.trials.size(); ++t) {
+    trials.push_back(trial_json(outcome.loop.trials[t], outcome.weights[t]));
+  }
+  Json result = {{"output", options.output},
+                 {"method", quant::method_name(best.recipe)},
+                 {"met", outcome.loop.met},
+                 {"max_loss", options.max_loss},
+                 {"calibration", texts.source},
+                 {"calibration_tokens", setup.calibration.ids.size()},
+                 {"held_out_tokens", setup.held_out.size()},
+                 {"best", outcome.loop.best},
+                 {"trials", trials}};
+  graph::Graph& graph = outcome.model.graph;
+  // Its times are this run's and not the model's: the same input gives the same file.
+  Json kept = trial_json(best, {});
+  kept.erase("seconds");
+  kept.erase("weights");
+  graph.documents["quantization.json"] = kept.dump();
+  graph::write_nib_model(graph, options.output, [&](graph::ValueId id) {
+    return std::get<runtime::PackedMatrix>(*graph.values[static_cast<size_t>(id)].constant);
+  });
+  forget_trials(setup);
+  const auto bytes = static_cast<int64_t>(fs::file_size(options.output));
+  const double seconds = now() - start;
+  if (options.json) {
+    result["bytes"] = bytes;
+    result["seconds"] = seconds;
+    result["peak_rss_mb"] = peak_rss_mb();
+    print_json(result);
+  } else {
+    print_line(fmt::format("{}: {:.1f} MB by {}: {}; in {:.1f} s", options.output,
+                           static_cast<double>(bytes) / 1e6, quant::recipe_text(best.recipe),
+                           score_text(best.score), seconds));
+  }
+  if (outcome.loop.met) return 0;
+  warn(fmt::format("No recipe tried keeps the loss within {:.2f}%; the best of them is written.",
+                   options.max_loss * 100));
+  return kMissedMark;
+}
+
+}  // namespace
+
+void add_quantize(CLI::App& program, Action& action) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = program.add_subcommand(
+      "quantize", "Find the cheapest INT4 recipe that loses little, and write the model by it");
+  command
+      ->add_option("MODEL", options->model,
+                   "An .onnx, .safetensors, a .gguf or a folder holding one")
+      ->required();
+  command->add_option("-o,--output", options->output, "The .nib to write")->required();
+  options->max_loss_flag = command
+                               ->add_option("--max-loss", options->max_loss,
+                                            "Rise of the perplexity that is allowed, as 1% or 0.01")
+                               ->transform(CLI::Validator(parse_share, "SHARE"))
+                               ->default_str("1%");
+  std::vector<std::string> methods = quant::method_names();
+  methods.insert(methods.begin(), "auto");
+  options->method = "auto";
+  CLI::Option* method = command
+                            ->add_option("--method", options->method,
+                                         "One method instead of a search: " +
+                                             fmt::format("{}", fmt::join(methods, ", ")))
+                            ->check(CLI::IsMember(methods));
+  command->add_option("--recipe", options->recipe, "A JSON file with the one recipe to carry out")
+      ->excludes(method);
+  command->add_option("--group", options->group, "Weights that share a scale; 0: a whole column")
+      ->check(CLI::IsMember({0, 16, 32, 64, 128, 256, 512, 1024}))
+      ->capture_default_str();
+  command->add_flag("--asym", options->asym, "Store zero points");
+  command->add_option("--scale", options->scale, "Type of the scales: f16 or f32")
+      ->check(CLI::IsMember({"f16", "f32"}))
+      ->capture_default_str();
+  command
+      ->add_option("--compute", options->compute,
+                   "Activations of the quantized model's matmuls: int8 or f32")
+      ->check(CLI::IsMember({"int8", "f32"}))
+      ->capture_default_str();
+  command->add_option("--calib", options->calibration,
+                      "Text to calibrate on, or .jsonl with \"text\" (default: built in)");
+  command->add_option("--held-out", options->held_out,
+                      "Text to score on (default: the end of the calibration text)");
+  command->add_option("--calib-tokens", options->tokens, "Tokens to calibrate on, at most")
+      ->check(CLI::Range(int64_t{16}, int64_t{1} << 30))
+      ->capture_default_str();
+  command->add_option("--held-out-tokens", options->held_out_tokens, "Tokens to score, at most")
+      ->check(CLI::Range(int64_t{16}, int64_t{1} << 30))
+      ->capture_default_str();
+  command->add_option("--length", options->length, "Tokens of a sequence and of a scored window")
+      ->check(CLI::Range(int64_t{8}, int64_t{1} << 20))
+      ->capture_default_str();
+  command->add_option("--threads", options->threads, "Threads (default: one a physical core)")
+      ->check(CLI::Range(1, 1024));
+  command->add_flag("--json", options->json, "Print a JSON object");
+  command->callback([options, &action] { action = [options] { return quantize(*options); }; });
+}
+
+}  // namespace nibble::cli
