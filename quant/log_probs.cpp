@@ -113,6 +113,11 @@ double sum_of_exponentials(std::span<const float> x, float shift) {
 
 }  // namespace
 
+int64_t rows_at_a_time(int64_t vocabulary) {
+  const int64_t row = vocabulary * static_cast<int64_t>(sizeof(float));
+  return std::clamp(kLogitsBytes / row, int64_t{16}, int64_t{512});
+}
+
 RowSummary summarize(std::span<const float> logits) {
   const float most = largest(logits);
   const double sum = sum_of_exponentials(logits, most);

@@ -13,6 +13,11 @@
 
 namespace nibble::quant {
 
+// Rows of logits to make at a time: enough to read a model's weights at prefill's pace, 512, or
+// fewer where a large vocabulary would make them more than kLogitsBytes (but never under 16).
+inline constexpr int64_t kLogitsBytes = int64_t{64} << 20;
+int64_t rows_at_a_time(int64_t vocabulary);
+
 struct RowSummary {
   double log_sum = 0;  // log(sum of e^logit); NaN when a logit is NaN or +inf, or all are -inf
   int32_t best = 0;    // id of the largest logit, the lowest such id

@@ -9,16 +9,8 @@
 namespace nibble::quant {
 namespace {
 
-// Rows of a pass: enough to read the weights at prefill's pace, while its logits stay bounded.
-constexpr int64_t kMostRows = 512, kLeastRows = 16;
-
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-int64_t rows_per_chunk(int64_t vocabulary) {
-  const int64_t row = vocabulary * static_cast<int64_t>(sizeof(float));
-  return std::clamp(kLogitsBytes / row, kLeastRows, kMostRows);
 }
 
 void check(const runtime::Decoder& decoder, std::span<const int32_t> ids,
@@ -87,7 +79,7 @@ template <typename Visit>
 void for_each_scored(std::span<const int32_t> ids, const Protocol& protocol, int64_t vocabulary,
                      const Scoring& scoring, Visit&& visit) {
   const int64_t total = scored_count(plan_windows(static_cast<int64_t>(ids.size()), protocol));
-  for_each_chunk(ids, protocol, rows_per_chunk(vocabulary), [&](const Chunk& chunk) {
+  for_each_chunk(ids, protocol, rows_at_a_time(vocabulary), [&](const Chunk& chunk) {
     visit(chunk);
     if (scoring.progress) {
       scoring.progress(chunk.scored_before + static_cast<int64_t>(chunk.targets.size()), total);

@@ -1,7 +1,7 @@
 // How well a decoder predicts a text, alone and beside a base: negative log-likelihoods of every
 // scored id, KL divergence from the base, agreement of the likeliest ids. On ids, not on text.
 //
-// Memory: a chunk's logits (at most kLogitsBytes for each model) and 25 bytes for every scored id.
+// Memory: a chunk's logits (rows_at_a_time() rows for each model) and 25 bytes for every scored id.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,6 @@
 #include "runtime/thread_pool.h"
 
 namespace nibble::quant {
-
-inline constexpr int64_t kLogitsBytes = int64_t{64} << 20;
 
 // How to go about it; nothing here changes a result.
 struct Scoring {

@@ -60,8 +60,8 @@ TEST(Usage, SamplingOptionsOutOfTheirRange) {
 }
 
 TEST(Usage, HelpAndVersionAreNoErrors) {
-  for (const char* command :
-       {"compile", "run", "logits", "tokenize", "inspect", "doctor", "bench", "kernels", "tune"}) {
+  for (const char* command : {"compile", "run", "logits", "tokenize", "inspect", "doctor", "bench",
+                              "eval", "kernels", "tune"}) {
     const Outcome outcome = nibble({command, "--help"});
     EXPECT_EQ(outcome.code, 0) << command;
     EXPECT_NE(outcome.out.find("Usage: nibble " + std::string(command)), std::string::npos)

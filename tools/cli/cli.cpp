@@ -126,6 +126,7 @@ int run_command_line(int argc, char** argv) {
   add_tokenize(program, action);
   add_inspect(program, action);
   add_bench(program, action);
+  add_eval(program, action);
   add_kernels(program, action);
   add_tune(program, action);
   add_doctor(program, action);

@@ -23,6 +23,7 @@ void add_tokenize(CLI::App& program, Action& action);
 void add_inspect(CLI::App& program, Action& action);
 void add_doctor(CLI::App& program, Action& action);
 void add_bench(CLI::App& program, Action& action);
+void add_eval(CLI::App& program, Action& action);
 void add_kernels(CLI::App& program, Action& action);
 void add_tune(CLI::App& program, Action& action);
 

@@ -139,12 +139,16 @@ std::string LoadedModel::isa() const {
 }
 
 LoadedModel load_model(const std::string& model, const std::string& shape,
-                       const WeightOptions& weights, const RunOptions& run) {
+                       const WeightOptions& weights, const RunOptions& run,
+                       std::shared_ptr<runtime::ThreadPool> pool) {
   const double start = now();
   LoadedModel out;
   const jit::Isa isa = jit::selected_isa();  // first: refuses machines that cannot run anything
-  out.pool = std::make_shared<runtime::ThreadPool>(run.threads > 0 ? run.threads
-                                                                   : runtime::default_threads());
+  out.pool = std::move(pool);
+  if (!out.pool) {
+    out.pool = std::make_shared<runtime::ThreadPool>(run.threads > 0 ? run.threads
+                                                                     : runtime::default_threads());
+  }
   PreparedGraph prepared = prepare_graph(model, shape, weights, *out.pool);
   const bool interpreted = weights.no_fuse || !prepared.report.complete();
   out.compute = choose_compute(prepared.graph, weights);

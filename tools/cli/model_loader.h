@@ -41,9 +41,11 @@ struct LoadedModel {
   std::string isa() const;
 };
 // Exactly one of `model` and `shape` is not empty. Warns on standard error when the model is not
-// fully fused, or when reference kernels stand in for machine code.
+// fully fused, or when reference kernels stand in for machine code. `pool`: of a model to run in
+// turns with, as waiting threads of two pools would take each other's processors; null: its own.
 LoadedModel load_model(const std::string& model, const std::string& shape,
-                       const WeightOptions& weights, const RunOptions& run);
+                       const WeightOptions& weights, const RunOptions& run,
+                       std::shared_ptr<runtime::ThreadPool> pool = nullptr);
 
 // The plan of a model whose weights are described but not there: what it multiplies, not with what.
 // It cannot be run. Throws Error when the model is not fully fused.
