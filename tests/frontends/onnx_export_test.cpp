@@ -144,10 +144,15 @@ TEST(OnnxExportFile, IsWellFormed) {
     ++products;
     EXPECT_EQ(node.domain(), "com.microsoft");
     for (const auto& attribute : node.attribute()) {
-      if (attribute.name() == "block_size")
+      if (attribute.name() == "block_size") {
         EXPECT_EQ(attribute.i() & -attribute.i(), attribute.i());
-      if (attribute.name() == "block_size") EXPECT_LE(attribute.i(), 256);
-      if (attribute.name() == "accuracy_level") EXPECT_EQ(attribute.i(), 4);
+      }
+      if (attribute.name() == "block_size") {
+        EXPECT_LE(attribute.i(), 256);
+      }
+      if (attribute.name() == "accuracy_level") {
+        EXPECT_EQ(attribute.i(), 4);
+      }
     }
   }
   EXPECT_EQ(products, 2 * 5 + 1);  // qkv, o, gate, up, down; the head

@@ -34,16 +34,6 @@ void add_base_weights(CLI::App& command, WeightOptions& weights) {
       ->group(title);
 }
 
-// The id that a text begins with as the tokenizer and its configuration have it, if any.
-std::optional<int32_t> usual_bos(const graph::Graph& graph, const frontends::Tokenizer& tokenizer) {
-  const std::string text = "a";
-  const std::vector<int32_t> whole = encode_text(text, graph, tokenizer);
-  const std::vector<int32_t> plain = tokenizer.encode(text, false);
-  if (whole.size() <= plain.size()) return std::nullopt;
-  const bool begins = std::equal(plain.begin(), plain.end(), whole.begin() + 1);
-  return begins ? std::optional(whole[0]) : std::nullopt;
-}
-
 std::optional<int32_t> choose_bos(const EvalOptions& options, const graph::Graph& graph,
                                   const frontends::Tokenizer& tokenizer) {
   if (options.bos == "no") return std::nullopt;
@@ -63,6 +53,15 @@ EvalModel with_tokenizer(const EvalOptions& options, const std::string& path, Lo
 }
 
 }  // namespace
+
+std::optional<int32_t> usual_bos(const graph::Graph& graph, const frontends::Tokenizer& tokenizer) {
+  const std::string text = "a";
+  const std::vector<int32_t> whole = encode_text(text, graph, tokenizer);
+  const std::vector<int32_t> plain = tokenizer.encode(text, false);
+  if (whole.size() <= plain.size()) return std::nullopt;
+  const bool begins = std::equal(plain.begin(), plain.end(), whole.begin() + 1);
+  return begins ? std::optional(whole[0]) : std::nullopt;
+}
 
 void EvalOptions::add_to(CLI::App& command, const char* data_name, const char* data_help,
                          const char* bos_help) {

@@ -10,6 +10,7 @@
 #include "tools/cli/commands.h"
 #include "tools/cli/eval_data.h"
 #include "tools/cli/model_loader.h"
+#include "tools/cli/model_tokenizer.h"
 #include "tools/cli/output.h"
 
 namespace nibble::cli {
@@ -48,6 +49,9 @@ struct PairIds {
 };
 PairIds encode_pair(const EvalModel& model, const Pair& pair, const std::string& path,
                     int64_t line);
+
+// The token that texts usually begin with for this model, as its tokenizer puts it there.
+std::optional<int32_t> usual_bos(const graph::Graph& graph, const frontends::Tokenizer& tokenizer);
 
 void stop_if_interrupted();
 

@@ -10,13 +10,14 @@
 #include "quant/calibration/default_text.h"
 #include "runtime/nib_file.h"
 #include "tools/cli/commands.h"
-#include "tools/cli/eval_data.h"
+#include "tools/cli/eval.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/model_loader.h"
 #include "tools/cli/model_path.h"
 #include "tools/cli/model_tokenizer.h"
 #include "tools/cli/output.h"
 #include "tools/cli/quantize_trials.h"
+#include "tools/report/quantize_report.h"
 
 namespace nibble::cli {
 namespace {
@@ -26,7 +27,7 @@ namespace fs = std::filesystem;
 constexpr int kMissedMark = 3;  // exit code
 
 struct Options {
-  std::string model, output, method, recipe, calibration, held_out;
+  std::string model, output, method, recipe, calibration, held_out, report;
   double max_loss = 0.01;
   int64_t group = 32, tokens = 65536, length = 512, held_out_tokens = 16384;
   bool asym = false, json = false;
@@ -157,6 +158,46 @@ Json trial_json(const quant::Trial& trial, const std::vector<quant::WeightOutcom
           {"weights", outcomes}};
 }
 
+report::QuantizeReport report_of(const Options& options, const TrialSetup& setup,
+                                 const Texts& texts, const TrialOutcome& outcome) {
+  report::QuantizeReport page{
+      .model = options.model,
+      .calibration = texts.source,
+      .calibration_tokens = static_cast<int64_t>(setup.calibration.ids.size()),
+      .held_out_tokens = static_cast<int64_t>(setup.held_out.size()),
+      .max_loss = options.max_loss,
+      .met = outcome.loop.met,
+      .best = outcome.loop.best,
+      .trials = {}};
+  for (size_t t = 0; t < outcome.loop.trials.size(); ++t) {
+    const auto& [recipe, score] = outcome.loop.trials[t];
+    report::QuantizeReport::Trial trial{.method = quant::method_name(recipe),
+                                        .text = quant::recipe_text(recipe),
+                                        .perplexity = score.perplexity,
+                                        .base_perplexity = score.base_perplexity,
+                                        .loss = score.loss,
+                                        .loss_low = score.loss_interval.low,
+                                        .loss_high = score.loss_interval.high,
+                                        .kl = score.kl,
+                                        .top1 = score.top1,
+                                        .bits = score.bits,
+                                        .seconds = score.seconds,
+                                        .weights = {}};
+    for (const quant::WeightOutcome& w : outcome.weights[t]) {
+      trial.weights.push_back({w.name, w.layer, w.error, w.nearest_error, w.seconds});
+    }
+    page.trials.push_back(std::move(trial));
+  }
+  return page;
+}
+
+void write_report(const std::string& path, const report::QuantizeReport& report) {
+  runtime::AtomicFile file(path);
+  const std::string page = report::quantize_page(report);
+  file.append(std::as_bytes(std::span(page)));
+  file.commit();
+}
+
 int quantize(const Options& options) {
   const double start = now();
   catch_interrupts();
@@ -176,8 +217,7 @@ int quantize(const Options& options) {
     fail("{}: there is no tokenizer beside the model, so no text can be calibrated on.",
          options.model);
   }
-  std::optional<int32_t> bos;
-  if (prepared.graph.bos_id >= 0) bos = static_cast<int32_t>(prepared.graph.bos_id);
+  const std::optional<int32_t> bos = usual_bos(prepared.graph, *tokenizer);
   const Texts texts = read_texts(options, *tokenizer);
   int64_t length = options.length;
   if (prepared.graph.context_length > 0) length = std::min(length, prepared.graph.context_length);
@@ -219,6 +259,9 @@ int quantize(const Options& options) {
   graph::write_nib_model(graph, options.output, [&](graph::ValueId id) {
     return std::get<runtime::PackedMatrix>(*graph.values[static_cast<size_t>(id)].constant);
   });
+  if (!options.report.empty()) {
+    write_report(options.report, report_of(options, setup, texts, outcome));
+  }
   forget_trials(setup);
   const auto bytes = static_cast<int64_t>(fs::file_size(options.output));
   const double seconds = now() - start;
@@ -291,6 +334,8 @@ void add_quantize(CLI::App& program, Action& action) {
       ->capture_default_str();
   command->add_option("--threads", options->threads, "Threads (default: one a physical core)")
       ->check(CLI::Range(1, 1024));
+  command->add_option("--report", options->report,
+                      "An HTML page to write: what was tried, what was chosen and why");
   command->add_flag("--json", options->json, "Print a JSON object");
   command->callback([options, &action] { action = [options] { return quantize(*options); }; });
 }
