@@ -11,6 +11,7 @@
 
 #include "graph/graph.h"
 #include "quant/block_objective.h"
+#include "quant/folds.h"
 #include "quant/rtn.h"
 #include "quant/solved_matrix.h"
 
@@ -33,30 +34,22 @@ struct TuningLoss {
 
 // --- trainable equivalent transformation (Cheng et al., arXiv 2310.10944) ---
 
-// Input channels that may be scaled as one fold (folds.h has the legal ones): channel c of every
-// consumer is multiplied by factor tied[c], and whatever makes the channel divided by it.
-struct ChannelGroup {
-  std::vector<size_t> consumers;  // numbers of Linear nodes of the block
-  int64_t factors = 0;
-  std::vector<int32_t> tied;  // [k]
-};
-
 struct TunedFactors {
-  std::vector<std::vector<float>> factors;  // by group; all 1 where nothing better was found
+  std::vector<std::vector<float>> factors;  // by fold; all 1 where nothing better was found
   TuningLoss loss;
 };
 
 // Factors a for which the block computes best with its weights rounded to nearest as Q(W a) / a.
 // They begin at 1 and follow the gradient of the loss, rounding passed straight through
 // (fake_quantize.h), by Adam with betas of 0.9, after a warm-up of 5% of the iterations with
-// linear decay. Throws Error when the groups do not fit the block.
+// linear decay. Throws Error when the folds are not all of this block.
 struct FactorOptions : TuningOptions {
   float learning_rate = 1e-2F;
   RtnRange range = RtnRange::full;
 };
 TunedFactors tune_factors(const graph::Graph& graph, runtime::ThreadPool& pool, const Block& block,
                           const TuningData& data, const Formats& formats,
-                          std::span<const ChannelGroup> groups, const FactorOptions& options);
+                          std::span<const Fold> folds, const FactorOptions& options);
 
 // --- SignRound (Cheng et al., arXiv 2309.05516) ---
 

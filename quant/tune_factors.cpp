@@ -18,26 +18,26 @@ constexpr float kWarmUp = 0.05F;
 
 size_t at(int64_t i) { return static_cast<size_t>(i); }
 
-using Factors = std::vector<std::vector<float>>;  // by group
+using Factors = std::vector<std::vector<float>>;  // by fold
 
 class FactorTuning {
  public:
   FactorTuning(const graph::Graph& graph, runtime::ThreadPool& pool, const Block& block,
-               const TuningData& data, const Formats& formats, std::span<const ChannelGroup> groups,
+               const TuningData& data, const Formats& formats, std::span<const Fold> folds,
                const FactorOptions& options)
       : graph_(graph),
         pool_(pool),
         block_(block),
-        groups_(groups),
+        folds_(folds),
         options_(options),
         weights_(read_tuned_weights(graph, pool, block, formats)),
         objective_(graph, pool, block, data, options.batch_sequences),
         current_(current_weights(weights_)),
         gradients_(weight_gradients(weights_)) {
-    for (const ChannelGroup& group : groups) {
-      check(group);
+    for (const Fold& fold : folds) {
+      check(fold);
       for (auto* values : {&factors_, &first_moment_, &second_moment_, &derivative_}) {
-        values->emplace_back(at(group.factors), values == &factors_ ? 1.0F : 0.0F);
+        values->emplace_back(at(fold.factors()), values == &factors_ ? 1.0F : 0.0F);
       }
     }
   }
@@ -59,7 +59,7 @@ class FactorTuning {
       }
       differentiate();
       move(step);
-      quantize_groups();
+      quantize_folds();
     }
     // A minibatch may flatter: all sequences decide.
     const auto consider = [&] {
@@ -70,56 +70,60 @@ class FactorTuning {
     };
     consider();
     factors_ = best_of_steps;
-    quantize_groups();
+    quantize_folds();
     consider();
     return {best, {begin.before, least}};
   }
 
  private:
-  void check(const ChannelGroup& group) const {
-    for (const size_t node : group.consumers) {
-      if (node < block_.first_node || node >= block_.end_node) {
-        fail("{}: a group of channels has node {} outside layer {}, whose nodes are {} to {}.",
-             graph_.origin, node, block_.layer, block_.first_node, block_.end_node);
-      }
-      const graph::Node& linear = graph_.nodes[node];
+  void check(const Fold& fold) const {
+    const auto inside = [&](size_t node) {
+      return node >= block_.first_node && node < block_.end_node;
+    };
+    if (!inside(fold.node) || !std::all_of(fold.consumers.begin(), fold.consumers.end(), inside)) {
+      fail("{}: the fold '{}' is not one of layer {}, whose nodes are {} to {}.", graph_.origin,
+           fold.name, block_.layer, block_.first_node, block_.end_node);
+    }
+    const auto in_range = [&](int32_t f) { return f >= 0 && f < fold.factors(); };
+    for (const size_t node : fold.consumers) {
       const auto known = weights_.find(node);
       if (known == weights_.end()) continue;  // not quantized: scaling it changes nothing
-      const auto in_range = [&](int32_t f) { return f >= 0 && f < group.factors; };
-      if (std::ssize(group.tied) != known->second.k ||
-          !std::all_of(group.tied.begin(), group.tied.end(), in_range)) {
-        fail("{}: a group of {} channels and {} factors does not fit node '{}' of {} channels.",
-             graph_.origin, group.tied.size(), group.factors, linear.name, known->second.k);
+      if (std::ssize(fold.tied) == known->second.k &&
+          std::all_of(fold.tied.begin(), fold.tied.end(), in_range)) {
+        continue;
       }
+      fail("{}: the fold '{}' of {} channels and {} factors does not fit the {} channels of '{}'.",
+           graph_.origin, fold.name, fold.tied.size(), fold.factors(), known->second.k,
+           known->second.node->name);
     }
   }
 
-  // current = Q(w a) / a; without a group a is 1.
-  void quantize(TunedWeight& weight, const ChannelGroup* group, const std::vector<float>* a) {
+  // current = Q(w a) / a; without a fold a is 1.
+  void quantize(TunedWeight& weight, const Fold* fold, const std::vector<float>* a) {
     for_each_row(pool_, weight.n, [&](int64_t r, int) {
       const std::span<const float> w(weight.w.data() + r * weight.k, at(weight.k));
       const std::span<float> out(weight.current.data() + r * weight.k, at(weight.k));
-      if (group == nullptr) return fake_quantize_row(w, weight.format, options_.range, out);
+      if (fold == nullptr) return fake_quantize_row(w, weight.format, options_.range, out);
       std::vector<float> scaled(w.begin(), w.end());
-      for (size_t c = 0; c < w.size(); ++c) scaled[c] *= (*a)[at(group->tied[c])];
+      for (size_t c = 0; c < w.size(); ++c) scaled[c] *= (*a)[at(fold->tied[c])];
       fake_quantize_row(scaled, weight.format, options_.range, out);
-      for (size_t c = 0; c < w.size(); ++c) out[c] /= (*a)[at(group->tied[c])];
+      for (size_t c = 0; c < w.size(); ++c) out[c] /= (*a)[at(fold->tied[c])];
     });
   }
 
   template <typename Visit>
   void for_each_consumer(const Visit& visit) {
-    for (size_t g = 0; g < groups_.size(); ++g) {
-      for (const size_t node : groups_[g].consumers) {
+    for (size_t g = 0; g < folds_.size(); ++g) {
+      for (const size_t node : folds_[g].consumers) {
         const auto known = weights_.find(node);
         if (known != weights_.end()) visit(g, known->second);
       }
     }
   }
 
-  void quantize_groups() {
+  void quantize_folds() {
     for_each_consumer(
-        [&](size_t g, TunedWeight& weight) { quantize(weight, &groups_[g], &factors_[g]); });
+        [&](size_t g, TunedWeight& weight) { quantize(weight, &folds_[g], &factors_[g]); });
   }
 
   // derivative_ = d loss / d a, by w' = Q(u) / a and u = w a:
@@ -127,7 +131,7 @@ class FactorTuning {
   void differentiate() {
     for (auto& d : derivative_) std::fill(d.begin(), d.end(), 0.0F);
     for_each_consumer([&](size_t g, const TunedWeight& weight) {
-      const std::vector<int32_t>& tied = groups_[g].tied;
+      const std::vector<int32_t>& tied = folds_[g].tied;
       const std::vector<float>& a = factors_[g];
       // Rows in chunks of fixed size, whose sums are added in order.
       const int64_t chunk_rows = 64, chunks = (weight.n + chunk_rows - 1) / chunk_rows;
@@ -179,7 +183,7 @@ class FactorTuning {
   const graph::Graph& graph_;
   runtime::ThreadPool& pool_;
   const Block& block_;
-  std::span<const ChannelGroup> groups_;
+  std::span<const Fold> folds_;
   FactorOptions options_;
   std::map<size_t, TunedWeight> weights_;
   BlockObjective objective_;
@@ -192,8 +196,8 @@ class FactorTuning {
 
 TunedFactors tune_factors(const graph::Graph& graph, runtime::ThreadPool& pool, const Block& block,
                           const TuningData& data, const Formats& formats,
-                          std::span<const ChannelGroup> groups, const FactorOptions& options) {
-  return FactorTuning(graph, pool, block, data, formats, groups, options).run();
+                          std::span<const Fold> folds, const FactorOptions& options) {
+  return FactorTuning(graph, pool, block, data, formats, folds, options).run();
 }
 
 }  // namespace nibble::quant
