@@ -274,16 +274,14 @@ class ModelQuantizer {
     const std::vector<size_t> folds = folds_of(block);
     if (folds.empty()) return;
     report(fmt::format("factors of layer {}", block.layer));
-    std::vector<ChannelGroup> groups;
-    for (const size_t f : folds) {
-      groups.push_back({folds_[f].consumers, folds_[f].factors(), folds_[f].tied});
-    }
+    std::vector<Fold> inside;
+    for (const size_t f : folds) inside.push_back(folds_[f]);
     FactorOptions options;
     options.iterations = recipe_.iterations;
     options.seed = recipe_.seed;
     options.range = recipe_.formats.range;
     TunedFactors found =
-        tune_factors(graph_, pool_, block, data, tuned_formats(block), groups, options);
+        tune_factors(graph_, pool_, block, data, tuned_formats(block), inside, options);
     for (size_t i = 0; i < folds.size(); ++i) {
       outcome_.factors[folds[i]] = std::move(found.factors[i]);
       apply_fold(graph_, folds_[folds[i]], outcome_.factors[folds[i]]);
