@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <set>
 #include <utility>
 
@@ -51,6 +52,42 @@ void settle_scale(Node& attention) {
   attention.attributes.erase("rope_scale");
 }
 
+bool same_bytes(const void* a, const void* b, int64_t bytes) {
+  return bytes == 0 || std::memcmp(a, b, static_cast<size_t>(bytes)) == 0;
+}
+
+bool same_packed(const jit::PackedView& a, const jit::PackedView& b) {
+  if (!(a.format == b.format) || a.n != b.n || a.k != b.k) return false;
+  const jit::PackedShape shape = jit::packed_shape(a.format, a.n, a.k);
+  return same_bytes(a.data, b.data, shape.data_bytes) &&
+         same_bytes(a.scales, b.scales, shape.scale_bytes) &&
+         same_bytes(a.zeros, b.zeros, shape.zero_bytes);
+}
+
+// Whether two values are constants of the same numbers.
+bool same_numbers(const Graph& graph, ValueId a, ValueId b) {
+  const auto& x = graph.values[static_cast<size_t>(a)].constant;
+  const auto& y = graph.values[static_cast<size_t>(b)].constant;
+  if (!x || !y || x->index() != y->index()) return false;
+  if (const auto* tensor = std::get_if<TensorData>(&*x)) {
+    const auto& other = std::get<TensorData>(*y);
+    return tensor->shape == other.shape && to_f32(*tensor) == to_f32(other);
+  }
+  if (const auto* source = std::get_if<MatrixSource>(&*x)) {
+    return same_source(*source, std::get<MatrixSource>(*y));
+  }
+  return same_packed(std::get<runtime::PackedMatrix>(*x).view,
+                     std::get<runtime::PackedMatrix>(*y).view);
+}
+
+// Whether a value is a constant vector of zeros: a bias that adds nothing.
+bool is_zero(const Graph& graph, ValueId id) {
+  const TensorData* tensor = graph.tensor(id);
+  if (tensor == nullptr) return false;
+  const std::vector<float> numbers = to_f32(*tensor);
+  return std::all_of(numbers.begin(), numbers.end(), [](float x) { return x == 0; });
+}
+
 class Pairer {
  public:
   Pairer(const Graph& given, const Graph& expected)
@@ -94,6 +131,7 @@ class Pairer {
     ValueId& known = pairs_[static_cast<size_t>(expected)];
     if (known == given) return;
     if (known != kNoValue) {
+      if (same_numbers(given_, known, given)) return;  // one constant, kept twice
       fail("{}: {} is '{}' in one place and '{}' in another, but {} expects one.", given_.origin,
            what, given_.value_name(known), given_.value_name(given), expected_.origin);
     }
@@ -150,6 +188,7 @@ class Pairer {
 
   void pair_inputs(const Node& given, const Node& expected, ValueId a, ValueId b, size_t i) {
     if (a == kNoValue && b == kNoValue) return;
+    if (b == kNoValue && given.op == "LayerNorm" && i == 2 && is_zero(given_, a)) return;
     if (a == kNoValue || b == kNoValue) {
       differ(given, expected,
              fmt::format("input {} is {}", i, b == kNoValue ? "there" : "missing"));

@@ -48,7 +48,10 @@ void set_all_zero_points(graph::Graph& graph) {
 
 class GptqExport : public testing::TestWithParam<std::string> {
  protected:
-  static graph::Graph fused(const FusedOptions& options) {
+  // GPTQ leaves the head in floats, which are quantized when they are read: symmetric numbers are
+  // found again by that, asymmetric ones need not be.
+  static graph::Graph fused(FusedOptions options) {
+    options.symmetric_ends = true;
     return test::fused_graph(test::zoo_folder(GetParam()), options, nullptr);
   }
 
@@ -58,6 +61,7 @@ class GptqExport : public testing::TestWithParam<std::string> {
                              v2 ? ", v2" : ""));
     write_gptq(graph, folder_.folder(), {.v2 = v2});
     options.isa = jit::selected_isa();
+    options.symmetric_ends = true;
     graph::FusionReport report;
     const graph::Graph again =
         test::fused_graph(folder_.path("model.safetensors"), options, &report);
@@ -158,7 +162,7 @@ TEST_P(GptqFormats, WhatDoesNotFitIsRefusedByName) {
   refused(with("model_type", "unheard-of"), {"model_type", "unheard-of"});
   refused(with("num_hidden_layers", 1), {"is not what", "config.json"});
   refused(with("hidden_act", "gelu"), {"activation"});
-  refused(with("num_key_value_heads", 2), {"columns"});
+  refused(with("num_key_value_heads", 2), {"kv_heads"});
   refused(with("rope_parameters", {{"rope_theta", 5e5}, {"rope_type", "default"}}), {"number"});
   refused(with("mlp_bias", true), {"missing"});
   graph.documents.erase("config.json");

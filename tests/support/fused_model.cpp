@@ -14,8 +14,9 @@ graph::Graph fused_graph(const std::string& folder, const FusedOptions& options,
   graph::FusionReport found = graph::fuse(graph);
   if (report != nullptr) *report = std::move(found);
   runtime::ThreadPool pool(options.threads);
-  const auto formats =
+  auto formats =
       quant::default_options(options.weights, options.group, options.asym, jit::ScaleType::f16);
+  if (options.symmetric_ends) formats.head.asym = formats.embedding.asym = false;
   quant::quantize_graph(graph, formats, pool, {});
   return graph;
 }

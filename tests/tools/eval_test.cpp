@@ -82,19 +82,19 @@ TEST_F(Eval, PerplexityIsThatOfTheLogits) {
 
 TEST_F(Eval, ProtocolsDifferAsTheyShould) {
   const Arguments base = {"perplexity", demo_model(),   tale(), "--window",
-                          "64",         "--max-tokens", "193"};
+                          "64",         "--max-tokens", "129"};
   const Json all = eval(base);
   EXPECT_EQ(all["bos"], "text");
-  EXPECT_EQ(all["tokens"], 192);
+  EXPECT_EQ(all["tokens"], 128);
   const Json overlap = eval(base + Arguments{"--stride", "16"});
-  EXPECT_EQ(overlap["tokens"], 192);
+  EXPECT_EQ(overlap["tokens"], 128);
   EXPECT_LT(overlap["perplexity"], all["perplexity"]) << "more context should help";
-  EXPECT_EQ(eval(base + Arguments{"--score", "half"})["tokens"], 96);
+  EXPECT_EQ(eval(base + Arguments{"--score", "half"})["tokens"], 64);
   const Json bare = eval(base + Arguments{"--bos", "no"});
-  EXPECT_EQ(bare["tokens"], 192);  // one more of the text at its end
+  EXPECT_EQ(bare["tokens"], 128);  // one more of the text at its end
   EXPECT_EQ(bare["bos"], "none");
   const Json each = eval(base + Arguments{"--bos", "yes"});
-  EXPECT_EQ(each["tokens"], 193);
+  EXPECT_EQ(each["tokens"], 129);
   EXPECT_NE(each["perplexity"], all["perplexity"]);
   EXPECT_EQ(eval(base + Arguments{"--threads", "1", "--chunk", "5"})["perplexity"],
             all["perplexity"]);
