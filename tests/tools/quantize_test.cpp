@@ -79,8 +79,12 @@ TEST(QuantizeTest, AMissedMarkIsToldAndTheBestIsWritten) {
       "idle, but the youngest was kind to every creature that he met. One day the king fell ill, "
       "and the wise men of the land said that nothing could save him but the water of life, which "
       "lay beyond the mountains. So the eldest son took his horse and rode into the forest.");
-  const Outcome made = nibble(quantize(output, {"--method", "rtn", "--max-loss", "0", "--group",
-                                                "0", "--json", "--held-out", story}));
+  // Coarse all over: a head and a table of 4 bits, whole columns.
+  const std::string coarse = folder.write(
+      "coarse.json", R"({"method": "rtn", "group": 0, "lm_head": {"weights": "int4", "group": 0}, )"
+                     R"("embedding": {"weights": "int4", "group": 0}})");
+  const Outcome made = nibble(
+      quantize(output, {"--recipe", coarse, "--max-loss", "0", "--json", "--held-out", story}));
   const json result = json::parse(made.out);
   ASSERT_GT(result["trials"][0]["loss"].get<double>(), 0);
   EXPECT_EQ(made.code, 3);
