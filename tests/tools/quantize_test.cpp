@@ -73,18 +73,12 @@ TEST(QuantizeTest, TheSearchStopsAtTheFirstThatIsGoodEnough) {
 TEST(QuantizeTest, AMissedMarkIsToldAndTheBestIsWritten) {
   const TemporaryFolder folder;
   const std::string output = folder.path("a.nib");
-  const std::string story = folder.write(
-      "story.txt",
-      "Once upon a time there was a king who had three sons. The eldest was proud, the second was "
-      "idle, but the youngest was kind to every creature that he met. One day the king fell ill, "
-      "and the wise men of the land said that nothing could save him but the water of life, which "
-      "lay beyond the mountains. So the eldest son took his horse and rode into the forest.");
   // Coarse all over: a head and a table of 4 bits, whole columns.
   const std::string coarse = folder.write(
       "coarse.json", R"({"method": "rtn", "group": 0, "lm_head": {"weights": "int4", "group": 0}, )"
                      R"("embedding": {"weights": "int4", "group": 0}})");
-  const Outcome made = nibble(
-      quantize(output, {"--recipe", coarse, "--max-loss", "0", "--json", "--held-out", story}));
+  const Outcome made = nibble({"quantize", demo_model(), "-o", output, "--recipe", coarse,
+                               "--max-loss", "0", "--held-out-tokens", "4096", "--json"});
   const json result = json::parse(made.out);
   ASSERT_GT(result["trials"][0]["loss"].get<double>(), 0);
   EXPECT_EQ(made.code, 3);
