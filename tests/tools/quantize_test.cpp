@@ -125,6 +125,19 @@ TEST(QuantizeTest, KilledItGoesOnAndEndsWithTheSameBytes) {
   EXPECT_EQ(folder.entries(), 2);
 }
 
+TEST(QuantizeTest, AnotherRecipeTakesNothingFromOneThatWasKilled) {
+  const TemporaryFolder folder;
+  const std::string output = folder.path("a.nib"), whole = folder.path("b.nib");
+  for (const std::vector<std::string>& other : std::vector<std::vector<std::string>>{
+           {"--method", "opt-rtn"}, {"--method", "gptq", "--group", "128"}}) {
+    kill_when_there(quantize(output, {"--method", "gptq"}), output + ".work/trial-0/block-2.nib");
+    ASSERT_NE(nibble(quantize(output, other)).code, 1);
+    ASSERT_NE(nibble(quantize(whole, other)).code, 1);
+    EXPECT_TRUE(read_file(output) == read_file(whole)) << other[1];
+    std::filesystem::remove(output);
+  }
+}
+
 TEST(QuantizeTest, WhatIsWrongIsSaidAndNothingIsLeft) {
   const TemporaryFolder folder;
   const std::string output = folder.path("a.nib");

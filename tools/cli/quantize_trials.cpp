@@ -25,7 +25,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Thrown out of the depths by Ctrl-C; no Error, which would count as a failed trial.
+// Thrown out of the depths by Ctrl-C, and told as an Error where it is known what goes on.
 struct Interrupted {};
 
 void stop_when_interrupted() {
@@ -162,9 +162,24 @@ class Trials {
     if (model != nullptr) best_model_ = std::move(*model);
   }
 
+  // Makes the folder of a trial's blocks this recipe's: what another one left there is removed.
+  void claim_folder(const quant::Recipe& recipe, size_t trial) {
+    const std::string folder = trial_folder(trial), path = folder + "/recipe.json";
+    const std::string text = quant::recipe_to_json(recipe);
+    if (fs::exists(folder) && read_file(path) != text) fs::remove_all(folder);
+    if (fs::exists(folder)) return;
+    std::error_code error;
+    fs::create_directories(folder, error);
+    if (error) fail("{}: the folder cannot be made: {}.", folder, error.message());
+    write_file(path, text);
+  }
+
   quant::QuantizedModel quantize(const quant::Recipe& recipe, size_t trial) {
     std::optional<quant::BlockFiles> files;
-    if (recipe.calibrates()) files.emplace(trial_folder(trial), *pool_);
+    if (recipe.calibrates()) {
+      claim_folder(recipe, trial);
+      files.emplace(trial_folder(trial), *pool_);
+    }
     const std::string method = quant::method_name(recipe);
     Progress progress(method, "M weights");
     const quant::QuantizeHooks hooks{

@@ -25,7 +25,7 @@ struct TrialSetup {
   std::string compute;   // of the quantized models: "int8" or "f32"
   std::string folder;    // of what is finished
   std::string identity;  // of all that results depend on but the recipe; another one's folder is
-                         // emptied
+                         // emptied. Blocks and scores know the recipe that made them.
 };
 
 struct TrialOutcome {
