@@ -1,7 +1,6 @@
 #include "quant/dense_matmul.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <new>
@@ -11,6 +10,7 @@
 #include "jit/error.h"
 #include "jit/gemm.h"
 #include "jit/isa.h"
+#include "quant/parallel_rows.h"
 
 namespace nibble::quant {
 namespace {
@@ -33,22 +33,6 @@ Buffer allocate(int64_t count) {
 }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Runs body(task) for tasks 0..count-1, each on whichever thread is free.
-template <typename Body>
-void for_each_task(runtime::ThreadPool& pool, int64_t count, const Body& body) {
-  struct Call {
-    const Body& body;
-    int64_t count;
-    std::atomic<int64_t> next{0};
-  } call{body, count};
-  pool.run(
-      [](void* arg, int) noexcept {
-        auto& c = *static_cast<Call*>(arg);
-        for (int64_t task = c.next++; task < c.count; task = c.next++) c.body(task);
-      },
-      &call);
-}
 
 // The multiplication of one slab: c (+)= a w, w packed in blocks of 16 columns.
 const jit::Kernel& slab_kernel(int64_t k, bool accumulate, jit::Isa isa) {
@@ -113,17 +97,17 @@ void multiply(runtime::ThreadPool& pool, ConstMatrix a, bool transpose_a, ConstM
 
   for (int64_t k0 = 0; k0 < k; k0 += kSlab) {
     const int64_t depth = std::min(kSlab, k - k0);
-    for_each_task(pool, blocks, [&](int64_t block) {
+    for_each_row(pool, blocks, [&](int64_t block, int) {
       pack_columns(b, transpose_b, n, block, k0, depth,
                    packed.get() + block * kColumnBlock * depth);
     });
     if (transpose_a) {
-      for_each_task(pool, ceil_div(m, 64), [&](int64_t task) {
+      for_each_row(pool, ceil_div(m, 64), [&](int64_t task, int) {
         transpose_rows(a, task * 64, std::min(m, task * 64 + 64), k0, depth, turned.get());
       });
     }
     const jit::Kernel& kernel = slab_kernel(depth, accumulate || k0 > 0, isa);
-    for_each_task(pool, row_tasks * column_tasks, [&](int64_t task) {
+    for_each_row(pool, row_tasks * column_tasks, [&](int64_t task, int) {
       const int64_t row = task % row_tasks * kTaskRows;
       const int64_t column = task / row_tasks * kTaskColumns;
       if (upper_only && column + kTaskColumns <= row) return;
@@ -187,7 +171,7 @@ void gram(runtime::ThreadPool& pool, ConstMatrix x, Matrix c, bool accumulate) {
     return;
   }
   multiply(pool, x, true, x, false, c, accumulate, true);
-  for_each_task(pool, ceil_div(k, 64), [&](int64_t task) {
+  for_each_row(pool, ceil_div(k, 64), [&](int64_t task, int) {
     for (int64_t row = task * 64; row < std::min(k, task * 64 + 64); ++row) {
       for (int64_t column = 0; column < row; ++column) {
         c.data[row * c.stride + column] = c.data[column * c.stride + row];

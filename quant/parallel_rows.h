@@ -1,5 +1,6 @@
-// A loop over the rows of a matrix whose body may throw: what the solvers of this folder run on.
-// Rows are independent, so nothing depends on which thread takes which.
+// A loop over the rows of a matrix, or stretches of them, whose body may throw: what the solvers
+// and products of this folder run on. Rows are independent, so nothing depends on which thread
+// takes which.
 #pragma once
 
 #include <atomic>
