@@ -124,4 +124,10 @@ void AtomicFile::commit() {
   sync_folder(path_);
 }
 
+void write_file(const std::string& path, std::string_view text) {
+  AtomicFile file(path);
+  file.append(std::as_bytes(std::span(text)));
+  file.commit();
+}
+
 }  // namespace nibble::runtime

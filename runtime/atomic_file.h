@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace nibble::runtime {
 
@@ -28,5 +29,8 @@ class AtomicFile {
   int fd_ = -1;
   uint64_t size_ = 0;
 };
+
+// A file of this text, all or nothing. Throws Error as AtomicFile does.
+void write_file(const std::string& path, std::string_view text);
 
 }  // namespace nibble::runtime

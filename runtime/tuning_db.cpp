@@ -83,13 +83,6 @@ void make_folder_of(const std::string& path) {
   if (error) fail("{}: the folder cannot be made: {}.", folder.string(), error.message());
 }
 
-void write_whole(const std::string& path, const TuningDb& db) {
-  const std::string text = tuning_db_text(db);
-  AtomicFile file(path);
-  file.append(std::as_bytes(std::span(text.data(), text.size())));
-  file.commit();
-}
-
 std::string not_usable(const TuningDb& db, const MachineIdentity& machine) {
   switch (db.state) {
     case TuningState::foreign:
@@ -196,13 +189,13 @@ void update_tuning_db(const std::string& path, const std::function<void(TuningDb
          db.warning);
   }
   change(db);
-  write_whole(path, db);
+  write_file(path, tuning_db_text(db));
 }
 
 void write_new_tuning_db(const std::string& path, const TuningDb& db) {
   std::error_code error;
   if (fs::exists(path, error)) fail("{}: is there already, and is not written over.", path);
-  write_whole(path, db);
+  write_file(path, tuning_db_text(db));
 }
 
 void merge_tunings(TuningDb& into, const TuningDb& from) {

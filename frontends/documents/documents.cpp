@@ -202,9 +202,7 @@ void write_documents(const graph::Graph& graph, const std::string& configuration
       fail("{}: the document '{}' cannot be written, because this is no file's name.", graph.origin,
            name);
     }
-    runtime::AtomicFile file((folder / name).string());
-    file.append({reinterpret_cast<const std::byte*>(text.data()), text.size()});
-    file.commit();
+    runtime::write_file((folder / name).string(), text);
   };
   for (const auto& [name, text] : graph.documents) {
     if (name != "config.json") write(name, text);

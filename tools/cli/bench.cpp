@@ -183,9 +183,7 @@ void write_trace(const Options& options, const LoadedModel& model, const Figures
   }
   const std::string text =
       report::chrome_trace(model.session->plan(), times, model.session->kv_type(), figures.roofs);
-  runtime::AtomicFile file(options.trace);
-  file.append(std::as_bytes(std::span(text)));
-  file.commit();
+  runtime::write_file(options.trace, text);
 }
 
 struct Profiles {

@@ -8,6 +8,7 @@
 #include "graph/nib_model.h"
 #include "jit/error.h"
 #include "quant/calibration/default_text.h"
+#include "runtime/atomic_file.h"
 #include "runtime/nib_file.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/eval.h"
@@ -196,13 +197,6 @@ report::QuantizeReport report_of(const Options& options, const TrialSetup& setup
   return page;
 }
 
-void write_report(const std::string& path, const report::QuantizeReport& report) {
-  runtime::AtomicFile file(path);
-  const std::string page = report::quantize_page(report);
-  file.append(std::as_bytes(std::span(page)));
-  file.commit();
-}
-
 int quantize(const Options& options) {
   const double start = now();
   catch_interrupts();
@@ -265,7 +259,8 @@ int quantize(const Options& options) {
     return std::get<runtime::PackedMatrix>(*graph.values[static_cast<size_t>(id)].constant);
   });
   if (!options.report.empty()) {
-    write_report(options.report, report_of(options, setup, texts, outcome));
+    const auto page = report::quantize_page(report_of(options, setup, texts, outcome));
+    runtime::write_file(options.report, page);
   }
   forget_trials(setup);
   const auto bytes = static_cast<int64_t>(fs::file_size(options.output));

@@ -32,12 +32,6 @@ void stop_when_interrupted() {
   if (interrupted()) throw Interrupted{};
 }
 
-void write_file(const std::string& path, std::string_view text) {
-  runtime::AtomicFile file(path);
-  file.append(std::as_bytes(std::span(text)));
-  file.commit();
-}
-
 std::string read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
@@ -105,7 +99,7 @@ class Trials {
     std::error_code error;
     fs::create_directories(setup_.folder, error);
     if (error) fail("{}: the folder cannot be made: {}.", setup_.folder, error.message());
-    if (!fs::exists(path)) write_file(path, setup_.identity);
+    if (!fs::exists(path)) runtime::write_file(path, setup_.identity);
   }
 
   quant::RecipeScore run_one(const quant::Recipe& recipe, size_t trial) {
@@ -126,7 +120,7 @@ class Trials {
     for (const quant::WeightOutcome& w : model.outcomes) {
       outcomes.push_back({w.name, w.layer, w.error, w.nearest_error, w.seconds});
     }
-    write_file(score_path(trial), json.dump());
+    runtime::write_file(score_path(trial), json.dump());
     note(fmt::format("{}: {}", quant::recipe_text(recipe), score_text(score)));
     keep_if_best(score, trial, &model);
     return score;
@@ -171,7 +165,7 @@ class Trials {
     std::error_code error;
     fs::create_directories(folder, error);
     if (error) fail("{}: the folder cannot be made: {}.", folder, error.message());
-    write_file(path, text);
+    runtime::write_file(path, text);
   }
 
   quant::QuantizedModel quantize(const quant::Recipe& recipe, size_t trial) {
