@@ -42,13 +42,8 @@ std::vector<Windows> feed_windows(std::span<const int32_t> ids, const Protocol& 
       groups.push_back({.length = window.rows, .ids = {}, .first_scored = {}});
     }
     Windows& group = groups.back();
-    int64_t row = 0;
-    if (protocol.bos) {
-      group.ids.push_back(*protocol.bos);
-      ++row;
-    }
-    const auto begin = ids.begin() + window.start;
-    group.ids.insert(group.ids.end(), begin, begin + (window.rows - row));
+    const std::vector<int32_t> fed = fed_ids(ids, protocol, window);
+    group.ids.insert(group.ids.end(), fed.begin(), fed.end());
     group.first_scored.push_back(window.first_scored);
   }
   return groups;
@@ -97,9 +92,6 @@ void add_logits(const graph::Graph& graph, const Block& tail, const Windows& win
 BaseScores block_logits(const graph::Graph& graph, std::span<const int32_t> ids,
                         const Protocol& protocol, runtime::ThreadPool& pool,
                         const std::function<void(int64_t, int64_t)>& progress) {
-  if (protocol.max_tokens > 0 && static_cast<int64_t>(ids.size()) > protocol.max_tokens) {
-    ids = ids.first(static_cast<size_t>(protocol.max_tokens));
-  }
   const std::vector<Block> blocks = split_blocks(graph);
   const NodeForward forward(graph, pool);
   const std::vector<Windows> groups = feed_windows(ids, protocol);

@@ -54,17 +54,21 @@ int64_t scored_count(std::span<const Window> windows) {
   return count;
 }
 
+std::vector<int32_t> fed_ids(std::span<const int32_t> ids, const Protocol& protocol,
+                             const Window& window) {
+  std::vector<int32_t> fed(static_cast<size_t>(window.rows));
+  auto own = fed.begin();
+  if (protocol.bos) *own++ = *protocol.bos;
+  std::copy_n(ids.begin() + window.start, fed.end() - own, own);
+  return fed;
+}
+
 void for_each_chunk(std::span<const int32_t> ids, const Protocol& protocol, int64_t rows,
                     const std::function<void(const Chunk&)>& visit) {
   const int64_t offset = target_offset(protocol);
-  std::vector<int32_t> fed;
   int64_t scored = 0;
   for (const Window& window : plan_windows(static_cast<int64_t>(ids.size()), protocol)) {
-    fed.clear();
-    if (protocol.bos) fed.push_back(*protocol.bos);
-    const auto own = ids.subspan(static_cast<size_t>(window.start),
-                                 static_cast<size_t>(window.rows - (protocol.bos ? 1 : 0)));
-    fed.insert(fed.end(), own.begin(), own.end());
+    const std::vector<int32_t> fed = fed_ids(ids, protocol, window);
     for (int64_t row = 0; row < window.rows;) {
       const bool context = row < window.first_scored;
       const int64_t end = std::min(row + rows, context ? window.first_scored : window.rows);

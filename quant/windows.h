@@ -41,6 +41,10 @@ struct Window {
 std::vector<Window> plan_windows(int64_t count, const Protocol& protocol);
 int64_t scored_count(std::span<const Window> windows);
 
+// The ids that a window feeds, a row each. The window is one of plan_windows.
+std::vector<int32_t> fed_ids(std::span<const int32_t> ids, const Protocol& protocol,
+                             const Window& window);
+
 // Rows that are fed together.
 struct Chunk {
   bool begins_window = false;
