@@ -23,8 +23,6 @@ using graph::MatrixSource;
 using graph::Node;
 using graph::ValueId;
 
-constexpr int64_t kGateBlock = 16;  // gate and up columns alternate in blocks of so many
-
 // Where a part's numbers lie.
 const void* storage_of(const graph::MatrixPart& part) {
   if (part.quantized) return part.quantized.get();
@@ -191,7 +189,8 @@ class FoldFinder {
     if (linear.get_int("gate", 0) != 0) {
       Fold fold = one_to_one(Absorber::up, i, linear.get_int("columns", n / 2));
       for (int64_t& column : fold.columns) {
-        column += (column / kGateBlock + 1) * kGateBlock;  // past the gate blocks so far
+        column +=
+            (column / jit::kColumnBlock + 1) * jit::kColumnBlock;  // past the gate blocks so far
       }
       return fold;
     }

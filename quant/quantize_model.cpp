@@ -93,12 +93,8 @@ class ModelQuantizer {
     return formats;
   }
 
-  MatrixSource* source(ValueId id) {
-    if (id < 0) return nullptr;
-    auto& constant = graph_.values[static_cast<size_t>(id)].constant;
-    return constant ? std::get_if<MatrixSource>(&*constant) : nullptr;
-  }
-  int64_t size_of(ValueId id) {
+  const MatrixSource* source(ValueId id) const { return graph_.matrix(id); }
+  int64_t size_of(ValueId id) const {
     const MatrixSource* matrix = source(id);
     return matrix != nullptr ? matrix->n * matrix->k : 0;
   }
@@ -117,7 +113,7 @@ class ModelQuantizer {
   }
 
   // Whether the recipe chooses the numbers of this weight, rather than rounding each to nearest.
-  bool calibrated(ValueId id) {
+  bool calibrated(ValueId id) const {
     const MatrixSource* matrix = source(id);
     return recipe_.calibrates() && matrix != nullptr && !matrix->has_quantized() &&
            formats_.at(id).type == WeightType::u4;
@@ -134,8 +130,8 @@ class ModelQuantizer {
     const MatrixSource before = *source(id);
     for (const auto& [other, format] : formats_) {
       const MatrixSource* twin = other == id ? nullptr : source(other);
-      if (twin == nullptr || format != packed.view.format || !graph::same_source(*twin, before))
-        continue;
+      if (twin == nullptr || format != packed.view.format) continue;
+      if (!graph::same_source(*twin, before)) continue;
       done_ += size_of(other);
       graph_.values[static_cast<size_t>(other)].constant = packed;
     }
@@ -143,16 +139,14 @@ class ModelQuantizer {
   }
 
   void quantize_block(const Block& block, bool last) {
-    TuningData data{batch_.sequences, batch_.length, activations_, {}};
-    if (trains() && !last) {
-      float_forward_.run(block, batch_, floats_);
-      data.targets = floats_;
-    }
     if (recipe_.scaling == Scaling::awq) scale_block(block);
-    if (recipe_.scaling == Scaling::teq && !last) train_factors(block, data);
     std::map<ValueId, SolvedMatrix> tuned;
-    if (recipe_.rounding == Rounding::sign_round_blocks && !last) tuned = tune(block, data);
-    data = {};
+    if (trains() && !last) {  // nothing is known of what the tail should give
+      float_forward_.run(block, batch_, floats_);
+      const TuningData data{batch_.sequences, batch_.length, activations_, floats_};
+      if (recipe_.scaling == Scaling::teq) train_factors(block, data);
+      if (recipe_.rounding == Rounding::sign_round_blocks) tuned = tune(block, data);
+    }
     const auto dead = last_uses(graph_, block);
     size_t end = block.end_node;
     if (last) end = after_last_weight(block);  // the logits themselves are of no use

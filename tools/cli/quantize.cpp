@@ -2,8 +2,6 @@
 // written.
 #include <charconv>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 
 #include "graph/nib_model.h"
 #include "jit/error.h"
@@ -13,6 +11,7 @@
 #include "tools/cli/commands.h"
 #include "tools/cli/eval.h"
 #include "tools/cli/interrupt.h"
+#include "tools/cli/model_documents.h"
 #include "tools/cli/model_loader.h"
 #include "tools/cli/model_path.h"
 #include "tools/cli/model_tokenizer.h"
@@ -34,7 +33,6 @@ struct Options {
   bool asym = false, json = false;
   std::string scale = "f16", compute = "int8";
   int threads = 0;
-  CLI::Option *max_loss_flag = nullptr, *calibration_flag = nullptr;
 };
 
 // "1%" or "0.01".
@@ -50,33 +48,25 @@ std::string parse_share(std::string& text) {
   return "";
 }
 
-std::vector<int32_t> encode(const frontends::Tokenizer& tokenizer, std::string_view text) {
-  std::vector<int32_t> ids;
-  for (const auto id : tokenizer.encode(std::string(text), false)) {
-    ids.push_back(static_cast<int32_t>(id));
-  }
-  return ids;
-}
-
 struct Texts {
   std::vector<int32_t> calibration, held_out;
   std::string source;
 };
 
+constexpr int64_t kHeldOut = 4;  // of so many stretches one
+
 // Calibration text, and text held out of it: a file of its own, else every fourth stretch of
 // `stretch` ids, so that both are of all kinds that there are.
-constexpr int64_t kHeldOut = 4;
-
 Texts read_texts(const Options& options, const frontends::Tokenizer& tokenizer, int64_t stretch) {
   Texts texts;
   texts.source = options.calibration.empty() ? "the built-in text" : options.calibration;
   const std::string text = options.calibration.empty()
                                ? std::string(quant::default_calibration_text())
                                : read_text(options.calibration);
-  std::vector<int32_t> ids = encode(tokenizer, text);
+  std::vector<int32_t> ids = tokenizer.encode(text, false);
   if (!options.held_out.empty()) {
     texts.calibration = std::move(ids);
-    texts.held_out = encode(tokenizer, read_text(options.held_out));
+    texts.held_out = tokenizer.encode(read_text(options.held_out), false);
     return texts;
   }
   const auto count = static_cast<int64_t>(ids.size());
@@ -132,10 +122,7 @@ std::vector<quant::Recipe> choose_recipes(const Options& options) {
   quant::Recipe plain;
   plain.formats = quant::default_options("int4", options.group, options.asym, scale);
   if (!options.recipe.empty()) {
-    std::ifstream file(options.recipe, std::ios::binary);
-    if (!file) fail("{}: the file cannot be read.", options.recipe);
-    const std::string text{std::istreambuf_iterator<char>(file), {}};
-    return {quant::recipe_from_json(text, options.recipe, plain)};
+    return {quant::recipe_from_json(read_text_file(options.recipe), options.recipe, plain)};
   }
   if (options.method == "auto") return quant::automatic_recipes(plain.formats);
   quant::set_method(plain, options.method);
@@ -143,25 +130,10 @@ std::vector<quant::Recipe> choose_recipes(const Options& options) {
 }
 
 Json trial_json(const quant::Trial& trial, const std::vector<quant::WeightOutcome>& weights) {
-  const quant::RecipeScore& score = trial.score;
-  Json outcomes = Json::array();
-  for (const quant::WeightOutcome& w : weights) {
-    outcomes.push_back({{"name", w.name},
-                        {"layer", w.layer},
-                        {"error", w.error},
-                        {"nearest_error", w.nearest_error},
-                        {"seconds", w.seconds}});
-  }
-  return {{"recipe", Json::parse(quant::recipe_to_json(trial.recipe))},
-          {"perplexity", score.perplexity},
-          {"base_perplexity", score.base_perplexity},
-          {"loss", score.loss},
-          {"loss_interval", {score.loss_interval.low, score.loss_interval.high}},
-          {"kl", score.kl},
-          {"top1", score.top1},
-          {"bits", score.bits},
-          {"seconds", score.seconds},
-          {"weights", outcomes}};
+  Json json = {{"recipe", Json::parse(quant::recipe_to_json(trial.recipe))}};
+  json.update(score_json(trial.score));
+  json["weights"] = outcomes_json(weights);
+  return json;
 }
 
 report::QuantizeReport report_of(const Options& options, const TrialSetup& setup,
@@ -292,11 +264,11 @@ void add_quantize(CLI::App& program, Action& action) {
                    "An .onnx, .safetensors, a .gguf or a folder holding one")
       ->required();
   command->add_option("-o,--output", options->output, "The .nib to write")->required();
-  options->max_loss_flag = command
-                               ->add_option("--max-loss", options->max_loss,
-                                            "Rise of the perplexity that is allowed, as 1% or 0.01")
-                               ->transform(CLI::Validator(parse_share, "SHARE"))
-                               ->default_str("1%");
+  command
+      ->add_option("--max-loss", options->max_loss,
+                   "Rise of the perplexity that is allowed, as 1% or 0.01")
+      ->transform(CLI::Validator(parse_share, "SHARE"))
+      ->default_str("1%");
   std::vector<std::string> methods = quant::method_names();
   methods.insert(methods.begin(), "auto");
   options->method = "auto";

@@ -37,24 +37,12 @@ std::string read_file(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-Json score_json(const quant::RecipeScore& score) {
-  return {{"perplexity", score.perplexity},
-          {"base_perplexity", score.base_perplexity},
-          {"loss", score.loss},
-          {"loss_low", score.loss_interval.low},
-          {"loss_high", score.loss_interval.high},
-          {"kl", score.kl},
-          {"top1", score.top1},
-          {"bits", score.bits},
-          {"seconds", score.seconds}};
-}
-
 quant::RecipeScore score_from(const Json& json) {
   quant::RecipeScore score;
   score.perplexity = json.at("perplexity");
   score.base_perplexity = json.at("base_perplexity");
   score.loss = json.at("loss");
-  score.loss_interval = {json.at("loss_low"), json.at("loss_high")};
+  score.loss_interval = {json.at("loss_interval").at(0), json.at("loss_interval").at(1)};
   score.kl = json.at("kl");
   score.top1 = json.at("top1");
   score.bits = json.at("bits");
@@ -115,11 +103,9 @@ class Trials {
     quant::RecipeScore score = measure(model.graph);
     score.seconds = seconds;
     weights_[trial] = model.outcomes;
-    Json json = {{"recipe", quant::recipe_to_json(recipe)}, {"score", score_json(score)}};
-    Json& outcomes = json["weights"] = Json::array();
-    for (const quant::WeightOutcome& w : model.outcomes) {
-      outcomes.push_back({w.name, w.layer, w.error, w.nearest_error, w.seconds});
-    }
+    const Json json = {{"recipe", quant::recipe_to_json(recipe)},
+                       {"score", score_json(score)},
+                       {"weights", outcomes_json(model.outcomes)}};
     runtime::write_file(score_path(trial), json.dump());
     note(fmt::format("{}: {}", quant::recipe_text(recipe), score_text(score)));
     keep_if_best(score, trial, &model);
@@ -135,7 +121,11 @@ class Trials {
         return std::nullopt;
       }
       for (const Json& w : json.at("weights")) {
-        weights_[trial].push_back({w.at(0), w.at(1), w.at(2), w.at(3), w.at(4)});
+        weights_[trial].push_back({.name = w.at("name"),
+                                   .layer = w.at("layer"),
+                                   .error = w.at("error"),
+                                   .nearest_error = w.at("nearest_error"),
+                                   .seconds = w.at("seconds")});
       }
       return score_from(json.at("score"));
     } catch (const Json::exception&) {
@@ -247,11 +237,33 @@ void forget_trials(const TrialSetup& setup) {
   if (error) warn(fmt::format("{} cannot be removed: {}.", setup.folder, error.message()));
 }
 
+Json score_json(const quant::RecipeScore& score) {
+  return {{"perplexity", score.perplexity},
+          {"base_perplexity", score.base_perplexity},
+          {"loss", score.loss},
+          {"loss_interval", {score.loss_interval.low, score.loss_interval.high}},
+          {"kl", score.kl},
+          {"top1", score.top1},
+          {"bits", score.bits},
+          {"seconds", score.seconds}};
+}
+
+Json outcomes_json(const std::vector<quant::WeightOutcome>& weights) {
+  Json json = Json::array();
+  for (const quant::WeightOutcome& weight : weights) {
+    json.push_back({{"name", weight.name},
+                    {"layer", weight.layer},
+                    {"error", weight.error},
+                    {"nearest_error", weight.nearest_error},
+                    {"seconds", weight.seconds}});
+  }
+  return json;
+}
+
 std::string score_text(const quant::RecipeScore& score) {
   return fmt::format(
       "perplexity {:.3f} ({:+.2f}%, 95% within {:+.2f}..{:+.2f}%), KL {:.5f}, top-1 {:.2f}%, "
-      "{:.2f} "
-      "bits, {:.1f} s",
+      "{:.2f} bits, {:.1f} s",
       score.perplexity, score.loss * 100, score.loss_interval.low * 100,
       score.loss_interval.high * 100, score.kl, score.top1 * 100, score.bits, score.seconds);
 }

@@ -13,6 +13,7 @@
 #include "quant/recipe_loop.h"
 #include "quant/windows.h"
 #include "runtime/thread_pool.h"
+#include "tools/cli/output.h"
 
 namespace nibble::cli {
 
@@ -42,6 +43,10 @@ TrialOutcome run_trials(const TrialSetup& setup, const std::vector<quant::Recipe
 // Empties and removes the folder of finished work.
 void forget_trials(const TrialSetup& setup);
 
+// {"perplexity", "base_perplexity", "loss", "loss_interval": [low, high], "kl", ...}
+Json score_json(const quant::RecipeScore& score);
+// [{"name", "layer", "error", "nearest_error", "seconds"}]
+Json outcomes_json(const std::vector<quant::WeightOutcome>& weights);
 // "perplexity 41.90 (+0.83%, 95% within 0.61..1.05%), KL 0.0031, ..."
 std::string score_text(const quant::RecipeScore& score);
 
