@@ -5,9 +5,12 @@
 #include <functional>
 
 #include "jit/error.h"
+#include "tests/support/error_of.h"
 
 namespace nibble::graph {
 namespace {
+
+using test::error_of;
 
 using F = std::vector<float>;
 
@@ -77,15 +80,6 @@ std::shared_ptr<Graph> telltale() {
 F forward(InterpretedDecoder& decoder, const std::vector<int32_t>& ids) {
   const auto logits = decoder.forward(ids);
   return {logits.begin(), logits.end()};
-}
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
 }
 
 TEST(InterpretedDecoder, FeedsIdsPositionsMaskAndCache) {

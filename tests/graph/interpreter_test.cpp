@@ -4,13 +4,15 @@
 #include <sys/resource.h>
 
 #include <array>
-#include <functional>
 
 #include "jit/error.h"
 #include "tests/graph/one_node.h"
+#include "tests/support/error_of.h"
 
 namespace nibble::graph {
 namespace {
+
+using test::error_of;
 
 using test::floats;
 using test::ints;
@@ -45,15 +47,6 @@ struct Small {
     graph.nodes.push_back(std::move(node));
   }
 };
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
 
 TEST(Interpreter, EvaluatesByDemand) {
   const Small small;

@@ -9,9 +9,12 @@
 
 #include "jit/error.h"
 #include "tests/quant/scripted_decoder.h"
+#include "tests/support/error_of.h"
 
 namespace nibble::quant {
 namespace {
+
+using test::error_of;
 
 constexpr int64_t kVocabulary = 50;
 constexpr int32_t kBos = 49;
@@ -116,23 +119,13 @@ TEST(Perplexity, LogitsAreBounded) {
   EXPECT_GT(decoder.most_rows, 16U);
 }
 
-template <typename Call>
-std::string failure(Call&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
 TEST(Perplexity, RefusesWhatDoesNotFit) {
   ScriptedDecoder decoder(kVocabulary, 16);
-  EXPECT_EQ(failure([&] { score(decoder, text(40), {.window = 17}); }),
+  EXPECT_EQ(error_of([&] { score(decoder, text(40), {.window = 17}); }),
             "Windows of 17 positions were asked for, but the model's context holds 16.");
   auto ids = text(9);
   ids[8] = 50;  // only ever a target
-  EXPECT_EQ(failure([&] { score(decoder, ids, {.window = 8}); }),
+  EXPECT_EQ(error_of([&] { score(decoder, ids, {.window = 8}); }),
             "The text's id 50 at index 8 is outside this model's vocabulary of 50 ids.");
 }
 
@@ -143,11 +136,11 @@ TEST(Perplexity, DamagedLogitsAreAnErrorThatSaysWhere) {
   for (const float bad :
        {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     decoder.spoilt = bad;
-    EXPECT_EQ(failure([&] { score(decoder, ids, {.window = 8}); }),
+    EXPECT_EQ(error_of([&] { score(decoder, ids, {.window = 8}); }),
               "The model's logits before the text's id at index 11 hold NaN or an infinity.");
-    EXPECT_EQ(failure([&] { compare(base, decoder, ids, {.window = 8}); }),
+    EXPECT_EQ(error_of([&] { compare(base, decoder, ids, {.window = 8}); }),
               "The base's logits before the text's id at index 11 hold NaN or an infinity.");
-    EXPECT_NE(failure([&] { score_base(decoder, ids, {.window = 8}); }).find("Row 10"),
+    EXPECT_NE(error_of([&] { score_base(decoder, ids, {.window = 8}); }).find("Row 10"),
               std::string::npos);
   }
 }
@@ -227,7 +220,7 @@ TEST(Comparison, RowsOfAnotherProgram) {
   BaseScores base(ids, protocol, kVocabulary);
   for (size_t i = 1; i < 12; ++i) {
     EXPECT_FALSE(base.complete());
-    EXPECT_NE(failure([&] { compare(model, base); }).find(fmt::format("only {}", i - 1)),
+    EXPECT_NE(error_of([&] { compare(model, base); }).find(fmt::format("only {}", i - 1)),
               std::string::npos);
     base.add_row(scripted_logits(std::span(ids).first(i), kVocabulary));
   }
@@ -236,21 +229,22 @@ TEST(Comparison, RowsOfAnotherProgram) {
   EXPECT_EQ(found.mean_kl().value, 0);
   EXPECT_EQ(found.top1(), 1);
   const auto row = scripted_logits(ids, kVocabulary);
-  EXPECT_NE(failure([&] { base.add_row(row); }).find("one more"), std::string::npos);
+  EXPECT_NE(error_of([&] { base.add_row(row); }).find("one more"), std::string::npos);
 }
 
 TEST(Comparison, RefusesOtherVocabulariesAndBadRows) {
   const auto ids = text(12);
   ScriptedDecoder model(kVocabulary), base(kVocabulary + 1);
-  EXPECT_NE(failure([&] { compare(model, base, ids, {}); }).find("knows 50 ids and the base 51"),
+  EXPECT_NE(error_of([&] { compare(model, base, ids, {}); }).find("knows 50 ids and the base 51"),
             std::string::npos);
   const BaseScores kept = score_base(base, ids, {.window = 8});
-  EXPECT_NE(failure([&] { compare(model, kept); }).find("knows 50 ids and the base 51"),
+  EXPECT_NE(error_of([&] { compare(model, kept); }).find("knows 50 ids and the base 51"),
             std::string::npos);
   BaseScores rows(ids, {}, kVocabulary);
-  EXPECT_NE(failure([&] { rows.add_row(std::vector<float>(49)); }).find("has 49"),
+  EXPECT_NE(error_of([&] { rows.add_row(std::vector<float>(49)); }).find("has 49"),
             std::string::npos);
-  EXPECT_NE(failure([&] { BaseScores(ids, {}, 40); }).find("the base knows 40"), std::string::npos);
+  EXPECT_NE(error_of([&] { BaseScores(ids, {}, 40); }).find("the base knows 40"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -4,21 +4,15 @@
 
 #include "jit/error.h"
 #include "quant/recipe_loop.h"
+#include "tests/support/error_of.h"
 
 namespace nibble::quant {
 namespace {
 
+using test::error_of;
+
 QuantizeOptions int4(int64_t group) {
   return default_options("int4", group, false, jit::ScaleType::f16);
-}
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
 }
 
 TEST(RecipeTest, EveryMethodKeepsItsName) {
