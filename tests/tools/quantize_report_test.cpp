@@ -152,6 +152,17 @@ TEST(QuantizeReport, EveryTrialHasADotWithItsInterval) {
   EXPECT_EQ(count(html, "<line") - count(render_loss(bare), "<line"), 3U * 4);
 }
 
+// Losses within their intervals are noise, and are drawn near one another.
+TEST(QuantizeReport, ATinyMarkDoesNotBlowUpNoise) {
+  QuantizeReport report = example();
+  report.max_loss = 1e-6;
+  const std::string html = render_loss(report);
+  EXPECT_TRUE(has(html, ">mark 0.0001%</text>"));
+  EXPECT_FALSE(has(html, ">0.0001</text>"));
+  EXPECT_FALSE(has(html, ">0.01</text>"));
+  EXPECT_TRUE(has(html, ">1</text>"));
+}
+
 TEST(QuantizeReport, EveryKindHasAPictureAndEveryMethodALine) {
   const std::string html = render_errors(example());
   EXPECT_EQ(count(html, "<svg"), 1U + 4);             // the legend
@@ -173,6 +184,18 @@ TEST(QuantizeReport, NearestIsDrawnOnceAFormat) {
   EXPECT_EQ(count(html, "<polyline"), 4U * (4 + 2));
   EXPECT_TRUE(has(html, ">5 awq+gptq int4 in groups of 32</text>"));
   EXPECT_TRUE(has(html, ">3 gptq</text>"));
+}
+
+TEST(QuantizeReport, SaysHowWeightsWithoutSpeakingNamesAreCounted) {
+  QuantizeReport report = example();
+  EXPECT_FALSE(has(render_errors(report), "are counted in the order"));
+  for (auto& trial : report.trials) {
+    for (auto& weight : trial.weights) {
+      weight.name = fmt::format("onnx::MatMul_{}{}", 1000 + weight.layer, weight.name.back());
+    }
+  }
+  EXPECT_TRUE(has(render_errors(report), ">weight 4</text>"));
+  EXPECT_TRUE(has(render_errors(report), "are counted in the order"));
 }
 
 TEST(QuantizeReport, ErrorsAreComparedWithNearest) {

@@ -47,6 +47,7 @@ TEST(WeightKinds, OtherNumbersDoNotMislead) {
     return Names{fmt::format("w4a8.{}.fc1", layer), fmt::format("w4a8.{}.fc2", layer)};
   });
   EXPECT_EQ(kinds.labels, (Names{"fc1", "fc2"}));
+  EXPECT_FALSE(kinds.counted);
   for (int64_t layer = 0; layer < 12; ++layer) {
     EXPECT_EQ(kinds.kind_of.at({layer, fmt::format("w4a8.{}.fc2", layer)}), 1U) << layer;
   }
@@ -58,6 +59,7 @@ TEST(WeightKinds, NamesThatSayNothingAreCountedInTheirLayer) {
                  fmt::format("onnx::MatMul_{}", 295 + layer * 7)};
   });
   EXPECT_EQ(kinds.labels, (Names{"weight 1", "weight 2"}));
+  EXPECT_TRUE(kinds.counted);
   EXPECT_EQ(kinds.kind_of.at({2, "onnx::MatMul_309"}), 1U);
 }
 

@@ -37,12 +37,15 @@ struct Facet {
   bool in_layers = false;
 };
 
-std::vector<Facet> facets_of(const QuantizeReport& report) {
+WeightKinds kinds_of(const QuantizeReport& report) {
   std::vector<LayerWeight> all;
   for (const Trial& trial : report.trials) {
     for (const Weight& weight : trial.weights) all.push_back({weight.name, weight.layer});
   }
-  const WeightKinds kinds = weight_kinds(all);
+  return weight_kinds(all);
+}
+
+std::vector<Facet> facets_of(const QuantizeReport& report, const WeightKinds& kinds) {
   std::vector<Facet> facets(kinds.labels.size());
   for (size_t i = 0; i < facets.size(); ++i) facets[i].label = kinds.labels[i];
   for (size_t trial = 0; trial < report.trials.size(); ++trial) {
@@ -278,7 +281,8 @@ std::string table(const QuantizeReport& report, const std::vector<TrialLook>& lo
 }  // namespace
 
 std::string render_errors(const QuantizeReport& report) {
-  const std::vector<Facet> facets = facets_of(report);
+  const WeightKinds kinds = kinds_of(report);
+  const std::vector<Facet> facets = facets_of(report, kinds);
   if (facets.empty()) return "";
   std::vector<double> errors;
   int64_t hidden = 0;
@@ -296,6 +300,11 @@ std::string render_errors(const QuantizeReport& report) {
     html += legend(report, looks) + "<div class=\"facets\">\n";
     for (const Facet& facet : facets) html += FacetPicture(report, looks, axes, facet).draw();
     html += "</div>\n";
+  }
+  if (kinds.counted) {
+    html +=
+        "<p>Weights whose names do not say where they are in their layer are counted in the order "
+        "in which they were quantized.</p>\n";
   }
   if (hidden > 0) {
     html += fmt::format("<p>{} of 0 {} no place on the logarithmic scale.</p>\n",

@@ -40,11 +40,26 @@ Axis bits_axis(const std::vector<double>& bits) {
           .to = kRight};
 }
 
+// Up to where the axis is linear: the mark, or what an interval leaves open where that is more, so
+// that a tiny mark does not blow up what is noise.
+double linear_part(const QuantizeReport& report, const std::vector<const Trial*>& trials) {
+  double unit = std::isfinite(report.max_loss) ? std::max(report.max_loss, 0.0) : 0;
+  std::vector<double> halves;
+  for (const Trial* trial : trials) {
+    if (has_interval(*trial)) halves.push_back((trial->loss_high - trial->loss_low) / 2);
+  }
+  if (!halves.empty()) {
+    const auto middle = halves.begin() + static_cast<std::ptrdiff_t>(halves.size() / 2);
+    std::nth_element(halves.begin(), middle, halves.end());
+    unit = std::max(unit, *middle);
+  }
+  return unit > 0 ? unit : 0.01;
+}
+
 // In percent. Losses may be of any size and sign: small ones stay apart, and large ones on the
 // page.
 Axis loss_axis(const QuantizeReport& report, const std::vector<const Trial*>& trials) {
-  const double unit =
-      report.max_loss > 0 && std::isfinite(report.max_loss) ? report.max_loss : 0.01;
+  const double unit = linear_part(report, trials);
   double low = 0, high = unit;
   for (const Trial* trial : trials) {
     const bool interval = has_interval(*trial);
@@ -89,7 +104,7 @@ void draw_bits(Svg& svg, Axis x, const Axis& y, const std::vector<Group>& groups
       x.marks.push_back(group.bits);
     }
   }
-  draw_axes(svg, x, y, "bits a weight", "loss, %, logarithmic beyond the mark");
+  draw_axes(svg, x, y, "bits a weight", "loss, %, logarithmic far from 0");
   for (const Group& group : groups) {
     svg.line({group.from - 7, y.from}, {group.to + 7, y.from}, kGrey, 4);
   }

@@ -112,6 +112,7 @@ WeightKinds weight_kinds(std::span<const LayerWeight> weights) {
       label = named->second;
     } else {
       label = fmt::format("weight {}", ++counted[weight.layer]);
+      result.counted = true;
     }
     const auto [place, added] = at.try_emplace({weight.layer < 0, label}, result.labels.size());
     if (added) {

@@ -19,6 +19,7 @@ struct LayerWeight {
 struct WeightKinds {
   std::vector<std::string> labels;  // in order of first appearance, each different
   std::map<std::pair<int64_t, std::string>, size_t> kind_of;  // of (layer, name)
+  bool counted = false;  // whether some have no better label than "weight 2"
 };
 
 // A kind is what a name says beside its layer's number: "layers.7.mlp.down.weight" is of the kind
