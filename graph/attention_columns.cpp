@@ -34,6 +34,10 @@ Operands operands_at_start(const Graph& graph, const Interpreter& interpreter,
 std::vector<int64_t> columns_of(const Array& ones, const Array& iota, int64_t total,
                                 const char* what, double& factor) {
   const auto a = ones.floats(), b = iota.floats();
+  if (a.size() != b.size()) {
+    throw NotAttention(fmt::format("{} has {} elements for one input and {} for another", what,
+                                   a.size(), b.size()));
+  }
   std::vector<int64_t> columns(a.size());
   factor = a.empty() ? 1.0 : a[0];
   for (size_t i = 0; i < a.size(); ++i) {
@@ -57,6 +61,9 @@ std::vector<int64_t> columns_of(const Array& ones, const Array& iota, int64_t to
 std::vector<int64_t> distinct_heads(const std::vector<int64_t>& columns, int64_t heads,
                                     int64_t head_dim, int64_t& kv_heads) {
   const auto d = static_cast<size_t>(head_dim);
+  if (columns.empty() || columns.size() % d != 0) {
+    throw NotAttention(fmt::format("{} columns are no heads of {}", columns.size(), head_dim));
+  }
   const int64_t present = static_cast<int64_t>(columns.size()) / head_dim;
   std::vector<int64_t> distinct;
   std::vector<int64_t> which;
@@ -142,6 +149,9 @@ struct RotationProbe {
     }
     feed_projections(region, tokens, row, feeds);
     const Array q = interpreter.run_one(feeds, region.q);
+    if (q.size() < tokens * static_cast<int64_t>(head_dim)) {
+      throw NotAttention(fmt::format("Q of {} tokens is {}", tokens, to_string(q.shape)));
+    }
     const auto last = q.floats().begin() + (tokens - 1) * static_cast<int64_t>(head_dim);
     return {last, last + static_cast<int64_t>(head_dim)};
   }
@@ -318,7 +328,7 @@ void find_columns(const Graph& graph, const Interpreter& interpreter, const Atte
   const Operands a = operands_at_start(graph, interpreter, region, ones);
   const Operands b = operands_at_start(graph, interpreter, region, iota);
   meaning.heads = a.scores.size();
-  if (meaning.heads == 0 || a.q.size() % meaning.heads != 0) {
+  if (meaning.heads == 0 || a.q.size() == 0 || a.q.size() % meaning.heads != 0) {
     throw NotAttention(
         fmt::format("Q has {} elements for {} score rows", a.q.size(), meaning.heads));
   }

@@ -167,7 +167,9 @@ AttentionMeaning find_attention_meaning(const ProbeGraphs& probes, const Attenti
     find_columns(probes.plain, probes.plain_interpreter, region, meaning);
     for (ValueId norm : {meaning.q_norm, meaning.k_norm}) {
       if (norm == kNoValue) continue;
-      const int64_t found = element_count(probes.graph.tensor(norm)->shape);
+      const TensorData* weight = probes.graph.tensor(norm);
+      if (weight == nullptr) throw NotAttention("the factors of a norm of heads are computed");
+      const int64_t found = element_count(weight->shape);
       if (found != meaning.head_dim) {
         throw NotAttention(fmt::format("a norm of {} dimensions stands inside heads of {}", found,
                                        meaning.head_dim));

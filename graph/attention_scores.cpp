@@ -42,13 +42,13 @@ ScoreShape score_shape(const Graph& graph, const Interpreter& interpreter,
       continue;
     }
     bool grown = false;
-    for (size_t i = 0; i + 1 < found.size(); ++i) {
+    for (size_t i = 0; found.size() == shape.unit.size() && i + 1 < found.size(); ++i) {
       if (found[i] == 2 * shape.unit[i]) {
         shape.token_axis = i;
         grown = true;
       }
     }
-    if (!grown || found.size() != shape.unit.size()) {
+    if (!grown) {
       throw NotAttention(fmt::format("scores of 1 token are {} and of 2 tokens {}",
                                      to_string(shape.unit), to_string(found)));
     }
@@ -56,10 +56,10 @@ ScoreShape score_shape(const Graph& graph, const Interpreter& interpreter,
   return shape;
 }
 
-// The softmax's input when every product of Q and K is `product`.
+// The softmax's input when every product of Q and K is `product`, [heads, call.tokens, positions].
 std::vector<float> scores_for(const Graph& graph, const Interpreter& interpreter,
                               const AttentionRegion& region, const ScoreShape& shape,
-                              const ProbeCall& call, float product) {
+                              const ProbeCall& call, float product, int64_t heads) {
   Feeds feeds = decoder_feeds(graph, call);
   const int64_t rows = rows_of_call(graph, call);
   const std::vector<float> zeros(static_cast<size_t>(rows * total_width(region)), 0.0F);
@@ -69,7 +69,11 @@ std::vector<float> scores_for(const Graph& graph, const Interpreter& interpreter
   feeds[region.products] = Array::of(std::move(dims), std::vector<float>(count, product));
   const Array scores = interpreter.run_one(feeds, region.scores);
   // The last tokens' scores, head by head.
-  const int64_t total = call.past + call.tokens, heads = scores.size() / (rows * total);
+  const int64_t total = call.past + call.tokens;
+  if (scores.size() != heads * rows * total) {
+    throw NotAttention(fmt::format("the scores of {} heads, {} tokens and {} positions are {}",
+                                   heads, rows, total, to_string(scores.shape)));
+  }
   std::vector<float> last;
   for (int64_t h = 0; h < heads; ++h) {
     const auto end = scores.floats().begin() + (h + 1) * rows * total;
@@ -148,10 +152,11 @@ void check_causal(std::span<const float> scores, const ProbeCall& call, Attentio
 void find_scale(const Graph& graph, const Interpreter& interpreter, const AttentionRegion& region,
                 const ScoreShape& shape, AttentionMeaning& meaning) {
   const ProbeCall call{.tokens = 1, .past = 0, .thin_cache = true};
-  const float zero = scores_for(graph, interpreter, region, shape, call, 0.0F)[0];
-  const auto response = [&](float product) {
-    return scores_for(graph, interpreter, region, shape, call, product)[0] - zero;
+  const auto first = [&](float product) {
+    return scores_for(graph, interpreter, region, shape, call, product, meaning.heads)[0];
   };
+  const float zero = first(0.0F);
+  const auto response = [&](float product) { return first(product) - zero; };
   const float unit = response(1.0F);
   const float large = response(1024.0F);
   if (std::fabs(large - 1024.0F * unit) <= 1e-5F * std::fabs(large)) {
@@ -177,7 +182,7 @@ void find_mask(const Graph& graph, const Interpreter& interpreter, const Attenti
   const int64_t past = std::min(kLongestProbe, furthest_position(graph));
   const auto row = [&](int64_t cached) {
     return scores_for(graph, interpreter, region, shape,
-                      {.tokens = 1, .past = cached, .thin_cache = true}, 0.0F);
+                      {.tokens = 1, .past = cached, .thin_cache = true}, 0.0F, meaning.heads);
   };
   const auto scores_far = row(past);
   std::vector<float> slopes;
@@ -198,7 +203,7 @@ void find_mask(const Graph& graph, const Interpreter& interpreter, const Attenti
     meaning.slopes = std::move(slopes);
   }
   const ProbeCall call{.tokens = 5, .past = 3, .thin_cache = true};
-  auto scores = scores_for(graph, interpreter, region, shape, call, 0.0F);
+  auto scores = scores_for(graph, interpreter, region, shape, call, 0.0F, meaning.heads);
   check_causal(scores, call, meaning);
 }
 

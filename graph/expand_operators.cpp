@@ -145,6 +145,9 @@ std::string obstacle(const Node& node) {
     const int64_t heads = node.get_int(name, 0);
     if (heads < 1 || heads > kMostHeads) return fmt::format("{} is {}", name, heads);
   }
+  if ((node.input(1) == kNoValue) != (node.input(2) == kNoValue)) {
+    return "it has only one of key and value";
+  }
   if (node.input(11) != kNoValue) return "attention with sinks (head_sink) has no fused operator";
   if (node.get_int("smooth_softmax", 0) == 1) return "smooth_softmax has no fused operator";
   if (node.input(12) != kNoValue || node.input(13) != kNoValue) {

@@ -4,6 +4,7 @@
 #include "graph/interpreter.h"
 #include "graph/ops.h"
 #include "graph/passes.h"
+#include "graph/probe.h"
 #include "graph/rewrite.h"
 #include "graph/value_kinds.h"
 
@@ -97,7 +98,7 @@ int evaluate_constants(Graph& graph) {
   if (wanted.empty()) return 0;
   std::vector<Array> arrays;
   {
-    const Interpreter interpreter(graph);
+    const Interpreter interpreter(graph, probe_limits(graph));
     arrays = interpreter.run({}, wanted);
   }
   for (size_t i = 0; i < wanted.size(); ++i) {

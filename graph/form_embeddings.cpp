@@ -15,7 +15,7 @@ namespace nibble::graph {
 namespace {
 
 bool is_table(const TensorData* tensor) {
-  return tensor != nullptr && tensor->shape.size() == 2 &&
+  return tensor != nullptr && tensor->shape.size() == 2 && element_count(tensor->shape) > 0 &&
          (tensor->dtype == DType::f32 || tensor->dtype == DType::f16 ||
           tensor->dtype == DType::bf16 || tensor->dtype == DType::f64);
 }
@@ -33,7 +33,7 @@ std::optional<Lookup> lookup_of(const Graph& graph, const Links& links, const No
                   node.inputs[1]};
   }
   if (node.op == "DequantizeLinear") {  // of rows that were looked up
-    const Node* gather = links.producer(node.inputs[0]);
+    const Node* gather = links.producer(node.input(0));
     if (gather == nullptr || !gather->is("Gather") || gather->get_int("axis", 0) != 0) {
       return std::nullopt;
     }
@@ -50,7 +50,7 @@ std::optional<Lookup> lookup_of(const Graph& graph, const Links& links, const No
   if (is_table(tensor)) {
     return Lookup{MatrixSource::whole(*tensor, false), node.inputs[0], node.inputs[1]};
   }
-  const Node* maker = links.producer(node.inputs[0]);
+  const Node* maker = links.producer(node.input(0));
   if (maker == nullptr || maker->op != "DequantizeLinear") return std::nullopt;
   auto matrix = dequantized_weight(graph, *maker, false);
   if (!matrix) return std::nullopt;
@@ -89,7 +89,7 @@ bool is_ids(const Graph& graph, const Interpreter& interpreter, ValueId index, i
 int replace_gathers(Graph& graph) {
   std::vector<std::pair<size_t, Lookup>> found;
   {
-    const Interpreter interpreter(graph);
+    const Interpreter interpreter(graph, probe_limits(graph));
     const Links links(graph);
     for (size_t i = 0; i < graph.nodes.size(); ++i) {
       auto lookup = lookup_of(graph, links, graph.nodes[i]);
@@ -147,8 +147,11 @@ std::optional<int64_t> position_offset(const Graph& graph, const Interpreter& in
     }
     if (array.kind != Array::Kind::i64 || array.size() != rows) return std::nullopt;
     for (int64_t s = 0; s < rows; ++s) {
-      const int64_t found = array.ints()[static_cast<size_t>(s)] - (first + s);
-      if (offset && *offset != found) return std::nullopt;
+      int64_t found = 0;
+      if (__builtin_sub_overflow(array.ints()[static_cast<size_t>(s)], first + s, &found) ||
+          (offset && *offset != found)) {
+        return std::nullopt;
+      }
       offset = found;
     }
   }
@@ -184,7 +187,7 @@ int absorb_positions(Graph& graph) {
   std::vector<std::pair<size_t, Node>> fused;
   {
     const Links links(graph);
-    const Interpreter interpreter(graph);
+    const Interpreter interpreter(graph, probe_limits(graph));
     for (size_t i = 0; i < graph.nodes.size(); ++i) {
       if (!graph.nodes[i].is("Add")) continue;
       auto node = with_positions(graph, links, interpreter, graph.nodes[i]);

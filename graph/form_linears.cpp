@@ -10,7 +10,7 @@ namespace nibble::graph {
 namespace {
 
 bool is_float_matrix(const TensorData* tensor) {
-  return tensor != nullptr && tensor->shape.size() == 2 &&
+  return tensor != nullptr && tensor->shape.size() == 2 && element_count(tensor->shape) > 0 &&
          (tensor->dtype == DType::f32 || tensor->dtype == DType::f16 ||
           tensor->dtype == DType::bf16);
 }

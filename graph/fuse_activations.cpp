@@ -56,7 +56,7 @@ class ActivationFuser {
   int run() {
     std::vector<std::pair<Region, Meaning>> found;
     {
-      const Interpreter interpreter(graph_);
+      const Interpreter interpreter(graph_, probe_limits(graph_));
       for (const Node& node : graph_.nodes) {
         if (!node.is("Linear", kNibbleDomain)) continue;
         const Node* before = links_.producer(node.inputs[0]);
@@ -144,9 +144,14 @@ class ActivationFuser {
     return all;
   }
 
+  // Empty when the meaning gives rows of another width.
   static std::vector<float> predict(const Meaning& meaning,
                                     const std::vector<std::vector<float>>& inputs, int64_t width) {
     std::vector<float> out;
+    const bool halves = meaning.gated && inputs.size() == 1;
+    for (const auto& input : inputs) {
+      if (static_cast<int64_t>(input.size()) != kTokens * width * (halves ? 2 : 1)) return {};
+    }
     for (int64_t t = 0; t < kTokens; ++t) {
       for (int64_t c = 0; c < width; ++c) {
         const auto& gate = inputs[meaning.gate_source];
@@ -154,7 +159,6 @@ class ActivationFuser {
         const int64_t gate_width = static_cast<int64_t>(gate.size()) / kTokens;
         const int64_t up_width = static_cast<int64_t>(up.size()) / kTokens;
         const int64_t g = meaning.gate_column + c, u = meaning.up_column + c;
-        if (g >= gate_width || u >= up_width) return {};
         double y = evaluate(meaning.activation, gate[static_cast<size_t>(t * gate_width + g)]);
         if (meaning.gated) y *= up[static_cast<size_t>(t * up_width + u)];
         out.push_back(static_cast<float>(y));

@@ -232,7 +232,7 @@ bool reaches_position(const Graph& graph, const Interpreter& interpreter,
 void settle_context(Graph& graph, const Interpreter& interpreter, const AttentionRegion& region,
                     int64_t reached) {
   const Graph plain = without_head_norms(graph);
-  const Interpreter plain_interpreter(plain);
+  const Interpreter plain_interpreter(plain, probe_limits(plain));
   graph.context_length = reached;
   try {
     Graph limited = plain;
@@ -249,7 +249,7 @@ void limit_unknown_context(Graph& graph) {
   if (graph.context_length > 0) return;
   const int64_t most = furthest_position(graph) + 1;
   const RegionFinder finder(graph);
-  const Interpreter interpreter(graph);
+  const Interpreter interpreter(graph, probe_limits(graph));
   for (size_t i = 0; i < graph.nodes.size(); ++i) {
     if (!graph.nodes[i].is("Softmax")) continue;
     try {
@@ -303,9 +303,9 @@ int fuse_attention(Graph& graph, FusionReport& report) {
   std::vector<Found> all;
   {
     const RegionFinder finder(graph);
-    const Interpreter interpreter(graph);
+    const Interpreter interpreter(graph, probe_limits(graph));
     const Graph plain = without_head_norms(graph);
-    const Interpreter plain_interpreter(plain);
+    const Interpreter plain_interpreter(plain, probe_limits(plain));
     const ProbeGraphs probes{graph, interpreter, plain, plain_interpreter};
     int64_t softmaxes = 0;
     for (size_t i = 0; i < graph.nodes.size(); ++i) {

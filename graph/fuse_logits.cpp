@@ -28,7 +28,7 @@ struct LogitMeaning {
 class LogitProbe {
  public:
   LogitProbe(const Graph& graph, ValueId source, int64_t width)
-      : graph_(graph), interpreter_(graph), source_(source), width_(width) {}
+      : graph_(graph), interpreter_(graph, probe_limits(graph)), source_(source), width_(width) {}
 
   // f(x) for logits that are x in a vocabulary of that value alone.
   double at(float x) const {

@@ -24,9 +24,7 @@ class ResidualFuser {
     // Roots last to first: a sum takes the sums below it that nobody else uses.
     for (size_t i = count; i-- > 0;) {
       if (absorbed_[i] || !is_sum(graph_.nodes[i])) continue;
-      std::vector<ValueId> terms;
-      collect(i, terms, true);
-      rewrite(i, terms);
+      rewrite(i, terms_of(i));
       ++changed;
     }
     sort_nodes(graph_);
@@ -41,17 +39,25 @@ class ResidualFuser {
                widths_[static_cast<size_t>(node.inputs[1])];
   }
 
-  void collect(size_t index, std::vector<ValueId>& terms, bool root) {
-    if (!root) absorbed_[index] = true;
-    for (ValueId input : graph_.nodes[index].inputs) {
+  // The terms of a sum from left to right, those of the sums below it in their place.
+  std::vector<ValueId> terms_of(size_t root) {
+    std::vector<ValueId> terms;
+    const auto& inputs = graph_.nodes[root].inputs;
+    std::vector<ValueId> left(inputs.rbegin(), inputs.rend());  // the next one last
+    while (!left.empty()) {
+      const ValueId input = left.back();
+      left.pop_back();
       const int32_t maker = links_.producer_index(input);
-      if (maker >= 0 && is_sum(graph_.nodes[static_cast<size_t>(maker)]) &&
-          links_.single_use(input)) {
-        collect(static_cast<size_t>(maker), terms, false);
-      } else {
+      if (maker < 0 || !is_sum(graph_.nodes[static_cast<size_t>(maker)]) ||
+          !links_.single_use(input)) {
         terms.push_back(input);
+        continue;
       }
+      absorbed_[static_cast<size_t>(maker)] = true;
+      const auto& below = graph_.nodes[static_cast<size_t>(maker)].inputs;
+      left.insert(left.end(), below.rbegin(), below.rend());
     }
+    return terms;
   }
 
   // Whether this term is a Linear that can take a residual.

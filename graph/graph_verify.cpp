@@ -1,6 +1,7 @@
 #include <utility>
 
 #include "graph/graph.h"
+#include "graph/operands.h"
 #include "jit/error.h"
 
 namespace nibble::graph {
@@ -81,6 +82,9 @@ class Verifier {
 
 }  // namespace
 
-void verify(const Graph& graph) { Verifier(graph).run(); }
+void verify(const Graph& graph) {
+  Verifier(graph).run();
+  check_operands(graph);
+}
 
 }  // namespace nibble::graph

@@ -1,11 +1,14 @@
 #include "graph/interpreter.h"
 
+#include <algorithm>
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <new>
 #include <stdexcept>
 #include <utility>
 
+#include "graph/interpreter_meter.h"
 #include "graph/interpreter_ops.h"
 #include "jit/error.h"
 #include "jit/packed_layout.h"
@@ -92,6 +95,10 @@ std::vector<float> unpack_k_major(const jit::PackedView& view) {
   return out;
 }
 
+int64_t bytes_of(const Array& array) {
+  return array.size() * static_cast<int64_t>(element_bytes(array));
+}
+
 }  // namespace
 
 Array Array::of(Shape shape, std::vector<float> values) {
@@ -146,15 +153,6 @@ const Constant* OpCall::constant(size_t i) const {
   return constant ? &*constant : nullptr;
 }
 
-int64_t array_size(const Shape& shape) {
-  const int64_t count = element_count(shape);
-  if (count > kMostElements) {
-    fail("An array of shape {} has {} elements; the interpreter takes at most {}.",
-         to_string(shape), count, kMostElements);
-  }
-  return count;
-}
-
 Array reshaped(const Array& x, Shape shape) {
   if (element_count(shape) != x.size()) {
     fail("An array of shape {} ({} elements) cannot take the shape {}.", to_string(x.shape),
@@ -198,14 +196,17 @@ std::vector<int64_t> axes_of(const OpCall& call, size_t index) {
 // The graph with what is derived from it once: who makes each value, each node's function, and the
 // constants that have been used, as arrays.
 struct Interpreter::Impl : MatrixCache {
-  explicit Impl(const Graph& g) : graph(g), maker(producers(g)) {
+  Impl(const Graph& g, const InterpreterLimits& l) : graph(g), limits(l), maker(producers(g)) {
     for (const Node& node : graph.nodes) functions.push_back(find_op(node));
   }
 
   const Graph& graph;
+  const InterpreterLimits limits;
   std::vector<int32_t> maker;
   std::vector<OpFunction> functions;
+  std::atomic<int64_t> work{0};
   std::mutex mutex;  // guards the two caches
+  int64_t kept = 0;  // bytes of both
   std::map<ValueId, Array> arrays;
   std::map<ValueId, Elements> matrices;
 
@@ -213,19 +214,26 @@ struct Interpreter::Impl : MatrixCache {
 
   Elements k_major(ValueId id) override {
     const std::lock_guard lock(mutex);
-    Elements& kept = matrices[id];
-    if (kept == nullptr) {
+    Elements& matrix = matrices[id];
+    if (matrix == nullptr) {
       const Constant& constant = *value(id).constant;
       if (const auto* source = std::get_if<MatrixSource>(&constant)) {
-        kept = std::make_shared<const std::vector<float>>(source->to_k_major());
+        array_size({source->k, source->n});
+        matrix = std::make_shared<const std::vector<float>>(source->to_k_major());
       } else if (const auto* packed = std::get_if<runtime::PackedMatrix>(&constant)) {
-        kept = std::make_shared<const std::vector<float>>(unpack_k_major(packed->view));
+        matrix = std::make_shared<const std::vector<float>>(unpack_k_major(packed->view));
       } else {
         fail("The weight \"{}\" is a plain tensor where a matrix is expected.",
              graph.value_name(id));
       }
+      keep(static_cast<int64_t>(matrix->size() * sizeof(float)));
     }
-    return kept;
+    return matrix;
+  }
+
+  void keep(int64_t bytes) {
+    kept += bytes;
+    meter_held(bytes);
   }
 
   // The array of a constant tensor; nullopt for weight matrices.
@@ -236,7 +244,12 @@ struct Interpreter::Impl : MatrixCache {
     const auto found = arrays.find(id);
     if (found != arrays.end()) return found->second;
     try {
-      return arrays.emplace(id, from_tensor(*tensor)).first->second;
+      const bool floats = tensor->dtype == DType::f32 || tensor->dtype == DType::f16 ||
+                          tensor->dtype == DType::bf16 || tensor->dtype == DType::f64;
+      array_size(tensor->shape, floats ? sizeof(float) : sizeof(int64_t));
+      const Array& array = arrays.emplace(id, from_tensor(*tensor)).first->second;
+      keep(bytes_of(array));
+      return array;
     } catch (const Error& error) {
       fail("The constant \"{}\" of {} cannot be read: {}", graph.value_name(id), graph.origin,
            error.what());
@@ -314,19 +327,34 @@ void Interpreter::Impl::evaluate(const Node& node, OpFunction function, std::vec
     }
     call.inputs.push_back(input);
   }
+  for (const Array* input : call.inputs) spend(input != nullptr ? 1 + input->size() : 1);
   std::vector<Array> outputs = function(call);
   for (size_t i = 0; i < node.outputs.size(); ++i) {
     const ValueId id = node.outputs[i];
     if (id == kNoValue || known[static_cast<size_t>(id)]) continue;
     if (i >= outputs.size()) fail("The interpreter does not make output {}.", i);
+    meter_held(bytes_of(outputs[i]));
     held[static_cast<size_t>(id)] = std::move(outputs[i]);
     known[static_cast<size_t>(id)] = true;
   }
 }
 
 std::vector<Array> Interpreter::Impl::run(const Feeds& feeds, std::span<const ValueId> wanted) {
+  int64_t before = 0;
+  {
+    const std::lock_guard lock(mutex);
+    before = kept;
+  }
+  const MeterScope scope(limits, before, work);
+  spend(static_cast<int64_t>(graph.nodes.size()));
   Demand plan = demand(graph, maker, feeds, wanted);
   std::vector<Array> held(graph.values.size());
+  // What is fed is the caller's to hold.
+  const auto drop = [&](ValueId id) {
+    Array& array = held[static_cast<size_t>(id)];
+    if (!feeds.contains(id)) meter_held(-bytes_of(array));
+    array = Array();
+  };
   for (const auto& [id, array] : feeds) held[static_cast<size_t>(id)] = array;
   for (size_t i = 0; i < graph.nodes.size(); ++i) {
     if (!plan.needed[i]) continue;
@@ -341,11 +369,11 @@ std::vector<Array> Interpreter::Impl::run(const Feeds& feeds, std::span<const Va
     }
     for (const ValueId id : node.inputs) {
       if (id == kNoValue) continue;
-      if (--plan.users[static_cast<size_t>(id)] == 0) held[static_cast<size_t>(id)] = Array();
+      if (--plan.users[static_cast<size_t>(id)] == 0) drop(id);
     }
     for (const ValueId id : node.outputs) {
       if (id != kNoValue && plan.users[static_cast<size_t>(id)] == 0) {
-        held[static_cast<size_t>(id)] = Array();
+        drop(id);
       }
     }
   }
@@ -363,7 +391,8 @@ std::vector<Array> Interpreter::Impl::run(const Feeds& feeds, std::span<const Va
   return results;
 }
 
-Interpreter::Interpreter(const Graph& graph) : impl_(std::make_unique<Impl>(graph)) {}
+Interpreter::Interpreter(const Graph& graph, const InterpreterLimits& limits)
+    : impl_(std::make_unique<Impl>(graph, limits)) {}
 Interpreter::~Interpreter() = default;
 
 std::vector<Array> Interpreter::run(const Feeds& feeds, std::span<const ValueId> wanted) const {

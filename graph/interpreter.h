@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <span>
@@ -35,15 +36,23 @@ struct Array {
 
 using Feeds = std::map<ValueId, Array>;
 
+// What an interpreter may use. Passes evaluate what a file asks for, before anybody has looked at
+// it: that must end, and soon (see probe_limits).
+struct InterpreterLimits {
+  int64_t bytes = std::numeric_limits<int64_t>::max();  // of arrays that it holds at one time
+  int64_t work = std::numeric_limits<int64_t>::max();   // elements read and made, and products
+                                                        // added, of all runs together
+};
+
 class Interpreter {
  public:
   // Keeps a reference: the graph must outlive it and stay unchanged. Constant arrays are converted
   // on first use and kept.
-  explicit Interpreter(const Graph& graph);
+  explicit Interpreter(const Graph& graph, const InterpreterLimits& limits = {});
   ~Interpreter();
 
   // The wanted values, in order. Throws Error naming the node and its op: unknown op, shapes that
-  // do not fit, an index out of range, a value that is neither fed nor computable.
+  // do not fit, an index out of range, a value that is neither fed nor computable, a limit reached.
   std::vector<Array> run(const Feeds& feeds, std::span<const ValueId> wanted) const;
   Array run_one(const Feeds& feeds, ValueId wanted) const;
 

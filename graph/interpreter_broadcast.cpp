@@ -47,7 +47,7 @@ namespace {
 template <typename T>
 std::vector<T> copy_elements(const std::vector<T>& from, const Shape& shape, const Shape& strides,
                              int64_t base) {
-  std::vector<T> to(static_cast<size_t>(array_size(shape)));
+  std::vector<T> to(static_cast<size_t>(array_size(shape, sizeof(T))));
   const LoopNest<1> loop(shape, {strides});
   loop.run([&](int64_t out, const auto& offsets, int64_t count, const auto& steps) {
     const T* source = from.data() + base + offsets[0];

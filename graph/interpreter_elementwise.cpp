@@ -33,7 +33,7 @@ int64_t saturate(double value) {
 template <typename Out, typename In, typename F>
 std::vector<Out> zip(const Shape& shape, const Array& a, const Array& b, const std::vector<In>& x,
                      const std::vector<In>& y, const F& f) {
-  std::vector<Out> out(static_cast<size_t>(array_size(shape)));
+  std::vector<Out> out(static_cast<size_t>(array_size(shape, sizeof(Out))));
   const LoopNest<2> loop(shape,
                          {broadcast_strides(a.shape, shape), broadcast_strides(b.shape, shape)});
   loop.run([&](int64_t at, const auto& offsets, int64_t count, const auto& steps) {
@@ -222,7 +222,7 @@ Outputs op_not(const OpCall& call) {
 template <typename T>
 std::vector<T> choose(const Shape& shape, const Array& condition, const Array& a, const Array& b,
                       const std::vector<T>& x, const std::vector<T>& y) {
-  std::vector<T> out(static_cast<size_t>(array_size(shape)));
+  std::vector<T> out(static_cast<size_t>(array_size(shape, sizeof(T))));
   const LoopNest<3> loop(
       shape, {broadcast_strides(condition.shape, shape), broadcast_strides(a.shape, shape),
               broadcast_strides(b.shape, shape)});

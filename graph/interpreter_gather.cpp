@@ -34,7 +34,7 @@ Outputs op_gather(const OpCall& call) {
   std::vector<int64_t> rows(picks.size());
   std::transform(picks.begin(), picks.end(), rows.begin(),
                  [dim](int64_t index) { return normal_index(index, dim); });
-  const auto count = static_cast<size_t>(array_size(shape));
+  const auto count = static_cast<size_t>(array_size(shape, element_bytes(x)));
   if (count == 0) return {strided_copy(x, shape, Shape(shape.size(), 0), 0)};
   const int64_t outer = product(x.shape, 0, axis);
   const int64_t inner = product(x.shape, axis + 1, x.shape.size());
@@ -125,7 +125,7 @@ Outputs op_gather_nd(const OpCall& call) {
   const Tuples tuples = read_tuples(x, indices, batch_dims);
   Shape shape(indices.shape.begin(), indices.shape.end() - 1);
   shape.insert(shape.end(), x.shape.begin() + given + indices.shape.back(), x.shape.end());
-  const auto count = static_cast<size_t>(array_size(shape));
+  const auto count = static_cast<size_t>(array_size(shape, element_bytes(x)));
   return {with_elements(x, [&](const auto& from) {
     std::decay_t<decltype(from)> to(count);
     auto out = to.begin();

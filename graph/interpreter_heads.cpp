@@ -214,6 +214,7 @@ Array attend(const HeadsCall& a) {
   }
   const Shape shape{q[0], q[1], q[2], v[3]};
   std::vector<float> out(static_cast<size_t>(array_size(shape)));
+  spend(array_size({q[0], q[1], q[2], k[2]}) * std::max<int64_t>(1, q[3] + v[3]));
   float* to = out.data();
   for (int64_t b = 0; b < q[0]; ++b) {
     for (int64_t h = 0; h < q[1]; ++h) {
@@ -266,6 +267,9 @@ Outputs op_standard_attention(const OpCall& call) {
   const bool causal = node.get_int("is_causal", 0) != 0;
   const int64_t offset = a.k.shape[2] - a.q.shape[2];  // the mask ends at the last position
   const Array *mask = call.optional(3), *lengths = call.optional(6);
+  if (lengths != nullptr && lengths->size() != a.q.shape[0]) {
+    fail("Lengths of shape {} do not fit {} sequences.", to_string(lengths->shape), a.q.shape[0]);
+  }
   a.bias = [&](int64_t b, int64_t h, int64_t s, int64_t t) {
     const int64_t valid =
         lengths != nullptr ? lengths->ints()[static_cast<size_t>(b)] : a.k.shape[2];

@@ -10,6 +10,7 @@ namespace nibble::graph {
 // once for four products (added in order: unrolling changes no bits).
 void multiply(const float* a, const float* b, float* c, int64_t m, int64_t k, int64_t n) {
   constexpr int64_t kBlock = 256;
+  spend(m * k * n);
   std::fill(c, c + m * n, 0.0F);
   for (int64_t j0 = 0; j0 < n; j0 += kBlock) {
     const int64_t width = std::min(kBlock, n - j0);

@@ -55,8 +55,16 @@ std::span<const OpEntry> standard_attention_ops();
 
 // The most elements an array may have; past it a shape is taken for an error of the model.
 inline constexpr int64_t kMostElements = int64_t{1} << 31;
-// element_count with that limit.
-int64_t array_size(const Shape& shape);
+// element_count with that limit, for an array that is about to be made: it counts against the
+// limits of the interpreter that runs on this thread. `element`: its bytes.
+int64_t array_size(const Shape& shape, size_t element = sizeof(float));
+// Counts work that array_size does not see: products that are added up.
+void spend(int64_t work);
+
+// Bytes of an element of x.
+inline size_t element_bytes(const Array& x) {
+  return x.kind == Array::Kind::f32 ? sizeof(float) : sizeof(int64_t);
+}
 
 // The same elements under another shape.
 Array reshaped(const Array& x, Shape shape);

@@ -121,7 +121,7 @@ Outputs op_matmul_integer(const OpCall& call) {
   const int64_t za = a_zero != nullptr ? a_zero->ints()[0] : 0;
   Shape shape = a.shape;
   shape.back() = n;
-  std::vector<int64_t> out(static_cast<size_t>(array_size(shape)), 0);
+  std::vector<int64_t> out(static_cast<size_t>(array_size(shape, sizeof(int64_t))), 0);
   for (int64_t r = 0; r < rows.rows; ++r) {
     for (int64_t kk = 0; kk < k; ++kk) {
       const int64_t left = a.ints()[static_cast<size_t>(r * k + kk)] - za;

@@ -37,12 +37,13 @@ Outputs op_constant(const OpCall& call) {
 
 Outputs op_constant_of_shape(const OpCall& call) {
   const Shape shape = shape_from(call.in(0));
-  const auto count = static_cast<size_t>(array_size(shape));
   const auto found = call.node.attributes.find("value");
   if (found == call.node.attributes.end()) {
+    const auto count = static_cast<size_t>(array_size(shape));
     return {Array::of(shape, std::vector<float>(count, 0.0F))};
   }
   const Array value = op_constant(call).front();
+  const auto count = static_cast<size_t>(array_size(shape, element_bytes(value)));
   if (value.size() != 1) fail("The attribute \"value\" has {} elements, not one.", value.size());
   return {with_elements(value, [&](const auto& one) {
     return like(value, shape, std::decay_t<decltype(one)>(count, one[0]));
@@ -289,7 +290,7 @@ Outputs op_tile(const OpCall& call) {
 template <typename T>
 std::vector<T> join(const OpCall& call, size_t axis, const Shape& shape,
                     const std::vector<T>& (*elements)(const Array&)) {
-  std::vector<T> out(static_cast<size_t>(array_size(shape)));
+  std::vector<T> out(static_cast<size_t>(array_size(shape, sizeof(T))));
   const Shape strides = row_major_strides(shape);
   int64_t at = 0;  // along the axis
   for (const Array* part : call.inputs) {
@@ -348,7 +349,8 @@ Outputs op_range(const OpCall& call) {
     if (!(count < static_cast<double>(kMostElements))) {
       fail("A range from {} by {} would have {} elements.", from, step, count);
     }
-    std::vector<float> values(static_cast<size_t>(std::max(0.0, count)));
+    const auto elements = static_cast<int64_t>(std::max(0.0, count));
+    std::vector<float> values(static_cast<size_t>(array_size({elements})));
     for (size_t i = 0; i < values.size(); ++i) {
       values[i] = static_cast<float>(from + static_cast<double>(i) * step);
     }
@@ -367,6 +369,7 @@ Outputs op_range(const OpCall& call) {
     fail("A range from {} to {} by {} has {} elements; the interpreter takes at most {}.", from, to,
          step, count, kMostElements);
   }
+  array_size({static_cast<int64_t>(count)}, sizeof(int64_t));
   std::vector<int64_t> values(count);
   for (uint64_t i = 0; i < count; ++i) {
     values[i] = static_cast<int64_t>(static_cast<uint64_t>(from) + i * static_cast<uint64_t>(step));

@@ -60,8 +60,15 @@ class Reader {
   json parse() const {
     const auto bytes = file_->get(kGraphSection);
     const auto* text = reinterpret_cast<const char*>(bytes.data());
+    constexpr int kMostDepth = 16;  // of objects and lists in each other, twice what a graph has
     try {
-      return json::parse(text, text + bytes.size());
+      return json::parse(text, text + bytes.size(), [&](int depth, json::parse_event_t, json&) {
+        if (depth > kMostDepth) {
+          fail("{}: section \"graph\" has objects and lists in each other more than {} deep.",
+               path_, kMostDepth);
+        }
+        return true;
+      });
     } catch (const json::exception& e) {
       fail("{}: section \"graph\" should be JSON, but it is not: {}.", path_, e.what());
     }
@@ -235,6 +242,7 @@ class Reader {
     for (size_t i = 0; i < at.size(); ++i) {
       const JsonCursor document = at[i];
       const std::string& name = document.at("name").text();
+      if (graph_.documents.contains(name)) document.wrong("a document that is not there twice");
       const auto bytes = section(document_section(name), document.at("bytes").integer(0, kMostInt),
                                  fmt::format("the document \"{}\"", name));
       graph_.documents[name].assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());

@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <numeric>
+
+#include "jit/error.h"
 
 namespace nibble::graph {
 
@@ -14,8 +17,9 @@ int64_t prefix_positions(const Graph& graph) {
 
 int64_t furthest_position(const Graph& graph) {
   constexpr int64_t kUnknownContext = 4096;
+  constexpr int64_t kFurthest = int64_t{1} << 20;
   if (is_prefix_form(graph)) return prefix_positions(graph) - 1;
-  return (graph.context_length > 1 ? graph.context_length : kUnknownContext) - 1;
+  return std::min(kFurthest, graph.context_length > 1 ? graph.context_length : kUnknownContext) - 1;
 }
 
 Shape cache_shape(const Graph& graph, ValueId past_input, int64_t past) {
@@ -32,22 +36,64 @@ Shape cache_shape(const Graph& graph, ValueId past_input, int64_t past) {
   return shape;
 }
 
+InterpreterLimits probe_limits(const Graph& graph) {
+  // A quarter of the bytes and a hundredth of the work are enough for every model of the zoo.
+  constexpr int64_t kBytes = int64_t{36} << 20, kWork = int64_t{1} << 31;
+  constexpr int64_t kWorkPerByte = 1 << 8;
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max() / kWorkPerByte / 4;
+  int64_t bytes = 0;
+  for (const Value& value : graph.values) {
+    if (!value.constant) continue;
+    if (const auto* tensor = std::get_if<TensorData>(&*value.constant)) {
+      bytes += static_cast<int64_t>(tensor->bytes);
+    } else if (const auto* source = std::get_if<MatrixSource>(&*value.constant)) {
+      const int64_t k = std::max<int64_t>(1, source->k);
+      bytes += std::min(source->n, kMost / k) * k / 2;  // at 4 bits each
+    }
+    bytes = std::min(bytes, kMost);
+  }
+  return {kBytes + 2 * bytes, kWork + kWorkPerByte * bytes};
+}
+
 namespace {
+
+// Caches are fed alike: layers of one shape share one array.
+class Zeros {
+ public:
+  explicit Zeros(const Graph& graph)
+      : left_(probe_limits(graph).bytes / static_cast<int64_t>(sizeof(float)) / 4) {}
+
+  const Array& of(const Shape& shape) {
+    Array& array = arrays_[shape];
+    if (array.f != nullptr) return array;
+    const int64_t count = element_count(shape);
+    if (count > left_) {
+      fail("A cache of shape {} is larger than what may be used to find out what this computes.",
+           to_string(shape));
+    }
+    left_ -= count;
+    return array = Array::of(shape, std::vector<float>(static_cast<size_t>(count), 0.0F));
+  }
+
+ private:
+  int64_t left_;  // elements
+  std::map<Shape, Array> arrays_;
+};
 
 // What appends to a cache cannot run on a thin one; where shapes alone matter its result is thin
 // too.
-void feed_thin_concatenations(const Graph& graph, const ProbeCall& call, Feeds& feeds) {
+void feed_thin_concatenations(const Graph& graph, const ProbeCall& call, Zeros& zeros,
+                              Feeds& feeds) {
   for (const Node& node : graph.nodes) {
     if (!node.is("Concat") || node.inputs.size() != 2) continue;
     const auto cache = feeds.find(node.inputs[0]);
     if (cache == feeds.end() || node.inputs[0] == graph.io.attention_mask) continue;
     Shape shape = cache->second.shape;
-    int64_t axis = node.get_int("axis", 0);
-    if (axis < 0) axis += static_cast<int64_t>(shape.size());
-    if (axis >= static_cast<int64_t>(shape.size())) continue;
-    shape[static_cast<size_t>(axis)] += call.tokens;
-    const auto count = static_cast<size_t>(element_count(shape));
-    feeds[node.outputs[0]] = Array::of(std::move(shape), std::vector<float>(count, 0.0F));
+    const int64_t axis = node.get_int("axis", 0);
+    const auto rank = static_cast<int64_t>(shape.size());
+    if (axis < -rank || axis >= rank) continue;
+    shape[static_cast<size_t>(axis < 0 ? axis + rank : axis)] += call.tokens;
+    feeds[node.outputs[0]] = zeros.of(shape);
   }
 }
 
@@ -65,6 +111,7 @@ int64_t first_position(const Graph& graph, const ProbeCall& call) {
 
 Feeds decoder_feeds(const Graph& graph, const ProbeCall& call) {
   Feeds feeds;
+  Zeros zeros(graph);
   const int64_t rows = rows_of_call(graph, call);
   const auto tokens = static_cast<size_t>(rows);
   const auto total = static_cast<size_t>(call.past + call.tokens);
@@ -88,11 +135,10 @@ Feeds decoder_feeds(const Graph& graph, const ProbeCall& call) {
           if (declared[i] >= 0) shape[i] = 1;
         }
       }
-      const auto count = static_cast<size_t>(element_count(shape));
-      feeds[id] = Array::of(std::move(shape), std::vector<float>(count, 0.0F));
+      feeds[id] = zeros.of(shape);
     }
   }
-  if (call.thin_cache) feed_thin_concatenations(graph, call, feeds);
+  if (call.thin_cache) feed_thin_concatenations(graph, call, zeros, feeds);
   return feeds;
 }
 

@@ -10,6 +10,10 @@
 
 namespace nibble::graph {
 
+// What a probe may use, by the size of the model: a file's arrays and steps are bounded by its
+// length, whatever its nodes say.
+InterpreterLimits probe_limits(const Graph& graph);
+
 // The inputs of one decoder call of batch 1: `tokens` new ids after `past` cached positions.
 struct ProbeCall {
   int64_t tokens = 1, past = 0;
@@ -27,11 +31,12 @@ int64_t prefix_positions(const Graph& graph);
 int64_t rows_of_call(const Graph& graph, const ProbeCall& call);
 int64_t first_position(const Graph& graph, const ProbeCall& call);
 
-// Feeds for every graph input: ids 0, mask 1, positions past..past+tokens, cache zeros.
+// Feeds for every graph input: ids 0, mask 1, positions past..past+tokens, cache zeros. Throws
+// Error when a cache of the declared shape is larger than probes may use.
 Feeds decoder_feeds(const Graph& graph, const ProbeCall& call);
 
-// The last position that probes look at: the context's, or one far enough when the model does not
-// say.
+// The last position that probes look at: the context's (up to a million), or one far enough when
+// the model does not say.
 int64_t furthest_position(const Graph& graph);
 
 // The declared shape of a cache input with batch 1 and `past` positions.

@@ -186,9 +186,9 @@ SharedMatrix dequantized_weight(const Graph& graph, const Node& node, bool k_maj
   m.bits = nibbles ? 4 : 8;
   m.is_signed = dtype == DType::i4 || dtype == DType::i8;
   m.value_at = k_major ? Strides{1, m.n} : Strides{m.k, 1};
-  const int64_t axis = (node.get_int("axis", 1) + 2) % 2, block = node.get_int("block_size", 0);
-  if (m.n < 1 || m.k < 1 || node.get_int("axis", 1) < -2 || node.get_int("axis", 1) > 1)
-    return nullptr;
+  const int64_t given_axis = node.get_int("axis", 1), block = node.get_int("block_size", 0);
+  if (m.n < 1 || m.k < 1 || given_axis < -2 || given_axis > 1) return nullptr;
+  const int64_t axis = (given_axis + 2) % 2;
   if (block > 0) {
     if (axis != static_cast<int64_t>(k_axis) || scales->shape.size() != 2) return nullptr;
     m.group = std::min(block, m.k);

@@ -154,7 +154,11 @@ int64_t fused_width(const Graph& graph, const Node& node, const std::vector<int6
     if (const auto* source = std::get_if<MatrixSource>(&*constant)) return source->k;
     return std::get<runtime::PackedMatrix>(*constant).view.k;
   }
-  if (node.op == "Attention") return node.get_int("heads") * node.get_int("head_dim");
+  if (node.op == "Attention") {
+    constexpr int64_t kMost = 1 << 20;  // as check_fused has it
+    const int64_t heads = node.get_int("heads"), head_dim = node.get_int("head_dim");
+    return heads > 0 && heads <= kMost && head_dim > 0 && head_dim <= kMost ? heads * head_dim : 0;
+  }
   return node.inputs.empty() ? 0 : widths[static_cast<size_t>(node.inputs[0])];
 }
 

@@ -107,7 +107,7 @@ int drop_reshapes(Graph& graph) {
   const std::vector<int64_t> widths = hidden_widths(graph);
   std::vector<std::pair<ValueId, ValueId>> same;
   {
-    const Interpreter interpreter(graph);
+    const Interpreter interpreter(graph, probe_limits(graph));
     const Links links(graph);
     for (const Node& node : graph.nodes) {
       if (!node.is("Reshape") || node.get_int("allowzero", 0) != 0) continue;

@@ -58,15 +58,17 @@ std::vector<ValueKind> value_kinds(const Graph& graph) {
     if (node.op == "DynamicQuantizeLinear" || node.op == "MatMulInteger") kind = ValueKind::integer;
     if (node.op == "Cast") kind = kind_of_cast(node.get_int("to", 1));
     if (node.op == "ConstantOfShape") {
-      const auto value = node.attributes.find("value");
-      kind = value == node.attributes.end() ? ValueKind::real
-                                            : kind_of(std::get<TensorData>(value->second).dtype);
+      const auto found = node.attributes.find("value");
+      const auto* value =
+          found == node.attributes.end() ? nullptr : std::get_if<TensorData>(&found->second);
+      kind = value == nullptr ? ValueKind::real : kind_of(value->dtype);
     }
     if (makes_boolean(node.op)) kind = ValueKind::boolean;
     for (ValueId output : node.outputs) {
       if (output != kNoValue) kinds[static_cast<size_t>(output)] = kind;
     }
-    if (node.op == "DynamicQuantizeLinear" && node.outputs.size() > 1) {
+    if (node.op == "DynamicQuantizeLinear" && node.outputs.size() > 1 &&
+        node.outputs[1] != kNoValue) {
       kinds[static_cast<size_t>(node.outputs[1])] = ValueKind::real;  // its scale
     }
   }

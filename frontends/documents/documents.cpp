@@ -24,7 +24,8 @@ constexpr std::array<const char*, 7> kContextKeys = {
     "max_position_embeddings", "n_positions",   "n_ctx", "max_seq_len", "seq_length",
     "max_sequence_length",     "context_length"};
 constexpr uintmax_t kMostBytes = uintmax_t{1} << 28;  // the largest tokenizers have some 40 MB
-constexpr int kMostDepth = 16;                        // of objects and lists in each other
+constexpr size_t kMostConfigurationBytes = size_t{1} << 22;
+constexpr int kMostDepth = 16;  // of objects and lists in each other
 
 std::string read_whole(const fs::path& path) {
   std::error_code error;
@@ -60,6 +61,11 @@ struct Document {
 };
 
 json parse(const fs::path& path, const std::string& text) {
+  // Parsed JSON takes many times its length.
+  if (text.size() > kMostConfigurationBytes) {
+    fail("{}: a configuration of {} bytes is larger than the {} that are expected at most.",
+         path.string(), text.size(), kMostConfigurationBytes);
+  }
   json content;
   try {
     content = json::parse(text, [&](int depth, json::parse_event_t, const json&) {

@@ -99,6 +99,12 @@ std::optional<GgufVocabulary> read_vocabulary(const File& file) {
   v.model = file.text(kModel);
   v.pre = file.text("tokenizer.ggml.pre", "");
   const auto tokens = file.texts("tokenizer.ggml.tokens");
+  constexpr size_t kMostTokens = size_t{1} << 21;
+  for (const char* key : {"tokenizer.ggml.tokens", "tokenizer.ggml.merges"}) {
+    if (!file.has(key) || file.texts(key).size() <= kMostTokens) continue;
+    fail("{}: metadata '{}' has {} texts, expected at most {}.", file.path(), key,
+         file.texts(key).size(), kMostTokens);
+  }
   v.tokens.assign(tokens.begin(), tokens.end());
   if (file.has("tokenizer.ggml.scores")) v.scores = file.reals("tokenizer.ggml.scores");
   if (file.has("tokenizer.ggml.token_type")) {

@@ -13,8 +13,10 @@
 namespace nibble::frontends::gguf {
 namespace {
 
-constexpr uint32_t kMagic = 0x46554747;     // "GGUF"
-constexpr uint64_t kMostEntries = 1 << 20;  // of metadata, or tensors
+constexpr uint32_t kMagic = 0x46554747;    // "GGUF"
+constexpr uint64_t kMostValues = 1 << 16;  // of metadata
+constexpr uint64_t kMostTensors = 1 << 17;
+constexpr uint64_t kMostIntegers = 1 << 22;  // in a list: each becomes 8 bytes
 constexpr uint64_t kMostDimensions = 4;
 constexpr uint64_t kMostNameBytes = 1 << 16;
 constexpr int64_t kMostElements = int64_t{1} << 48;
@@ -100,7 +102,8 @@ class Parser {
       fail("{}: GGUF version {}, expected 2 or 3{}.", path(), version,
            big_endian ? " (it is a big-endian file, which is not supported)" : "");
     }
-    const auto tensors = count("number of tensors"), values = count("number of metadata entries");
+    const auto tensors = count("number of tensors", kMostTensors),
+               values = count("number of metadata entries", kMostValues);
     for (uint64_t i = 0; i < values; ++i) read_value();
     for (uint64_t i = 0; i < tensors; ++i) read_tensor();
     place_tensors();
@@ -131,11 +134,11 @@ class Parser {
     return load<T>(take(sizeof(T), what).data());
   }
 
-  uint64_t count(std::string_view what) {
+  uint64_t count(std::string_view what, uint64_t most) {
     const size_t at = offset();
     const auto n = number<uint64_t>(what);
-    if (n > kMostEntries) {
-      fail("{}: '{}' at offset {} is {}, expected at most {}.", path(), what, at, n, kMostEntries);
+    if (n > most) {
+      fail("{}: '{}' at offset {} is {}, expected at most {}.", path(), what, at, n, most);
     }
     return n;
   }
@@ -360,6 +363,10 @@ std::vector<int64_t> File::integers(std::string_view key) const {
   const auto* found = std::get_if<Array>(&value(key));
   std::vector<int64_t> out;
   if (found == nullptr || found->type == ValueType::string) wrong_type(key, "list of integers");
+  if (found->count > kMostIntegers) {
+    fail("{}: metadata '{}' has {} integers, expected at most {}.", path(), key, found->count,
+         kMostIntegers);
+  }
   for (uint64_t i = 0; i < found->count; ++i) {
     const Value element = scalar(found->type, &found->bytes[i * scalar_bytes(found->type)]);
     const auto* number = std::get_if<int64_t>(&element);

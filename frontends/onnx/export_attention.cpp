@@ -155,8 +155,9 @@ std::string AttentionWriter::rotated(const Shape& a, const std::string& x,
     second = parts[1];
     if (rest > 0) kept = parts[2];
   }
-  const auto turn = [&](const char* op, const std::string& u, const std::string& v,
-                        const std::string& part) {
+  // Structured bindings are captured by name for clang's sake.
+  const auto turn = [&, &cos = cos, &sin = sin](const char* op, const std::string& u,
+                                                const std::string& v, const std::string& part) {
     const std::string by_cos = writer_.node("Mul", part + "/cos", {u, cos});
     const std::string by_sin = writer_.node("Mul", part + "/sin", {v, sin});
     return writer_.node(op, part, {by_cos, by_sin});

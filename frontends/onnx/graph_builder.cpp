@@ -344,7 +344,7 @@ class Builder {
         {AttributeProto::kFloat, attribute.f.has_value()},
         {AttributeProto::kInt, attribute.i.has_value()},
         {AttributeProto::kString, attribute.s.has_value()},
-        {AttributeProto::kTensor, attribute.t.has_value()},
+        {AttributeProto::kTensor, attribute.t != nullptr},
         {AttributeProto::kFloats, !attribute.floats.empty()},
         {AttributeProto::kInts, !attribute.ints.empty()}};
     for (const auto& [type, present] : payloads) {

@@ -4,6 +4,8 @@
 #include <array>
 #include <cstring>
 
+#include "jit/error.h"
+
 namespace nibble::frontends::onnx {
 namespace {
 
@@ -117,6 +119,18 @@ constexpr MessageSpec kTensorType{"TypeProto.Tensor", kTensorTypeFields};
 constexpr MessageSpec kShape{"TensorShapeProto", kShapeFields};
 constexpr MessageSpec kDimension{"TensorShapeProto.Dimension", kDimensionFields};
 
+// What the largest models have a tenth of, at most.
+constexpr size_t kMostNodes = size_t{1} << 17, kMostTensors = size_t{1} << 17,
+                 kMostValues = size_t{1} << 17, kMostAttributes = size_t{1} << 18,
+                 kMostOperands = size_t{1} << 20, kMostDims = 64, kMostEntries = 64,
+                 kMostInts = size_t{1} << 20;
+
+void limit(const WireFile& file, size_t count, size_t most, const char* what) {
+  if (count > most) {
+    fail("{}: there are more than {} {}, which no model has.", file.path, most, what);
+  }
+}
+
 void append_floats(Bytes bytes, std::vector<float>& out) {
   const size_t begin = out.size(), count = bytes.size() / sizeof(float);
   out.resize(begin + count);
@@ -135,7 +149,10 @@ TensorProto::Entry parse_entry(const WireFile& file, Bytes bytes) {
 void parse_tensor_field(const WireReader& reader, const Field& field, TensorProto& tensor) {
   switch (field.number) {
     case 1:
-      reader.varints(field, [&](uint64_t v) { tensor.dims.push_back(static_cast<int64_t>(v)); });
+      reader.varints(field, [&](uint64_t v) {
+        tensor.dims.push_back(static_cast<int64_t>(v));
+        limit(reader.file(), tensor.dims.size(), kMostDims, "dimensions of a tensor");
+      });
       break;
     case 2:
       tensor.data_type = static_cast<int64_t>(field.varint);
@@ -169,6 +186,7 @@ void parse_tensor_field(const WireReader& reader, const Field& field, TensorProt
       break;
     case 13:
       tensor.external_data.push_back(parse_entry(reader.file(), field.bytes));
+      limit(reader.file(), tensor.external_data.size(), kMostEntries, "entries of external data");
       break;
     case 14:
       tensor.data_location = static_cast<int64_t>(field.varint);
@@ -201,7 +219,7 @@ void parse_attribute_field(const WireReader& reader, const Field& field,
       attribute.s = reader.text(field);
       break;
     case 5:
-      attribute.t = parse_tensor(reader.file(), field.bytes);
+      attribute.t = std::make_shared<const TensorProto>(parse_tensor(reader.file(), field.bytes));
       break;
     case 6:
       attribute.g = field.bytes;
@@ -210,7 +228,10 @@ void parse_attribute_field(const WireReader& reader, const Field& field,
       append_floats(field.bytes, attribute.floats);
       break;
     case 8:
-      reader.varints(field, [&](uint64_t v) { attribute.ints.push_back(static_cast<int64_t>(v)); });
+      reader.varints(field, [&](uint64_t v) {
+        attribute.ints.push_back(static_cast<int64_t>(v));
+        limit(reader.file(), attribute.ints.size(), kMostInts, "integers in an attribute");
+      });
       break;
     case 20:
       attribute.type = static_cast<int64_t>(field.varint);
@@ -234,6 +255,8 @@ NodeProto parse_node(const WireFile& file, Bytes bytes) {
   NodeProto node;
   WireReader reader(file, kNode, bytes);
   for (Field field; reader.next(field);) {
+    limit(file, node.attributes.size(), kMostAttributes, "attributes");
+    limit(file, node.inputs.size() + node.outputs.size(), kMostOperands, "operands of a node");
     switch (field.number) {
       case 1:
         node.inputs.push_back(reader.text(field));
@@ -278,7 +301,10 @@ void parse_tensor_type(const WireFile& file, Bytes bytes, ValueInfo& info) {
     } else {
       info.shape.emplace();
       WireReader shape(file, kShape, field.bytes);
-      for (Field dim; shape.next(dim);) info.shape->push_back(parse_dimension(file, dim.bytes));
+      for (Field dim; shape.next(dim);) {
+        info.shape->push_back(parse_dimension(file, dim.bytes));
+        limit(file, info.shape->size(), kMostDims, "dimensions of a value");
+      }
     }
   }
 }
@@ -303,23 +329,33 @@ ValueInfo parse_value_info(const WireFile& file, Bytes bytes) {
 
 GraphProto parse_graph(const WireFile& file, Bytes bytes) {
   GraphProto graph;
+  size_t attributes = 0, operands = 0;
   WireReader reader(file, kGraph, bytes);
   for (Field field; reader.next(field);) {
     switch (field.number) {
       case 1:
         graph.nodes.push_back(parse_node(file, field.bytes));
+        attributes += graph.nodes.back().attributes.size();
+        operands += graph.nodes.back().inputs.size() + graph.nodes.back().outputs.size();
+        limit(file, graph.nodes.size(), kMostNodes, "nodes");
+        limit(file, attributes, kMostAttributes, "attributes");
+        limit(file, operands, kMostOperands, "inputs and outputs of nodes");
         break;
       case 5:
         graph.initializers.push_back(parse_tensor(file, field.bytes));
+        limit(file, graph.initializers.size(), kMostTensors, "initializers");
         break;
       case 11:
         graph.inputs.push_back(parse_value_info(file, field.bytes));
+        limit(file, graph.inputs.size(), kMostValues, "inputs");
         break;
       case 12:
         graph.outputs.push_back(parse_value_info(file, field.bytes));
+        limit(file, graph.outputs.size(), kMostValues, "outputs");
         break;
       case 13:
         graph.value_infos.push_back(parse_value_info(file, field.bytes));
+        limit(file, graph.value_infos.size(), 2 * kMostValues, "declared values");
         break;
       case 15:
         graph.has_sparse_initializer = true;

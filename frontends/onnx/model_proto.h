@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -49,8 +50,8 @@ struct AttributeProto {
   std::optional<float> f;
   std::optional<int64_t> i;
   std::optional<std::string_view> s;
-  std::optional<TensorProto> t;
-  std::optional<Bytes> g;  // a subgraph: see parse_subgraph
+  std::shared_ptr<const TensorProto> t;  // apart: few have one
+  std::optional<Bytes> g;                // a subgraph: see parse_subgraph
   std::vector<float> floats;
   std::vector<int64_t> ints;
 };
@@ -87,7 +88,9 @@ struct ModelProto {
   bool has_functions = false;
 };
 
-// Throws Error naming the file, the offset and the field. The result points into file.bytes.
+// Throws Error naming the file, the offset and the field, or when there are more messages of a kind
+// than any model has: each takes more memory than bytes of the file. The result points into
+// file.bytes.
 ModelProto parse_model(const WireFile& file);
 
 // A subgraph of that file.

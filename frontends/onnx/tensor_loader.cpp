@@ -304,6 +304,15 @@ TensorData TensorLoader::load(const TensorProto& tensor, const std::string& what
     return load_external(tensor, std::move(data), who);
   }
   if (typed != nullptr) {
+    // Eight bytes of one: real weights are stored as they are.
+    constexpr size_t kMost = size_t{1} << 25;
+    if (graph::dtype_bits(data.dtype) == 64 && typed->name != "double_data") {
+      if (data.bytes > kMost - varint_bytes_) {
+        fail("{} has {} bytes as varints, but more than {} in a model are expected in raw_data.",
+             who, data.bytes, kMost);
+      }
+      varint_bytes_ += data.bytes;
+    }
     load_typed(*typed, data, model_, who);
     return data;
   }

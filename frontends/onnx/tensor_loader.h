@@ -42,6 +42,7 @@ class TensorLoader {
   std::shared_ptr<const runtime::MappedFile> model_;
   std::filesystem::path given_folder_, real_folder_;  // canonical
   std::map<std::filesystem::path, std::shared_ptr<const runtime::MappedFile>> files_;
+  size_t varint_bytes_ = 0;  // made of varints so far
 };
 
 }  // namespace nibble::frontends::onnx

@@ -21,6 +21,7 @@ using nlohmann::json;
 constexpr uint64_t kLengthBytes = 8;
 constexpr uint64_t kMostHeaderBytes = 100'000'000;  // the format's own limit
 constexpr size_t kMostDimensions = 8;
+constexpr size_t kMostTensors = size_t{1} << 17;  // of one file
 constexpr std::string_view kMetadata = "__metadata__";
 
 constexpr std::array<std::pair<std::string_view, DType>, 13> kDTypes = {{{"F32", DType::f32},
@@ -107,6 +108,9 @@ class HeaderReader : public json::json_sax_t {
     if (depth_ == 1) {
       metadata_ = text == kMetadata;
       if (!metadata_) entries_.push_back({std::move(text), {}, {}});
+      if (entries_.size() > kMostTensors) {
+        fail("{}: the header has more than {} tensors.", path_, kMostTensors);
+      }
       if (metadata_ && std::exchange(has_metadata_, true)) {
         fail("{}: the header has {} twice.", path_, kMetadata);
       }

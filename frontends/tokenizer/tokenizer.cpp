@@ -27,8 +27,17 @@ Tokenizer::Impl::Impl(TokenizerParts parts) : TokenizerParts(std::move(parts)) {
 }
 
 void Tokenizer::Impl::list_tokens() {
+  // Ids may have gaps, but a few tokens must not make a table of millions.
+  constexpr size_t kMostUnused = size_t{1} << 19;
+  const size_t most = kMostUnused + 2 * (model->vocabulary().size() + added_tokens.tokens().size());
   auto place = [&](const std::string& text, int32_t id) {
     auto index = static_cast<size_t>(id);
+    if (index >= most) {
+      fail(
+          "{}: the token \"{}\" has the id {}, but ids up to {} are expected of a vocabulary of "
+          "{}.",
+          origin, text, id, most - 1, model->vocabulary().size());
+    }
     if (index >= tokens.size()) tokens.resize(index + 1);
     if (!tokens[index].empty() && tokens[index] != text) {
       fail("{}: the tokens \"{}\" and \"{}\" have the same id {}.", origin, tokens[index], text,

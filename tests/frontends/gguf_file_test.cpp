@@ -158,6 +158,34 @@ TEST_F(GgufFileTest, DamagedTensorsAreNamed) {
       "overlap");
 }
 
+TEST_F(GgufFileTest, AlignmentsThatMakeNoSense) {
+  for (const uint32_t alignment : {0U, 1U, 4U, 24U, 1U << 21, 1U << 31, ~0U}) {
+    expect_refused(GgufBuilder().u32("general.alignment", alignment).file(), "power of two");
+  }
+  expect_refused(GgufBuilder().string("general.alignment", "32").file(), "general.alignment");
+  // A directory that fits, and data that begin past the end.
+  GgufBuilder far;
+  far.u32("general.alignment", 1 << 20).tensor_at("t", 0, {1}, 0);
+  expect_refused(far.file(), "ends past");
+}
+
+TEST_F(GgufFileTest, MoreThanAnyModelHas) {
+  const auto head = [](uint64_t tensors, uint64_t values) {
+    return "GGUF" + GgufBuilder::number(3) + GgufBuilder::number(tensors) +
+           GgufBuilder::number(values);
+  };
+  expect_refused(head((1 << 17) + 1, 0), "at most 131072");
+  expect_refused(head(0, (1 << 16) + 1), "at most 65536");
+  const File file =
+      read(GgufBuilder().numbers<int8_t>("k", 1, std::vector<int8_t>((1 << 22) + 1, 7)).file());
+  try {
+    file.integers("k");
+    ADD_FAILURE() << "bytes became integers of eight bytes without end";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("at most 4194304"), std::string::npos) << error.what();
+  }
+}
+
 // ---- weights ----
 
 // Bytes of a fixed generator; scales in place of some.

@@ -290,5 +290,91 @@ TEST_F(OnnxBadInputTest, PartsOfDecodingThatAreMissing) {
   expect_error(model, {"no input past_key_values.0.value"});
 }
 
+// Two bytes of file each, and hundreds of memory.
+TEST_F(OnnxBadInputTest, MoreMessagesThanAnyModelHas) {
+  const auto expect = [&](uint32_t field, int count, const char* part) {
+    OnnxModel model = tiny_decoder();
+    for (int i = 0; i < count; ++i) model.more_of_graph.message(field, WireMessage());
+    expect_error(model, {part, "which no model has"});
+  };
+  constexpr int kMany = (1 << 17) + 1;
+  expect(1, kMany, "131072 nodes");
+  expect(5, kMany, "131072 initializers");
+  expect(11, kMany, "131072 inputs");
+  expect(12, kMany, "131072 outputs");
+  expect(13, 2 * kMany, "declared values");
+  WireMessage attributes, operands;
+  for (int i = 0; i <= 1 << 18; ++i) attributes.message(5, WireMessage());
+  for (int i = 0; i <= 1 << 20; ++i) operands.text(1, "");
+  OnnxModel model = tiny_decoder();
+  model.nodes.push_back(attributes);
+  expect_error(model, {"262144 attributes"});
+  model.nodes.back() = operands;
+  expect_error(model, {"1048576"});
+  model = tiny_decoder();
+  model.nodes.push_back(
+      onnx_node("A", {"hidden"}, {"x"}, {onnx_ints("k", std::vector<int64_t>((1 << 20) + 1, 1))}));
+  expect_error(model, {"1048576 integers"});
+  model = tiny_decoder();
+  model.initializers[0] = onnx_tensor("table", kOnnxFloat, std::vector<int64_t>(65, 1));
+  expect_error(model, {"64 dimensions"});
+  model = tiny_decoder();
+  model.initializers[0] = onnx_external("table", kOnnxFloat, {8, 4},
+                                        std::vector<std::pair<std::string, std::string>>(65));
+  expect_error(model, {"64 entries"});
+}
+
+// Varints of one byte become integers of eight.
+TEST_F(OnnxBadInputTest, VarintsThatGrow) {
+  constexpr int64_t kCount = (1 << 21) + 1;  // two of them are too many, one is not
+  const std::vector<int64_t> ones(kCount, 1);
+  OnnxModel model = tiny_decoder();
+  model.initializers.push_back(onnx_tensor("a", kOnnxInt64, {kCount}).packed_integers(7, ones));
+  EXPECT_NO_THROW(load(model));
+  model.initializers.push_back(onnx_tensor("b", kOnnxInt64, {kCount}).packed_integers(7, ones));
+  expect_error(model, {"\"b\"", "varints", "raw_data"});
+}
+
+TEST_F(OnnxBadInputTest, BranchesWithinBranches) {
+  const auto nested = [&](int depth) {
+    WireMessage branch = WireMessage()
+                             .message(1, onnx_node("Identity", {"hidden"}, {"inner0"}))
+                             .message(12, onnx_value("inner0", kOnnxFloat, {}));
+    for (int i = 1; i < depth; ++i) {
+      const std::string name = "inner" + std::to_string(i);
+      const WireMessage taken =
+          WireMessage().text(1, "then_branch").integer(20, 5).message(6, branch);
+      branch = WireMessage()
+                   .message(1, onnx_node("If", {"true"}, {name}, {taken}))
+                   .message(12, onnx_value(name, kOnnxFloat, {}));
+    }
+    OnnxModel model = tiny_decoder();
+    model.initializers.push_back(onnx_tensor("true", kOnnxBool, {}).text(9, "\1"));
+    model.nodes.push_back(
+        onnx_node("If", {"true"}, {"all"},
+                  {WireMessage().text(1, "then_branch").integer(20, 5).message(6, branch)}));
+    return model;
+  };
+  EXPECT_NO_THROW(load(nested(3)));
+  expect_error(nested(5), {"/If", "nested more than 4 deep"});
+  expect_error(nested(1000), {"/If", "nested more than 4 deep"});
+}
+
+TEST_F(OnnxBadInputTest, ConfigurationsThatLie) {
+  const std::string path = write(tiny_decoder());
+  const auto expect = [&](const std::string& text, const char* part) {
+    folder_.write("config.json", text);
+    expect_error(path, {"config.json", part});
+  };
+  expect("", "not valid JSON");
+  expect("[]", "a JSON object is expected");
+  expect("{\"a\":" + std::string(100000, '['), "more than 16 deep");
+  expect("{\"a\":\"" + std::string(5 << 20, 'a') + "\"}", "larger than");
+  expect(R"({"max_position_embeddings": 18446744073709551615})", "max_position_embeddings");
+  expect(R"({"max_position_embeddings": 0})", "at least 1");
+  expect(R"({"max_position_embeddings": 1e9})", "an integer");
+  expect(R"({"eos_token_id": [1, "two"]})", "eos_token_id");
+}
+
 }  // namespace
 }  // namespace nibble::test

@@ -130,6 +130,15 @@ TEST(SafetensorsFile, DeepNestingEndsAtItsThirdLevel) {
             std::string::npos);
 }
 
+TEST(SafetensorsFile, MoreTensorsThanAnyModelHas) {
+  std::string header = "{";
+  for (int i = 0; i <= 1 << 17; ++i)
+    header += "\"\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]},";
+  header.back() = '}';
+  EXPECT_NE(message_of(safetensors_bytes(header, "")).find("more than 131072 tensors"),
+            std::string::npos);
+}
+
 // Every prefix of a good file is refused.
 TEST(SafetensorsFile, TruncatedFilesAreRefused) {
   test::SafetensorsWriter writer;

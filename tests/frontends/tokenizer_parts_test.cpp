@@ -405,6 +405,31 @@ TEST(TokenizerErrors, NestingWithoutEndIsRefused) {
   EXPECT_NE(message_of(json).find("8 deep"), std::string::npos);
 }
 
+// Deeper than a function may call itself, in parts that are read and in parts that are passed over.
+TEST(TokenizerErrors, NestingOfAnyKindIsNoStackOverflow) {
+  const std::string deep(500000, '['), close(500000, ']');
+  const std::string text = base().dump();
+  for (const char* key : {"\"normalizer\":", "\"decoder\":", "\"surprise\":"}) {
+    const std::string bad = "{" + std::string(key) + deep + close + "," + text.substr(1);
+    EXPECT_THROW(Tokenizer::from_json(bad, "x"), Error) << key;
+  }
+  EXPECT_THROW(Tokenizer::from_json("{\"model\":" + deep, "x"), Error);
+  const std::string passed_over = "{\"truncation\":" + deep + close + "," + text.substr(1);
+  EXPECT_NO_THROW(Tokenizer::from_json(passed_over, "x"));
+}
+
+// A table by id must not be millions long for a few tokens.
+TEST(TokenizerErrors, IdsFarBeyondTheVocabulary) {
+  Json json = base();
+  json["model"]["vocab"]["far"] = (1 << 24) - 1;
+  EXPECT_NE(message_of(json).find("the id 16777215"), std::string::npos);
+  json["model"]["vocab"]["far"] = 100000;  // gaps are fine
+  EXPECT_EQ(message_of(json), "no error");
+  json = base();
+  json["added_tokens"] = {{{"id", (1 << 24) - 1}, {"content", "<far>"}}};
+  EXPECT_NE(message_of(json).find("the id 16777215"), std::string::npos);
+}
+
 TEST(TokenizerErrors, AddedTokensThatContradict) {
   auto message = [](const char* tokens) {
     Json json = base();

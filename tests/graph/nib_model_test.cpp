@@ -448,6 +448,23 @@ TEST_F(NibModelTest, GraphsThatAreNoJson) {
   }
 }
 
+TEST_F(NibModelTest, NestingWithoutEnd) {
+  for (const std::string& text :
+       {"{\"version\":" + std::string(500000, '['),
+        "{\"version\":" + std::string(500000, '[') + std::string(500000, ']') + "}"}) {
+    const std::string path = folder_.path("deep.nib");
+    runtime::NibWriter writer(path);
+    writer.add("graph", std::as_bytes(std::span(text)));
+    writer.commit();
+    expect_error(path, {"graph", "deep"});
+  }
+}
+
+TEST_F(NibModelTest, DocumentsTwice) {
+  expect_error(edited([](json& graph) { graph["documents"].push_back(graph["documents"][0]); }),
+               {"documents", "twice"});
+}
+
 TEST_F(NibModelTest, ExportsComeBackWhole) {
   NIBBLE_NEED_MODELS();
   for (const char* family : {"llama", "gptj", "bloom"}) {

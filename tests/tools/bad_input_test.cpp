@@ -214,6 +214,7 @@ TEST_F(BadInput, ATokenizerThatIsDamagedOrMissing) {
   fs::remove(model + "/tokenizer.json");
   expect_failure({"run", model, "-p", "x"}, "--ids");
   expect_failure({"tokenize", model, "x"}, "tokenizer.json");
+  expect_failure({"chat", model}, "no tokenizer.json, no tokenizer.model and no vocabulary");
   EXPECT_EQ(nibble({"run", model, "--ids", "0,5", "-n", "2", "--greedy"}).code, 0);
   expect_failure({"tokenize", demo_model(), "\xFF"}, "UTF-8");
 }
