@@ -13,9 +13,9 @@ namespace nibble::graph {
 // nothing stands there, or where the graph's output does not need it. Walks up from the logits. The
 // nodes' attributes must agree (floats to a thousandth, and but for `compute`), and so must the
 // shapes of weights and vectors, but not their numbers; frequencies and slopes of Attention must
-// agree in their numbers too. A constant that `expected` has once may be there twice in `given`,
-// with the same numbers, and a LayerNorm's bias of zeros stands for none. Throws Error naming the
-// first pair of nodes that do not.
+// agree in their numbers too, and are not paired. A constant that `expected` has once may be there
+// twice in `given`, with the same numbers, and a LayerNorm's bias of zeros stands for none. Throws
+// Error naming the first pair of nodes that do not.
 std::vector<ValueId> pair_graphs(const Graph& given, const Graph& expected);
 
 }  // namespace nibble::graph

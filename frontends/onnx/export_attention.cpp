@@ -132,8 +132,9 @@ std::string AttentionWriter::rotated(const Shape& a, const std::string& x,
   const int64_t half = a.rotary / 2, rest = a.head_dim - a.rotary;
   const bool interleaved = a.node.get_int("interleaved", 0) != 0;
   std::string first, second, kept;
-  const std::string last = writer_.integers({-1});
+  std::string last;
   if (interleaved) {
+    last = writer_.integers({-1});
     const auto every_second = [&](int64_t from, const char* part) {
       return writer_.node(
           "Slice", name + part,

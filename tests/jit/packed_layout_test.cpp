@@ -9,6 +9,7 @@
 
 #include "jit/error.h"
 #include "jit/float16.h"
+#include "jit/packed_numbers.h"
 
 namespace nibble::jit {
 namespace {
@@ -135,6 +136,24 @@ TEST_P(PackedRoundTrip, EveryElementComesBack) {
       }
     }
   }
+}
+
+TEST_P(PackedRoundTrip, ColumnsComeBackAsTheyWerePacked) {
+  const auto& [type, asym, scale_type, group] = GetParam();
+  const Packed p({.type = type, .group = group, .asym = asym, .scale = scale_type}, 37, 77);
+  const PackedView view = p.view();
+  std::vector<uint8_t> q(77), zeros(p.shape.groups);
+  std::vector<float> scales(p.shape.groups);
+  for (int64_t column = 0; column < 37; ++column) {
+    unpack_quantized(view, column, q, scales, zeros);
+    for (int64_t kk = 0; kk < 77; ++kk) ASSERT_EQ(q[kk], packed_value(view, column, kk));
+    for (int64_t g = 0; g < p.shape.groups; ++g) {
+      ASSERT_EQ(scales[g], packed_scale(view, column, g));
+      ASSERT_EQ(zeros[g], packed_zero(view, column, g));
+    }
+  }
+  q.pop_back();
+  EXPECT_THROW(unpack_quantized(view, 0, q, scales, zeros), Error);
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, PackedRoundTrip,

@@ -62,22 +62,27 @@ struct Texts {
   std::string source;
 };
 
-// Calibration text, and text held out of it: a file of its own, else the end of the same text.
-Texts read_texts(const Options& options, const frontends::Tokenizer& tokenizer) {
+// Calibration text, and text held out of it: a file of its own, else every fourth stretch of
+// `stretch` ids, so that both are of all kinds that there are.
+constexpr int64_t kHeldOut = 4;
+
+Texts read_texts(const Options& options, const frontends::Tokenizer& tokenizer, int64_t stretch) {
   Texts texts;
   texts.source = options.calibration.empty() ? "the built-in text" : options.calibration;
   const std::string text = options.calibration.empty()
                                ? std::string(quant::default_calibration_text())
                                : read_text(options.calibration);
-  texts.calibration = encode(tokenizer, text);
+  std::vector<int32_t> ids = encode(tokenizer, text);
   if (!options.held_out.empty()) {
+    texts.calibration = std::move(ids);
     texts.held_out = encode(tokenizer, read_text(options.held_out));
     return texts;
   }
-  const auto all = static_cast<int64_t>(texts.calibration.size());
-  const int64_t last = std::min(options.held_out_tokens, all / 4);
-  texts.held_out.assign(texts.calibration.end() - last, texts.calibration.end());
-  texts.calibration.resize(static_cast<size_t>(all - last));
+  const auto count = static_cast<int64_t>(ids.size());
+  for (int64_t at = 0, i = 0; at < count; at += stretch, ++i) {
+    auto& part = i % kHeldOut == kHeldOut - 1 ? texts.held_out : texts.calibration;
+    part.insert(part.end(), ids.begin() + at, ids.begin() + std::min(count, at + stretch));
+  }
   return texts;
 }
 
@@ -218,9 +223,9 @@ int quantize(const Options& options) {
          options.model);
   }
   const std::optional<int32_t> bos = usual_bos(prepared.graph, *tokenizer);
-  const Texts texts = read_texts(options, *tokenizer);
   int64_t length = options.length;
   if (prepared.graph.context_length > 0) length = std::min(length, prepared.graph.context_length);
+  const Texts texts = read_texts(options, *tokenizer, length - (bos ? 1 : 0));
   TrialSetup setup{
       .graph = prepared.graph,
       .calibration = cut(texts.calibration, length, options.tokens, bos, texts.source),
@@ -322,7 +327,7 @@ void add_quantize(CLI::App& program, Action& action) {
   command->add_option("--calib", options->calibration,
                       "Text to calibrate on, or .jsonl with \"text\" (default: built in)");
   command->add_option("--held-out", options->held_out,
-                      "Text to score on (default: the end of the calibration text)");
+                      "Text to score on (default: a quarter of the calibration text)");
   command->add_option("--calib-tokens", options->tokens, "Tokens to calibrate on, at most")
       ->check(CLI::Range(int64_t{16}, int64_t{1} << 30))
       ->capture_default_str();
