@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "graph/check_fused.h"
+#include "graph/describe_fused.h"
 #include "graph/ops.h"
 #include "graph/passes.h"
 #include "graph/rewrite.h"
@@ -29,26 +30,30 @@ constexpr Pass kPasses[] = {
     {"eliminate-dead", plain<eliminate_dead>},
     {"fuse-activations", fuse_activations},
     {"fuse-attention", fuse_attention},
-    {"fuse-residuals", fuse_residuals},
+    {"fuse-residuals", plain<fuse_residuals>},
     {"fuse-logits", fuse_logits},
     {"eliminate-dead-end", plain<eliminate_dead>},
 };
 
-void report_leftovers(const Graph& graph, FusionReport& report) {
+// What passes fused is told of the graph they left; of them stay what they could not fuse, and
+// what left no operator.
+void complete_report(const Graph& graph, FusionReport& report) {
   report.nodes_after = static_cast<int64_t>(graph.nodes.size());
-  for (const Node& node : graph.nodes) {
-    if (node.domain == kNibbleDomain) {
-      if (node.op == "RMSNorm" || node.op == "LayerNorm") {
-        report.entries.push_back({layer_of_name(node.name), "norm", true, node.op, node.name});
-      }
-      if (node.op == "Embedding") report.entries.push_back({-1, "embedding", true, "", node.name});
-      continue;
-    }
-    ++report.nodes_unfused;
-    report.entries.push_back({layer_of_name(node.name), node.op, false, kLeftOver, node.name});
+  std::vector<FusionEntry> entries = describe_fused(graph);
+  for (FusionEntry& entry : report.entries) {
+    const bool described = std::any_of(entries.begin(), entries.end(), [&](const FusionEntry& e) {
+      return e.fused && e.what == entry.what;
+    });
+    if (!entry.fused || !described) entries.push_back(std::move(entry));
   }
-  std::stable_sort(report.entries.begin(), report.entries.end(),
+  for (const Node& node : graph.nodes) {
+    if (node.domain == kNibbleDomain) continue;
+    ++report.nodes_unfused;
+    entries.push_back({layer_of_name(node.name), node.op, false, kLeftOver, node.name});
+  }
+  std::stable_sort(entries.begin(), entries.end(),
                    [](const FusionEntry& a, const FusionEntry& b) { return a.layer < b.layer; });
+  report.entries = std::move(entries);
 }
 
 }  // namespace
@@ -72,7 +77,7 @@ FusionReport fuse(Graph& graph, const PassObserver& observer) {
     verify(graph);
     if (observer) observer(pass.name, graph, changes);
   }
-  report_leftovers(graph, report);
+  complete_report(graph, report);
   check_fused(graph);
   return report;
 }

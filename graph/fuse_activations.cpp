@@ -178,7 +178,7 @@ class ActivationFuser {
     const int32_t maker = producers(graph_)[static_cast<size_t>(region.out)];
     Node& last = graph_.nodes[static_cast<size_t>(maker)];
     const Node first = *links_.producer(region.sources[meaning.gate_source]);
-    FusionEntry entry{layer_of_name(first.name), "mlp", true, meaning.activation, first.name};
+    FusionEntry entry{layer_of_name(first.name), "mlp", true, "", first.name};
     if (!meaning.gated) {
       Node node = first;
       if (used_elsewhere(region.sources[0], region)) {
@@ -192,10 +192,8 @@ class ActivationFuser {
       Node node;
       if (first.inputs[0] == second.inputs[0]) {
         node = gate_linear(first, second, region, meaning);
-        entry.detail += " gate and up in one matmul";
       } else {
         node = Node{"Gate", "nibble", last.name, {first.outputs[0], second.outputs[0]}, {}, {}};
-        entry.detail += " gate";
       }
       node.attributes["activation"] = meaning.activation;
       node.outputs = {region.out};

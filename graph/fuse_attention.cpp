@@ -108,18 +108,6 @@ Node attention_node(Graph& graph, const AttentionRegion& region, const Attention
   return node;
 }
 
-std::string describe(const AttentionMeaning& m) {
-  std::string text = fmt::format("{} heads of {}, {} KV heads", m.heads, m.head_dim, m.kv_heads);
-  if (m.rotary > 0) {
-    text += fmt::format(", rope {} of {} dims", m.interleaved ? "interleaved" : "half", m.rotary);
-  }
-  if (m.window > 0) text += fmt::format(", window {}", m.window);
-  if (m.softcap > 0) text += fmt::format(", softcap {}", m.softcap);
-  if (!m.slopes.empty()) text += ", ALiBi";
-  if (m.q_norm != kNoValue) text += ", Q and K norms";
-  return text;
-}
-
 // A cache that only fused attention uses is the session's business: its inputs and outputs go.
 // Where something else still uses it the graph keeps them all.
 void drop_caches(Graph& graph) {
@@ -320,7 +308,6 @@ int fuse_attention(Graph& graph, FusionReport& report) {
         found.asked = asked_shapes(graph, interpreter, found.region);
         found.name = fmt::format("layers.{}.attention", found.region.layer);
         entry.fused = true;
-        entry.detail = describe(found.meaning);
         all.push_back(std::move(found));
       } catch (const NotAttention& reason) {
         entry.detail = reason.what();
@@ -336,9 +323,6 @@ int fuse_attention(Graph& graph, FusionReport& report) {
     Node qkv = ProjectionMerger(graph, found.region, found.meaning)
                    .merged(fmt::format("layers.{}.qkv", found.region.layer));
     Node attention = attention_node(graph, found.region, found.meaning, qkv.outputs[0], found.name);
-    report.entries.push_back(
-        {found.region.layer, "qkv", true,
-         fmt::format("{} projections in one matmul", found.region.projections.size()), qkv.name});
     // The old maker of the region's output goes; dead code takes the rest.
     const auto maker = static_cast<size_t>(producers(graph)[static_cast<size_t>(found.region.out)]);
     graph.nodes[maker] = std::move(attention);

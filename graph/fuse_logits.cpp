@@ -118,11 +118,10 @@ int fuse_logits(Graph& graph, FusionReport& report) {
   entry.fused = true;
   const auto logits = static_cast<size_t>(graph.io.logits);
   if (meaning->cap == 0 && meaning->scale == 1) {
+    entry.detail = "passed on as they are";
     graph.values[static_cast<size_t>(region->source)].shape = graph.values[logits].shape;
     replace_uses(graph, graph.io.logits, region->source);
   } else {
-    entry.detail = meaning->cap == 0 ? fmt::format("times {:.6g}", meaning->scale)
-                                     : fmt::format("softcap {:.6g}", meaning->cap);
     const auto maker = static_cast<size_t>(producers(graph)[logits]);
     graph.nodes[maker] = Node{"LogitScale",
                               "nibble",

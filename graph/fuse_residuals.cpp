@@ -14,8 +14,8 @@ namespace {
 
 class ResidualFuser {
  public:
-  ResidualFuser(Graph& graph, FusionReport& report)
-      : graph_(graph), report_(report), links_(graph), widths_(hidden_widths(graph)) {}
+  explicit ResidualFuser(Graph& graph)
+      : graph_(graph), links_(graph), widths_(hidden_widths(graph)) {}
 
   int run() {
     const size_t count = graph_.nodes.size();
@@ -92,8 +92,6 @@ class ResidualFuser {
       Node& linear = graph_.nodes[static_cast<size_t>(links_.producer_index(term))];
       linear.inputs.resize(4, kNoValue);
       linear.inputs[3] = sum;
-      report_.entries.push_back({layer_of_name(linear.name), "residual", true,
-                                 "added by the matmul before it", linear.name});
       sum = term;
     }
     // The root's node now holds nothing; its users read the last term.
@@ -106,7 +104,6 @@ class ResidualFuser {
   }
 
   Graph& graph_;
-  FusionReport& report_;
   Links links_;
   std::vector<int64_t> widths_;
   std::vector<bool> absorbed_;
@@ -114,8 +111,6 @@ class ResidualFuser {
 
 }  // namespace
 
-int fuse_residuals(Graph& graph, FusionReport& report) {
-  return ResidualFuser(graph, report).run();
-}
+int fuse_residuals(Graph& graph) { return ResidualFuser(graph).run(); }
 
 }  // namespace nibble::graph

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "jit/error.h"
+#include "runtime/mapped_file.h"
 
 namespace nibble::graph {
 namespace {
@@ -162,6 +163,20 @@ std::vector<float> MatrixSource::to_k_major() const {
     }
   }
   return out;
+}
+
+void MatrixSource::release() const noexcept {
+  const auto release_tensor = [](const TensorData& tensor) {
+    runtime::release_pages({tensor.data, tensor.bytes});
+  };
+  for (const MatrixPart& part : parts) {
+    if (part.reader) part.reader->release();
+    if (part.is_tensor()) release_tensor(part.tensor);
+    if (!part.quantized) continue;
+    release_tensor(part.quantized->values);
+    release_tensor(part.quantized->scales);
+    if (part.quantized->zeros) release_tensor(*part.quantized->zeros);
+  }
 }
 
 bool MatrixSource::has_quantized() const {

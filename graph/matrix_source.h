@@ -28,6 +28,7 @@ class ColumnReader {
   // Columns [begin, begin + count), one after another; for readers that several cost less together.
   virtual void read_columns(int64_t begin, int64_t count, std::span<float> out) const;
   virtual std::string_view type() const = 0;  // of the file's numbers, for messages
+  virtual void release() const noexcept {}    // as MatrixSource::release
 
  private:
   int64_t n_, k_;
@@ -70,6 +71,10 @@ struct MatrixSource {
   void read_columns(int64_t begin, int64_t count, std::span<float> out) const;
   // The same in the order [k][n], for reference matmuls.
   std::vector<float> to_k_major() const;
+
+  // Lets go of the memory under what the columns are read from, where that is a mapped file; it is
+  // read again when somebody asks. So streaming through a model takes no more than one weight.
+  void release() const noexcept;
 
   // Whether any of the columns are quantized already.
   bool has_quantized() const;

@@ -16,7 +16,7 @@ struct FusionEntry {
   std::string what;    // "attention", "qkv", "norm", "mlp", ...
   bool fused = false;
   std::string detail;  // what it became, or why not
-  std::string node;    // the node where the search began or ended
+  std::string node;    // the fused operator, or where the search for one ended
 };
 
 inline constexpr const char* kLeftOver = "no fused operator covers this node";
@@ -43,8 +43,7 @@ int fuse_activations(Graph& graph,
 int fuse_attention(Graph& graph,
                    FusionReport& report);  // from Q, K, V projections to the output projection
 int form_embeddings(Graph& graph);         // token (and position) embeddings
-int fuse_residuals(Graph& graph,
-                   FusionReport& report);  // adds into norms and into Linear epilogues
+int fuse_residuals(Graph& graph);          // adds into norms and into Linear epilogues
 
 int fuse_logits(Graph& graph, FusionReport& report);  // what scales or caps the logits
 

@@ -171,6 +171,7 @@ runtime::PackedMatrix quantize_matrix(const MatrixSource& source, const WeightFo
           .as_it_is = holds_as_it_is(source, format),
           .buffer = runtime::allocate_packed(format, source.n, source.k, &pool.placement())};
   pool.run([](void* arg, int) noexcept { pack_blocks(*static_cast<Job*>(arg)); }, &job);
+  source.release();
   if (job.error) std::rethrow_exception(job.error);
   return std::move(job.buffer.matrix);
 }

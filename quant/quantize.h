@@ -31,7 +31,8 @@ struct QuantizeOptions {
 QuantizeOptions default_options(const std::string& weights, int64_t group, bool asym,
                                 jit::ScaleType scale);
 
-// One matrix. Throws Error naming `name` and the column when a weight is not finite.
+// One matrix, whose source is then released (MatrixSource::release). Throws Error naming `name` and
+// the column when a weight is not finite.
 runtime::PackedMatrix quantize_matrix(const graph::MatrixSource& source,
                                       const jit::WeightFormat& format, RtnRange range,
                                       const std::string& name, runtime::ThreadPool& pool);

@@ -25,6 +25,7 @@ class ScaledColumns : public graph::ColumnReader {
   void read_columns(int64_t begin, int64_t count, std::span<float> out) const override;
   // That of the numbers below, "mixed" where they differ.
   std::string_view type() const override { return type_; }
+  void release() const noexcept override { source_.release(); }
 
   const graph::MatrixSource& source() const { return source_; }
   std::span<const float> k_factors() const { return k_factors_; }

@@ -5,12 +5,31 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
+#include <map>
+#include <mutex>
 
 #include "jit/error.h"
 
 namespace nibble::runtime {
+namespace {
+
+constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
+
+// Where files are mapped now: what lies elsewhere would be lost, and not read again.
+struct Maps {
+  std::mutex mutex;
+  std::map<uintptr_t, uintptr_t> ends;  // by begin
+};
+Maps& maps() {
+  static Maps all;
+  return all;
+}
+
+}  // namespace
 
 std::shared_ptr<const MappedFile> MappedFile::open(const std::string& path) {
   // Not blocking: opening a named pipe must end in an error and not wait for its writer.
@@ -41,11 +60,31 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::string& path) {
   // and fewer page walks later. Elsewhere the hint is refused, which is no loss.
   madvise(memory, file->size_, MADV_HUGEPAGE);
   file->data_ = static_cast<const std::byte*>(memory);
+  const auto begin = reinterpret_cast<uintptr_t>(memory);
+  const std::scoped_lock lock(maps().mutex);
+  maps().ends[begin] = begin + file->size_;
   return file;
 }
 
 MappedFile::~MappedFile() {
-  if (data_ != nullptr) munmap(const_cast<std::byte*>(data_), size_);
+  if (data_ == nullptr) return;
+  const std::scoped_lock lock(maps().mutex);
+  maps().ends.erase(reinterpret_cast<uintptr_t>(data_));
+  munmap(const_cast<std::byte*>(data_), size_);
+}
+
+void release_pages(std::span<const std::byte> bytes) noexcept {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(bytes.data()), end = begin + bytes.size();
+  const std::scoped_lock lock(maps().mutex);
+  auto map = maps().ends.upper_bound(begin);
+  if (bytes.empty() || map == maps().ends.begin()) return;
+  --map;
+  if (end > map->second) return;
+  const uintptr_t first = std::max(map->first, begin / kHugePage * kHugePage);
+  const uintptr_t last = std::min((map->second + page - 1) / page * page,
+                                  (end + kHugePage - 1) / kHugePage * kHugePage);
+  madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
 }
 
 }  // namespace nibble::runtime

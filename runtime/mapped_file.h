@@ -28,4 +28,10 @@ class MappedFile {
   size_t size_ = 0;
 };
 
+// Lets go of the memory under `bytes`, a part of a mapped file, and of the huge pages around its
+// ends, which the kernel maps whole when any of it is touched. All is read again when it is
+// touched. Does nothing where `bytes` is no part of a MappedFile. For what is read once: a process
+// that streams through a file larger than memory stays small.
+void release_pages(std::span<const std::byte> bytes) noexcept;
+
 }  // namespace nibble::runtime

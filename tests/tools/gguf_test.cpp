@@ -3,7 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 
+#include "frontends/gguf/gguf_file.h"
+#include "graph/nib_model.h"
+#include "jit/float16.h"
+#include "jit/packed_layout.h"
 #include "tests/runtime/temporary_folder.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/tools/program.h"
@@ -38,7 +43,8 @@ GgufBuilder tiny_model(uint32_t head_type) {
     const size_t block = type == kQ4_0 ? 18 : 20;
     std::string bytes;
     for (uint64_t i = 0; i < n * 2; ++i) {
-      bytes += GgufBuilder::number(uint16_t{0x2400});  // 1/64
+      // 1/64 to 1/32, of which each block has its own.
+      bytes += GgufBuilder::number(static_cast<uint16_t>(0x2400 + state % 1024));
       for (size_t j = 2; j < block; ++j) {
         state = state * 1664525U + 1013904223U;
         // Q4_1 has its minimum here; small ones.
@@ -81,6 +87,53 @@ TEST(Gguf, AFileAnswersAsItsNibDoes) {
     EXPECT_NE(prompt.out.find("<s>hello"), std::string::npos) << prompt.out;
   }
   EXPECT_EQ(found[0], found[1]);
+}
+
+// Rows of Q4_0 blocks: of all tensors of a file as they stand there, and made again of the columns
+// that a .nib has.
+std::multiset<std::string> rows_of_file(const std::string& path) {
+  std::multiset<std::string> rows;
+  const auto file = frontends::gguf::File::open(path);
+  for (const frontends::gguf::Tensor& tensor : file.tensors()) {
+    if (tensor.type != frontends::gguf::GgmlType::q4_0) continue;
+    const auto count = static_cast<size_t>(tensor.shape[0]), size = tensor.data.size() / count;
+    const auto* bytes = reinterpret_cast<const char*>(tensor.data.data());
+    for (size_t row = 0; row < count; ++row) rows.emplace(bytes + row * size, size);
+  }
+  return rows;
+}
+
+std::string blocks_of_column(const jit::PackedView& view, int64_t column) {
+  std::string row;
+  for (int64_t group = 0; group < view.k / 32; ++group) {
+    row += GgufBuilder::number(jit::f32_to_f16(jit::packed_scale(view, column, group)));
+    for (int64_t i = group * 32; i < group * 32 + 16; ++i) {
+      const int low = jit::packed_value(view, column, i);
+      row += static_cast<char>(low | jit::packed_value(view, column, i + 16) << 4);
+    }
+  }
+  return row;
+}
+
+TEST(Gguf, BlocksOfQ4_0ComeThroughTheNibBitForBit) {
+  const TemporaryFolder folder;
+  const std::string model = folder.write("tiny.gguf", tiny_model(kQ4_0).file());
+  const std::string nib = folder.path("tiny.nib");
+  const Outcome compiled = nibble({"compile", model, "-o", nib});
+  ASSERT_EQ(compiled.code, 0) << compiled.err;
+  std::multiset<std::string> found;
+  const graph::Graph graph = graph::read_nib_model(nib, nullptr);
+  for (const graph::Value& value : graph.values) {
+    if (!value.constant || !std::holds_alternative<runtime::PackedMatrix>(*value.constant))
+      continue;
+    const jit::PackedView& view = std::get<runtime::PackedMatrix>(*value.constant).view;
+    EXPECT_EQ(view.format.type, jit::WeightType::u4) << value.name;
+    EXPECT_EQ(view.format.group, 32) << value.name;
+    for (int64_t c = 0; c < view.n; ++c) found.insert(blocks_of_column(view, c));
+  }
+  const auto wanted = rows_of_file(model);
+  ASSERT_EQ(wanted.size(), 2U * 259 + 7 * 64);
+  EXPECT_TRUE(found == wanted);
 }
 
 TEST(Gguf, SaysOnceWhatIsQuantizedAgain) {

@@ -58,16 +58,6 @@ INSTANTIATE_TEST_SUITE_P(Zoo, Family,
                            return name;
                          });
 
-TEST(Fusion, TheSevenFamiliesAreFusedInFull) {
-  NIBBLE_NEED_MODELS();
-  for (const char* family :
-       {"llama", "llama-gqa-rope3", "mistral-window", "qwen2", "gpt-neox", "gptj", "falcon-7b"}) {
-    const Outcome outcome = nibble({"inspect", zoo_folder(family), "--fusion", "--json"});
-    ASSERT_EQ(outcome.code, 0) << outcome.err;
-    EXPECT_EQ(nlohmann::json::parse(outcome.out)["coverage"], 1.0) << family;
-  }
-}
-
 TEST(Tale, LogitsOfTheFp32ExportAreWithinOneInTenThousand) {
   NIBBLE_NEED_MODELS();
   const runtime::TemporaryFolder folder;

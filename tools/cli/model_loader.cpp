@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "graph/describe_fused.h"
 #include "graph/interpreted_decoder.h"
 #include "graph/interpreter.h"
 #include "graph/lower.h"
@@ -27,10 +28,11 @@ void refuse_weight_flags(const std::string& path, const WeightOptions& weights) 
   }
 }
 
-// Read from a .nib the fusing is history; what is left to count are the nodes.
+// Read from a .nib the fusing is history: what there is to tell is what the graph holds.
 graph::FusionReport count_nodes(const graph::Graph& graph) {
   graph::FusionReport report;
   report.nodes_before = report.nodes_after = static_cast<int64_t>(graph.nodes.size());
+  report.entries = graph::describe_fused(graph);
   for (const graph::Node& node : graph.nodes) {
     if (node.domain == graph::kNibbleDomain) continue;
     ++report.nodes_unfused;
