@@ -12,7 +12,7 @@
 
 #include "jit/error.h"
 #include "jit/gemm.h"
-#include "quant/random_weights.h"
+#include "quant/formats/random_weights.h"
 #include "runtime/steps.h"
 #include "tools/tune/candidates.h"
 
