@@ -147,7 +147,7 @@ TEST(QuantizeModelTest, GoesOnWhereItWasAndEndsWithTheSameBytes) {
 TEST(QuantizeModelTest, IsToldOfStepsAndEndsAtAnyOfThem) {
   struct Stop {};
   runtime::ThreadPool pool(2);
-  for (const char* method : {"rtn", "awq+gptq", "signround", "teq", "signround-blocks"}) {
+  for (const char* method : {"rtn", "awq+gptq", "signround-blocks"}) {
     int64_t last = 0, calls = 0, largest = 0, total = 0;
     const auto follow = [&](int64_t done, int64_t all, const std::string&) {
       EXPECT_GE(done, last) << method;
