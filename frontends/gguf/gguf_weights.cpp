@@ -28,6 +28,7 @@ class DequantizedColumns : public graph::ColumnReader {
     dequantize(type_, data_.subspan(static_cast<size_t>(c) * bytes, bytes), out);
   }
   std::string_view type() const override { return ggml_block(type_).name; }
+  bool is_dequantized() const override { return true; }
   void release() const noexcept override { runtime::release_pages(data_); }
 
  private:

@@ -168,6 +168,7 @@ TEST(Gguf, SaysOnceWhatIsQuantizedAgain) {
   ASSERT_EQ(run.code, 0) << run.err;
   EXPECT_NE(run.err.find("1 tensors of "), std::string::npos) << run.err;
   EXPECT_NE(run.err.find("(1 of q4_1) are quantized again"), std::string::npos) << run.err;
+  EXPECT_NE(run.err.find("as int8 in groups of 32"), std::string::npos) << run.err;
   const Outcome exact = nibble({"run", model, "-p", "ab", "-n", "2", "--weights", "f32"});
   EXPECT_EQ(exact.err.find("quantized again"), std::string::npos) << exact.err;
 }

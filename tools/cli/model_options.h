@@ -23,6 +23,7 @@ struct WeightOptions {
 
   void add_to(CLI::App& command);
   quant::QuantizeOptions quantize_options() const;
+  bool given(const std::string& name) const;  // on the command line: "--group"
 };
 
 // How a model is run.
