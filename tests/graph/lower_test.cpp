@@ -6,7 +6,7 @@
 
 #include "graph/ops.h"
 #include "jit/error.h"
-#include "quant/random_weights.h"
+#include "quant/formats/random_weights.h"
 #include "runtime/session.h"
 #include "tests/graph/pass_fixture.h"
 

@@ -1,4 +1,4 @@
-#include "quant/awq.h"
+#include "quant/solvers/awq.h"
 
 #include <gtest/gtest.h>
 
@@ -7,9 +7,9 @@
 #include <limits>
 
 #include "jit/error.h"
-#include "quant/awq_clip.h"
-#include "quant/gptq.h"
-#include "quant/sign_round_gram.h"
+#include "quant/solvers/awq_clip.h"
+#include "quant/solvers/gptq.h"
+#include "quant/solvers/sign_round_gram.h"
 #include "tests/quant/solver_inputs.h"
 
 namespace nibble::quant {

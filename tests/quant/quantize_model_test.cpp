@@ -1,4 +1,4 @@
-#include "quant/quantize_model.h"
+#include "quant/recipes/quantize_model.h"
 
 #include <gtest/gtest.h>
 
@@ -12,7 +12,7 @@
 #include "graph/ops.h"
 #include "graph/passes.h"
 #include "jit/error.h"
-#include "quant/block_files.h"
+#include "quant/recipes/block_files.h"
 #include "tests/runtime/temporary_folder.h"
 
 namespace nibble::quant {

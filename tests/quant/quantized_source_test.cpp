@@ -4,7 +4,7 @@
 #include <random>
 
 #include "graph/ops.h"
-#include "quant/quantize.h"
+#include "quant/formats/quantize.h"
 #include "tests/support/quantized_tensors.h"
 
 namespace nibble::quant {

@@ -1,4 +1,4 @@
-#include "quant/solved_matrix.h"
+#include "quant/solvers/solved_matrix.h"
 
 #include <gtest/gtest.h>
 
@@ -7,8 +7,8 @@
 #include <string>
 
 #include "jit/error.h"
-#include "quant/dequantize.h"
-#include "quant/range_search.h"
+#include "quant/formats/dequantize.h"
+#include "quant/solvers/range_search.h"
 #include "tests/quant/solver_inputs.h"
 
 namespace nibble::quant {

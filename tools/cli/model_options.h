@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "quant/quantize.h"
+#include "quant/formats/quantize.h"
 
 namespace nibble::cli {
 

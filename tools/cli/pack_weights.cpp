@@ -8,7 +8,7 @@
 #include <string_view>
 
 #include "jit/error.h"
-#include "quant/random_weights.h"
+#include "quant/formats/random_weights.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/output.h"
 

@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "graph/graph.h"
-#include "quant/quantize_model.h"
-#include "quant/recipe_loop.h"
-#include "quant/windows.h"
+#include "quant/recipes/quantize_model.h"
+#include "quant/recipes/recipe_loop.h"
+#include "quant/scores/windows.h"
 #include "runtime/thread_pool.h"
 #include "tools/cli/output.h"
 

@@ -13,7 +13,7 @@
 #include "jit/error.h"
 #include "jit/float16.h"
 #include "jit/gemm.h"
-#include "quant/random_weights.h"
+#include "quant/formats/random_weights.h"
 #include "runtime/steps.h"
 #include "tools/tune/candidates.h"
 
