@@ -3,6 +3,7 @@
 #include <array>
 
 #include "jit/error.h"
+#include "jit/float16.h"
 
 namespace nibble::jit {
 namespace {
@@ -206,6 +207,22 @@ CompilerMath::Reg CompilerMath::int_add(const Reg& a, const Reg& b) {
 }
 CompilerMath::Reg CompilerMath::int_max(const Reg& a, const Reg& b) {
   return commutative(Inst::kIdVpmaxsd, a, b);
+}
+
+CompilerMath::Reg CompilerMath::shift_right(const Reg& a, int bits) {
+  Reg r = fresh();
+  for (int p = 0; p < parts(); ++p) cc_.vpsrld(r.part[p], vec(a, p), bits);
+  return r;
+}
+
+CompilerMath::Reg CompilerMath::to_bf16_activation(const Reg& a) {
+  constexpr uint32_t kInfinity = 0x7F800000U, kNan = 0x7FC0U;
+  const Reg magnitude = abs(a);
+  const Reg odd = binary(Inst::kIdVandps, shift_right(a, 16), imm_bits(1));
+  const Reg rounded = shift_right(int_add(int_add(a, odd), imm_bits(0x7FFF)), 16);
+  const uint32_t below = std::bit_cast<uint32_t>(kLeastBf16Activation) - 1;
+  const Reg kept = keep(int_greater(magnitude, imm_bits(below)), rounded);
+  return select(int_greater(magnitude, imm_bits(kInfinity)), imm_bits(kNan), kept);
 }
 
 CompilerMath::Reg CompilerMath::accumulator(const Reg& init) {

@@ -71,6 +71,8 @@ class CompilerMath : private asmjit::ErrorHandler {
   Reg to_float(const Reg& a);
   Reg int_add(const Reg& a, const Reg& b);
   Reg int_max(const Reg& a, const Reg& b);  // signed
+  Reg shift_right(const Reg& a, int bits);  // logical
+  Reg to_bf16_activation(const Reg& a);     // float16.h's bf16_activation as int32 lanes
 
   // Registers that outlive an expression.
   Reg fresh();                       // undefined contents
@@ -87,6 +89,9 @@ class CompilerMath : private asmjit::ErrorHandler {
   void store_lane0(const Mem& to, const Reg& a);
   // int32 lanes as saturated int8; `count` = 8 or 16 of them.
   void store_int8(const Mem& to, const Reg& a, int count);
+
+  // The low words of int32 lanes that hold 0..65535; `count` = 8 or 16 of them.
+  void store_words(const Mem& to, const Reg& a, int count);
 
   // 16 halves as fp32; lanes past `count` are 0 and not read.
   Reg load_half(const Mem& from, int count);

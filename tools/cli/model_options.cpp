@@ -35,8 +35,9 @@ void WeightOptions::add_to(CLI::App& command) {
   };
   command
       .add_option("--compute", compute,
-                  "Activations of the matmuls: int8 or f32 (default: int8, or what a .nib says)")
-      ->check(CLI::IsMember({"int8", "f32"}))
+                  "Activations of the matmuls: int8, bf16 or f32 (default: int8, or what a .nib "
+                  "says)")
+      ->check(CLI::IsMember({"int8", "bf16", "f32"}))
       ->group(title);
 }
 
