@@ -60,10 +60,27 @@ class IntegerAttentionGenerator : public AttentionCode {
     cc_.add(count_, tile - 1);
     cc_.and_(count_, -tile);
     gather_rows();
+    each_page(tile, lowest_, highest_,
+              {scratch_.max, scratch_.sum, scratch_.output, scratch_.output_bytes});
+  }
+
+  void attend_page(int) override {
+    clear_sums(scratch_.max, scratch_.sum);
     split_ = copy(lowest_, "split");
     cc_.and_(split_, -kKvSplit);
-    v_.loop(split_, highest_, kKvSplit, [&] { split(); });
-    write_out();
+    raise(split_, page_);
+    first_split_ = copy(split_, "first_split");
+    const Gp end = address(x86::ptr(page_, kKvPage), "page_end");
+    lower(end, highest_);
+    v_.loop(split_, end, kKvSplit, [&] { split(); });
+  }
+
+  void clear_sums(int32_t max, int32_t sum) {
+    const Gp row = v_.zero_gp("row");
+    v_.loop(row, count_, 16, [&] {
+      v_.store(at(max, row, 2), v_.imm(kLowScore));
+      v_.store(at(sum, row, 2), v_.imm(0.0F));
+    });
   }
 
   void split() {
@@ -106,7 +123,7 @@ class IntegerAttentionGenerator : public AttentionCode {
       cc_.add(scores, kScoreBytes);
       cc_.add(weights, kWeightBytes);
     });
-    merge();
+    merge_sums({scratch_.split_max, scratch_.split_sum}, {scratch_.max, scratch_.sum}, false);
     values(full);
   }
 
@@ -122,7 +139,7 @@ class IntegerAttentionGenerator : public AttentionCode {
     const Gp last = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "last");
     cc_.dec(last);
     const Gp query = address(at(scratch_.query), "query");
-    const Gp output = address(at(scratch_.output), "output");
+    const Gp output = address(at(scratch_.all_output), "output");
     const Gp row = v_.zero_gp("row");
     v_.loop(row, count_, 1, [&] {
       const Gp source = copy(row, "source");
@@ -133,11 +150,7 @@ class IntegerAttentionGenerator : public AttentionCode {
       cc_.add(query, scratch_.query_bytes);
       cc_.add(output, scratch_.output_bytes);
     });
-    cc_.xor_(row, row);
-    v_.loop(row, count_, 16, [&] {
-      v_.store(at(scratch_.max, row, 2), v_.imm(kLowScore));
-      v_.store(at(scratch_.sum, row, 2), v_.imm(0.0F));
-    });
+    clear_sums(scratch_.all_max, scratch_.all_sum);
   }
 
   void gather_row(const Gp& row, const Gp& source, const Gp& query) {
@@ -410,23 +423,47 @@ class IntegerAttentionGenerator : public AttentionCode {
 
   // ---- merging: 16 rows at a time ----
 
-  void merge() {
+  struct Sums {
+    int32_t max, sum;
+  };
+  // Maxima and sums of a part into those of what is before it, and the factors for the outputs.
+  void merge_sums(const Sums& part, const Sums& into, bool page) {
     const Gp row = v_.zero_gp("row");
     v_.loop(row, count_, 16, [&] {
-      const Reg old_max = v_.load(at(scratch_.max, row, 2));
-      const Reg split_max = v_.load(at(scratch_.split_max, row, 2));
-      const Reg max = v_.max(old_max, split_max);
+      const Reg old_max = v_.load(at(into.max, row, 2));
+      const Reg part_max = v_.load(at(part.max, row, 2));
+      const Reg max = v_.max(old_max, part_max);
       const Reg keep = vector_exp2(v_, v_.sub(old_max, max));
-      const Reg add = vector_exp2(v_, v_.sub(split_max, max));
-      v_.store(at(scratch_.max, row, 2), max);
+      const Reg add = vector_exp2(v_, v_.sub(part_max, max));
+      v_.store(at(into.max, row, 2), max);
       v_.store(at(scratch_.keep, row, 2), keep);
-      const Reg sum = v_.mul(v_.load(at(scratch_.split_sum, row, 2)), add);
-      v_.store(at(scratch_.sum, row, 2), v_.fma(v_.load(at(scratch_.sum, row, 2)), keep, sum));
-      v_.store(at(scratch_.factor, row, 2), v_.mul(v_.load(at(scratch_.factor, row, 2)), add));
+      const Reg sum = v_.mul(v_.load(at(part.sum, row, 2)), add);
+      v_.store(at(into.sum, row, 2), v_.fma(v_.load(at(into.sum, row, 2)), keep, sum));
+      const Mem factor = at(scratch_.factor, row, 2);
+      v_.store(factor, page ? add : v_.mul(v_.load(factor), add));
     });
   }
 
-  // ---- output[row] = output * keep + float(weights . values) * factor ----
+  void merge_page(int) override {
+    merge_sums({scratch_.max, scratch_.sum}, {scratch_.all_max, scratch_.all_sum}, true);
+    const Gp page = address(at(scratch_.output), "page_output");
+    const Gp all = address(at(scratch_.all_output), "all_output");
+    const Gp row = v_.zero_gp("row");
+    v_.loop(row, count_, 1, [&] {
+      const Reg keep = v_.broadcast(at(scratch_.keep, row, 2));
+      const Reg add = v_.broadcast(at(scratch_.factor, row, 2));
+      const Gp i = v_.zero_gp("i");
+      v_.loop(i, scratch_.output_bytes, 64, [&] {
+        const Reg scaled = v_.mul(v_.load(x86::ptr(page, i)), add);
+        v_.store(x86::ptr(all, i), v_.fma(v_.load(x86::ptr(all, i)), keep, scaled));
+      });
+      cc_.add(page, scratch_.output_bytes);
+      cc_.add(all, scratch_.output_bytes);
+    });
+  }
+
+  // ---- output[row] = output * keep + float(weights . values) * factor; in a page's first split,
+  // where nothing is there, the product alone ----
 
   void values(bool full) {
     const Gp values = part(layout_.values, "values");
@@ -484,25 +521,40 @@ class IntegerAttentionGenerator : public AttentionCode {
     } else {
       v_.loop(t, end_, 2 * kUnroll, body);
     }
+    Label first = cc_.newLabel();
+    Label done = cc_.newLabel();
+    cc_.cmp(split_, first_split_);
+    cc_.je(first);
+    add_values(column, columns, sums, place, true);
+    cc_.jmp(done);
+    cc_.bind(first);
+    add_values(column, columns, sums, place, false);
+    cc_.bind(done);
+  }
+
+  void add_values(int column, int columns, const std::vector<Reg>& sums, const ValuePlace& place,
+                  bool to_others) {
     for (int r = 0; r < tile_; ++r) {
-      const Reg keep = v_.broadcast(at(scratch_.keep + r * 4, place.row, 2));
       const Reg factor = v_.broadcast(at(scratch_.factor + r * 4, place.row, 2));
+      Reg keep;
+      if (to_others) keep = v_.broadcast(at(scratch_.keep + r * 4, place.row, 2));
       for (int c = 0; c < columns; ++c) {
         const Mem out = x86::ptr(place.output, r * scratch_.output_bytes + (column + c) * 64);
         const Reg dot = v_.to_float(sums[static_cast<size_t>(r * columns + c)]);
-        v_.store(out, v_.fma(v_.load(out), keep, v_.mul(dot, factor)));
+        const Reg added = v_.mul(dot, factor);
+        v_.store(out, to_others ? v_.fma(v_.load(out), keep, added) : added);
       }
     }
   }
 
-  void write_out() {
+  void write_out() override {
     const Gp rows = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "rows");
-    const Gp output = address(at(scratch_.output), "output");
+    const Gp output = address(at(scratch_.all_output), "output");
     const Gp out = v_.load_gp(v_.field(offsetof(AttentionArgs, out)), "out");
     const Gp stride = v_.load_gp(v_.field(offsetof(AttentionArgs, out_stride)), "stride");
     const Gp row = v_.zero_gp("row");
     v_.loop(row, rows, 1, [&] {
-      const Reg sum = v_.broadcast(at(scratch_.sum, row, 2));
+      const Reg sum = v_.broadcast(at(scratch_.all_sum, row, 2));
       const Gp i = v_.zero_gp("i");
       v_.blocks(i, dim_, [&](const Mask* mask, int) {
         const Reg o = v_.add(v_.load(x86::ptr(output, i, 2)), v_.imm(0.0F));
@@ -520,6 +572,7 @@ class IntegerAttentionGenerator : public AttentionCode {
   Gp count_;                                      // rows, a multiple of tile_
   Gp lowest_, highest_, highest_lo_, lowest_hi_;  // of the rows' lo and hi
   Gp split_, record_;                             // the present split's first position, its record
+  Gp first_split_;                                // of its page, that any row sees
   Gp begin_, end_;                                // blocks that any row sees, relative to it
 };
 
