@@ -25,6 +25,13 @@ FusedOptions options_of(const std::string& weights, bool asym, graph::Compute co
   return options;
 }
 
+// The largest difference of many hangs on which sums happen to be rounded up; this does not.
+double rms_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += std::pow(double{a[i]} - double{b[i]}, 2);
+  return std::sqrt(sum / static_cast<double>(a.size()));
+}
+
 class ComputeBf16 : public testing::TestWithParam<std::string> {};
 
 TEST_P(ComputeBf16, IsNearFp32) {
@@ -38,11 +45,11 @@ TEST_P(ComputeBf16, IsNearFp32) {
       return test::all_logits(*test::session_of(graph, options), ids);
     };
     const auto exact = logits(graph::Compute::f32);
-    const float bf16 = test::max_abs_difference(logits(graph::Compute::bf16), exact);
-    const float int8 = test::max_abs_difference(logits(graph::Compute::int8), exact);
+    const double bf16 = rms_difference(logits(graph::Compute::bf16), exact);
+    const double int8 = rms_difference(logits(graph::Compute::int8), exact);
     EXPECT_GT(bf16, 0) << weights;  // it is another arithmetic
-    EXPECT_LE(bf16, 1e-2F * test::max_abs(exact)) << weights;
-    EXPECT_LT(bf16, int8) << weights;
+    EXPECT_LE(bf16, 4e-3 * test::max_abs(exact)) << weights;
+    EXPECT_LT(bf16, 0.5 * int8) << weights;
   }
 }
 
