@@ -61,6 +61,7 @@ struct AttentionScratch {
 //   split_max, split_sum  f32 [rows]     of the present split
 //   factor                f32 [rows]     what one unit of the present split's dot is worth; merge
 //                                        factor of the page
+//   inverse               f32 [rows]     one over factor, for rounding weights
 //   keep                  f32 [rows]     merge factor of what is there
 //   slope                 f32 [rows]
 //   row_scale             f32 [rows]     what one unit of a key's dot is worth, over its scale
@@ -71,7 +72,7 @@ struct AttentionScratch {
 //   all_output            f32 [rows][width]   of all pages before it
 struct IntegerAttentionScratch {
   int32_t lo, hi, first, end, newest;
-  int32_t max, sum, all_max, all_sum, split_max, split_sum, factor, keep, slope, row_scale;
+  int32_t max, sum, all_max, all_sum, split_max, split_sum, factor, inverse, keep, slope, row_scale;
   int32_t query, scores, weights, output, all_output;
   int32_t query_bytes, output_bytes;  // of one row
   int32_t bytes;
@@ -92,7 +93,7 @@ struct IntegerAttentionScratch {
     for (int32_t* field : {&s.lo, &s.hi}) *field = take(8 * rows);
     for (int32_t* field :
          {&s.first, &s.end, &s.newest, &s.max, &s.sum, &s.all_max, &s.all_sum, &s.split_max,
-          &s.split_sum, &s.factor, &s.keep, &s.slope, &s.row_scale}) {
+          &s.split_sum, &s.factor, &s.inverse, &s.keep, &s.slope, &s.row_scale}) {
       *field = take(4 * rows);
     }
     s.query = take(s.query_bytes * rows);
