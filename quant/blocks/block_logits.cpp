@@ -63,7 +63,8 @@ Activations rows_of(const Activations& values, int64_t begin, int64_t end) {
 
 // The tail, as many windows at a time as their logits have room.
 void add_logits(const graph::Graph& graph, const Block& tail, const Windows& windows,
-                const Activations& values, const NodeForward& forward, BaseScores& scores) {
+                const Activations& values, const NodeForward& forward, BaseScores& scores,
+                const Steps& steps) {
   const int64_t row_bytes = scores.vocabulary() * static_cast<int64_t>(sizeof(float));
   const int64_t step = std::max<int64_t>(1, kLogitsBytes / (row_bytes * windows.length));
   for (int64_t begin = 0; begin < windows.count(); begin += step) {
@@ -76,7 +77,7 @@ void add_logits(const graph::Graph& graph, const Block& tail, const Windows& win
                  .length = length,
                  .ids = ids.subspan(static_cast<size_t>(begin * length),
                                     static_cast<size_t>((end - begin) * length))},
-                part);
+                part, {}, Keep::outputs, steps);
     const Activation& logits = *part.at(graph.io.logits);
     for (int64_t w = begin; w < end; ++w) {
       for (int64_t row = windows.first_scored[static_cast<size_t>(w)]; row < length; ++row) {
@@ -101,11 +102,19 @@ BaseScores block_logits(const graph::Graph& graph, std::span<const int32_t> ids,
   for (const Windows& windows : groups) {
     Activations values;
     for (size_t b = 0; b + 1 < blocks.size(); ++b) {
-      if (progress) progress(done, total);
-      forward.run(blocks[b], windows.batch(), values);
-      done += static_cast<int64_t>(blocks[b].end_node - blocks[b].first_node);
+      const auto nodes = static_cast<int64_t>(blocks[b].end_node - blocks[b].first_node);
+      Steps steps;
+      if (progress) {
+        steps = [&](double share) {
+          progress(done + static_cast<int64_t>(share * static_cast<double>(nodes)), total);
+        };
+      }
+      forward.run(blocks[b], windows.batch(), values, {}, Keep::outputs, steps);
+      done += nodes;
     }
-    add_logits(graph, blocks.back(), windows, values, forward, scores);
+    Steps steps;
+    if (progress) steps = [&](double) { progress(done, total); };
+    add_logits(graph, blocks.back(), windows, values, forward, scores, steps);
     done += static_cast<int64_t>(blocks.back().end_node - blocks.back().first_node);
   }
   if (progress) progress(total, total);

@@ -60,7 +60,7 @@ void through_gate(runtime::ThreadPool& pool, jit::Activation activation, ConstMa
 }  // namespace
 
 void linear_backward(runtime::ThreadPool& pool, const LinearNode& linear, WeightPanels& weight,
-                     ConstMatrix x, ConstMatrix dy, Matrix dx, Matrix dw) {
+                     ConstMatrix x, ConstMatrix dy, Matrix dx, Matrix dw, const Steps& steps) {
   const bool recompute = linear.gate || linear.activation != jit::Activation::none;
   const int64_t used = linear.used();
   std::vector<float> room;
@@ -70,6 +70,7 @@ void linear_backward(runtime::ThreadPool& pool, const LinearNode& linear, Weight
     const int64_t first = linear.gate ? begin / 2 : begin;
     const int64_t columns = std::min(linear.gate ? count / 2 : count, linear.columns - first);
     if (columns <= 0) break;
+    tell(steps, static_cast<double>(begin) / static_cast<double>(used));
     const ConstMatrix panel = weight.panel(begin, count);
     ConstMatrix dz{dy.data + first, dy.rows, columns, dy.stride};
     if (recompute) {

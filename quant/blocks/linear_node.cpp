@@ -164,12 +164,13 @@ void add_bias(runtime::ThreadPool& pool, std::span<const float> bias, Matrix x) 
 }
 
 void linear_forward(runtime::ThreadPool& pool, const LinearNode& linear, WeightPanels& weight,
-                    ConstMatrix x, Matrix out) {
+                    ConstMatrix x, Matrix out, const Steps& steps) {
   std::vector<float> gated;  // a panel of products
   if (linear.gate) gated.resize(at(x.rows * std::min(kPanelColumns, linear.n)));
   const int64_t used = linear.used();
   for (int64_t begin = 0; begin < used; begin += kPanelColumns) {
     const int64_t count = std::min(kPanelColumns, used - begin);
+    tell(steps, static_cast<double>(begin) / static_cast<double>(used));
     const Matrix product = linear.gate ? Matrix{gated.data(), x.rows, count, count}
                                        : Matrix{out.data + begin, x.rows, count, out.stride};
     matmul(pool, x, false, weight.panel(begin, count), true, product, false);

@@ -10,6 +10,7 @@
 #include "graph/graph.h"
 #include "jit/kernel_spec.h"
 #include "quant/products/dense_matmul.h"
+#include "quant/products/steps.h"
 #include "runtime/thread_pool.h"
 
 namespace nibble::quant {
@@ -55,12 +56,12 @@ class WeightPanels {
 
 // out [rows][columns] = act(x W^T + bias), gated where the node is; x is [rows][k].
 void linear_forward(runtime::ThreadPool& pool, const LinearNode& linear, WeightPanels& weight,
-                    ConstMatrix x, Matrix out);
+                    ConstMatrix x, Matrix out, const Steps& steps = {});
 
 // Its derivative: dx [rows][k] += and dw [n][k] += by dy = d loss / d out; either may be without
 // data, and is then not computed.
 void linear_backward(runtime::ThreadPool& pool, const LinearNode& linear, WeightPanels& weight,
-                     ConstMatrix x, ConstMatrix dy, Matrix dx, Matrix dw);
+                     ConstMatrix x, ConstMatrix dy, Matrix dx, Matrix dw, const Steps& steps = {});
 
 // Adds bias (one a column) to every row; nothing when it is empty.
 void add_bias(runtime::ThreadPool& pool, std::span<const float> bias, Matrix x);

@@ -13,10 +13,10 @@ constexpr int64_t kChannels = 64;  // that a task sums: a few lines of every row
 }  // namespace
 
 InputStats measure_inputs(std::span<const float> x, int64_t rows, int64_t k,
-                          runtime::ThreadPool& pool) {
+                          runtime::ThreadPool& pool, const Steps& steps) {
   InputStats stats{.k = k, .rows = rows, .gram = {}, .mean_abs = {}};
   stats.gram.resize(static_cast<size_t>(k * k));
-  gram(pool, {x.data(), rows, k, k}, {stats.gram.data(), k, k, k}, false);
+  gram(pool, {x.data(), rows, k, k}, {stats.gram.data(), k, k, k}, false, steps);
   stats.mean_abs.resize(static_cast<size_t>(k));
   const int64_t tasks = (k + kChannels - 1) / kChannels;
   pool.parallel_for(tasks, [&](int64_t begin, int64_t end, int) {

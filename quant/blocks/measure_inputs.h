@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 
+#include "quant/products/steps.h"
 #include "quant/solvers/input_stats.h"
 #include "runtime/thread_pool.h"
 
@@ -11,6 +12,6 @@ namespace nibble::quant {
 
 // x is [rows][k].
 InputStats measure_inputs(std::span<const float> x, int64_t rows, int64_t k,
-                          runtime::ThreadPool& pool);
+                          runtime::ThreadPool& pool, const Steps& steps = {});
 
 }  // namespace nibble::quant

@@ -26,14 +26,15 @@ size_t at(int64_t i) { return static_cast<size_t>(i); }
 class NodeBackward::Call {
  public:
   Call(const NodeBackward& owner, const Node& node, const Batch& batch, const Activations& values,
-       Gradients& gradients, const std::vector<bool>& wanted)
+       Gradients& gradients, const std::vector<bool>& wanted, const Steps& steps)
       : graph_(owner.graph_),
         pool_(owner.pool_),
         node_(node),
         batch_(batch),
         values_(values),
         gradients_(gradients),
-        wanted_(wanted) {}
+        wanted_(wanted),
+        steps_(steps) {}
 
   void run(std::span<const float> weight, std::span<float> weight_gradient) {
     for (const ValueId id : node_.outputs) {
@@ -162,7 +163,7 @@ class NodeBackward::Call {
     const Matrix dw{weight_gradient.data(), linear.n, linear.k, linear.k};
     if (dx.data == nullptr && dw.data == nullptr) return;
     linear_backward(pool_, linear, panels, {x.data.data(), batch_.rows(), linear.k, linear.k},
-                    {d.data.data(), batch_.rows(), d.width, d.width}, dx, dw);
+                    {d.data.data(), batch_.rows(), d.width, d.width}, dx, dw, steps_);
   }
 
   void attention() const {
@@ -246,18 +247,20 @@ class NodeBackward::Call {
   const Activations& values_;
   Gradients& gradients_;
   const std::vector<bool>& wanted_;
+  const Steps& steps_;
   std::vector<Activation> dy_;  // by the outputs; width 0 where there is none
 };
 
 void NodeBackward::run(const Node& node, const Batch& batch, const Activations& values,
                        Gradients& gradients, const std::vector<bool>& wanted,
-                       std::span<const float> weight, std::span<float> weight_gradient) const {
-  Call(*this, node, batch, values, gradients, wanted).run(weight, weight_gradient);
+                       std::span<const float> weight, std::span<float> weight_gradient,
+                       const Steps& steps) const {
+  Call(*this, node, batch, values, gradients, wanted, steps).run(weight, weight_gradient);
 }
 
 void NodeBackward::run(const Block& block, const Batch& batch, const Activations& values,
                        Gradients gradients, const WeightOf& weight_of,
-                       const GradientOf& gradient_of) const {
+                       const GradientOf& gradient_of, const Steps& steps) const {
   const auto is_linear = [](const Node& node) { return node.is("Linear", graph::kNibbleDomain); };
   std::vector<bool> wanted(graph_.values.size(), false);
   std::vector<std::span<float>> weight_gradients(block.end_node - block.first_node);
@@ -271,11 +274,15 @@ void NodeBackward::run(const Block& block, const Batch& batch, const Activations
       if (id != kNoValue) wanted[at(id)] = leads;
     }
   }
+  const auto count = static_cast<double>(block.end_node - block.first_node);
   for (size_t i = block.end_node; i-- > block.first_node;) {
     const Node& node = graph_.nodes[i];
     std::span<const float> weight;
     if (weight_of && is_linear(node)) weight = weight_of(node);
-    run(node, batch, values, gradients, wanted, weight, weight_gradients[i - block.first_node]);
+    const double before = static_cast<double>(block.end_node - 1 - i) / count;
+    tell(steps, before);
+    run(node, batch, values, gradients, wanted, weight, weight_gradients[i - block.first_node],
+        part_of(steps, before, before + 1 / count));
   }
 }
 

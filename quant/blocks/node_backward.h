@@ -32,13 +32,14 @@ class NodeBackward {
   // NodeForward does.
   void run(const graph::Node& node, const Batch& batch, const Activations& values,
            Gradients& gradients, const std::vector<bool>& wanted = {},
-           std::span<const float> weight = {}, std::span<float> weight_gradient = {}) const;
+           std::span<const float> weight = {}, std::span<float> weight_gradient = {},
+           const Steps& steps = {}) const;
 
   // A whole block, of which forward kept all activations (Keep::all), from the gradients by its
   // outputs. Computes only what leads to a weight gradient: not the gradients by the block's
   // inputs.
   void run(const Block& block, const Batch& batch, const Activations& values, Gradients gradients,
-           const WeightOf& weight_of, const GradientOf& gradient_of) const;
+           const WeightOf& weight_of, const GradientOf& gradient_of, const Steps& steps = {}) const;
 
  private:
   class Call;

@@ -60,13 +60,14 @@ struct Table {
 class NodeForward::Call {
  public:
   Call(const NodeForward& owner, const Node& node, const Batch& batch, Activations& values,
-       std::span<const float> weight)
+       std::span<const float> weight, const Steps& steps)
       : graph_(owner.graph_),
         pool_(owner.pool_),
         node_(node),
         batch_(batch),
         values_(values),
-        weight_(weight) {}
+        weight_(weight),
+        steps_(steps) {}
 
   void run() {
     if (node_.domain == graph::kNibbleDomain) {
@@ -188,7 +189,10 @@ class NodeForward::Call {
     WeightPanels panels(pool_, graph_, node_, linear, weight_);
     Activation y = room(linear.columns);
     linear_forward(pool_, linear, panels, {x.data.data(), batch_.rows(), linear.k, linear.k},
-                   {y.data.data(), batch_.rows(), linear.columns, linear.columns});
+                   {y.data.data(), batch_.rows(), linear.columns, linear.columns}, steps_);
+    // Pages of the model's file are needed again for the next recipe, not before.
+    const graph::MatrixSource* source = weight_.empty() ? graph_.matrix(node_.input(1)) : nullptr;
+    if (source != nullptr) source->release();
     if (node_.input(3) != kNoValue) {
       const float* residual = input(3, linear.columns).data.data();
       pool_.parallel_for(std::ssize(y.data), [&](int64_t begin, int64_t end, int) {
@@ -245,6 +249,7 @@ class NodeForward::Call {
   const Batch& batch_;
   Activations& values_;
   std::span<const float> weight_;
+  const Steps& steps_;
 };
 
 const Activation& operand_of(const Graph& graph, const Node& node, size_t i, const Batch& batch,
@@ -268,22 +273,25 @@ const Activation& operand_of(const Graph& graph, const Node& node, size_t i, con
 }
 
 void NodeForward::run(const Node& node, const Batch& batch, Activations& values,
-                      std::span<const float> weight) const {
+                      std::span<const float> weight, const Steps& steps) const {
   if (batch.sequences < 1 || batch.length < 1) {
     fail("{}: a batch of {} sequences of {} tokens has no rows.", graph_.origin, batch.sequences,
          batch.length);
   }
-  Call(*this, node, batch, values, weight).run();
+  Call(*this, node, batch, values, weight, steps).run();
 }
 
 void NodeForward::run(const Block& block, const Batch& batch, Activations& values,
-                      const WeightOf& weight_of, Keep keep) const {
+                      const WeightOf& weight_of, Keep keep, const Steps& steps) const {
+  const auto count = static_cast<double>(block.end_node - block.first_node);
   const auto dead = last_uses(graph_, block);
   for (size_t i = block.first_node; i < block.end_node; ++i) {
     const Node& node = graph_.nodes[i];
     std::span<const float> weight;
     if (weight_of && node.is("Linear", graph::kNibbleDomain)) weight = weight_of(node);
-    run(node, batch, values, weight);
+    const auto before = static_cast<double>(i - block.first_node);
+    tell(steps, before / count);
+    run(node, batch, values, weight, part_of(steps, before / count, (before + 1) / count));
     if (keep == Keep::all) continue;
     for (const ValueId id : dead[i - block.first_node]) values.erase(id);
   }

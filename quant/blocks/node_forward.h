@@ -13,6 +13,7 @@
 
 #include "graph/graph.h"
 #include "quant/blocks/block_split.h"
+#include "quant/products/steps.h"
 #include "runtime/thread_pool.h"
 
 namespace nibble::quant {
@@ -50,12 +51,13 @@ class NodeForward {
   // replaces that of a Linear, [n][k]. Throws Error naming the node when an operand is missing or
   // does not fit, or the node is no fused operator.
   void run(const graph::Node& node, const Batch& batch, Activations& values,
-           std::span<const float> weight = {}) const;
+           std::span<const float> weight = {}, const Steps& steps = {}) const;
 
   // All nodes of a block. With Keep::outputs each activation, the inputs too, is dropped behind its
   // last use. weight_of may be empty.
   void run(const Block& block, const Batch& batch, Activations& values,
-           const WeightOf& weight_of = {}, Keep keep = Keep::outputs) const;
+           const WeightOf& weight_of = {}, Keep keep = Keep::outputs,
+           const Steps& steps = {}) const;
 
  private:
   class Call;

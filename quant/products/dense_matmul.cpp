@@ -82,7 +82,7 @@ void transpose_rows(const ConstMatrix& a, int64_t begin, int64_t end, int64_t k0
 }
 
 void multiply(runtime::ThreadPool& pool, ConstMatrix a, bool transpose_a, ConstMatrix b,
-              bool transpose_b, Matrix c, bool accumulate, bool upper_only) {
+              bool transpose_b, Matrix c, bool accumulate, bool upper_only, const Steps& steps) {
   const int64_t m = c.rows, n = c.columns, k = transpose_a ? a.rows : a.columns;
   const jit::Isa isa = jit::selected_isa();
   const int64_t blocks = ceil_div(n, kColumnBlock);
@@ -97,6 +97,7 @@ void multiply(runtime::ThreadPool& pool, ConstMatrix a, bool transpose_a, ConstM
 
   for (int64_t k0 = 0; k0 < k; k0 += kSlab) {
     const int64_t depth = std::min(kSlab, k - k0);
+    tell(steps, static_cast<double>(k0) / static_cast<double>(k));
     for_each_row(pool, blocks, [&](int64_t block, int) {
       pack_columns(b, transpose_b, n, block, k0, depth,
                    packed.get() + block * kColumnBlock * depth);
@@ -154,10 +155,10 @@ void matmul(runtime::ThreadPool& pool, ConstMatrix a, bool transpose_a, ConstMat
     for (int64_t r = 0; r < m && !accumulate; ++r) std::fill_n(c.data + r * c.stride, n, 0.0F);
     return;
   }
-  multiply(pool, a, transpose_a, b, transpose_b, c, accumulate, false);
+  multiply(pool, a, transpose_a, b, transpose_b, c, accumulate, false, {});
 }
 
-void gram(runtime::ThreadPool& pool, ConstMatrix x, Matrix c, bool accumulate) {
+void gram(runtime::ThreadPool& pool, ConstMatrix x, Matrix c, bool accumulate, const Steps& steps) {
   check(x, "x");
   check(c, "c");
   const int64_t k = x.columns;
@@ -170,7 +171,7 @@ void gram(runtime::ThreadPool& pool, ConstMatrix x, Matrix c, bool accumulate) {
     for (int64_t r = 0; r < k && !accumulate; ++r) std::fill_n(c.data + r * c.stride, k, 0.0F);
     return;
   }
-  multiply(pool, x, true, x, false, c, accumulate, true);
+  multiply(pool, x, true, x, false, c, accumulate, true, steps);
   for_each_row(pool, ceil_div(k, 64), [&](int64_t task, int) {
     for (int64_t row = task * 64; row < std::min(k, task * 64 + 64); ++row) {
       for (int64_t column = 0; column < row; ++column) {

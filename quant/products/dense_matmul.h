@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "quant/products/steps.h"
 #include "runtime/thread_pool.h"
 
 namespace nibble::quant {
@@ -27,6 +28,7 @@ void matmul(runtime::ThreadPool& pool, ConstMatrix a, bool transpose_a, ConstMat
             bool transpose_b, Matrix c, bool accumulate);
 
 // c = x^T x (or c +=), both triangles, in half the time: c must be symmetric before.
-void gram(runtime::ThreadPool& pool, ConstMatrix x, Matrix c, bool accumulate);
+void gram(runtime::ThreadPool& pool, ConstMatrix x, Matrix c, bool accumulate,
+          const Steps& steps = {});
 
 }  // namespace nibble::quant

@@ -15,6 +15,7 @@
 #include "quant/blocks/node_forward.h"
 #include "quant/folds/folds.h"
 #include "quant/recipes/solve_weight.h"
+#include "quant/recipes/work.h"
 #include "quant/solvers/awq.h"
 #include "quant/tuning/block_tuning.h"
 
@@ -43,8 +44,16 @@ class ModelQuantizer {
         hooks_(hooks),
         formats_(choose_formats(graph, recipe)),
         forward_(graph_, pool),
-        float_forward_(original_, pool) {
-    for (const auto& [id, format] : formats_) total_ += size_of(id);
+        float_forward_(original_, pool),
+        work_(hooks.progress) {
+    for (const auto& [id, format] : formats_) {
+      const MatrixSource* matrix = source(id);
+      if (matrix == nullptr) continue;
+      const WeightCost cost =
+          weight_cost(recipe, matrix->n, matrix->k, batch_.rows(), calibrated(id));
+      work_.expect(cost.all(recipe), matrix->n * matrix->k);
+      costs_.emplace(id, cost);
+    }
   }
 
   QuantizedModel run() {
@@ -54,13 +63,11 @@ class ModelQuantizer {
       const bool last = b + 1 == blocks.size();
       std::optional<BlockOutcome> known = hooks_.store ? hooks_.store->load(b) : std::nullopt;
       if (known) {
-        adopt(*known);
+        adopt(blocks[b], *known);
       } else {
         // Blocks that were known are run only where a later one is not.
         for (; recipe_.calibrates() && reached_ < b; ++reached_) {
-          report(fmt::format("block {} again", reached_));
-          forward_.run(blocks[reached_], batch_, activations_);
-          if (trains()) float_forward_.run(blocks[reached_], batch_, floats_);
+          run_again(blocks[reached_]);
         }
         outcome_ = {};
         quantize_block(blocks[b], last);
@@ -70,7 +77,7 @@ class ModelQuantizer {
       }
       outcomes_.insert(outcomes_.end(), known->outcomes.begin(), known->outcomes.end());
     }
-    report("");
+    work_.end();
     return {std::move(graph_), std::move(outcomes_)};
   }
 
@@ -94,23 +101,26 @@ class ModelQuantizer {
   }
 
   const MatrixSource* source(ValueId id) const { return graph_.matrix(id); }
-  int64_t size_of(ValueId id) const {
-    const MatrixSource* matrix = source(id);
-    return matrix != nullptr ? matrix->n * matrix->k : 0;
+  // The sum of what `part` says of the costs of the block's weights.
+  template <typename Part>
+  double cost_of(const Block& block, const Part& part) const {
+    double sum = 0;
+    for (size_t at = block.first_node; at < block.end_node; ++at) {
+      const Node& node = graph_.nodes[at];
+      const auto known = costs_.find(node.inputs.size() > 1 ? node.input(1) : graph::kNoValue);
+      if (known != costs_.end()) sum += part(known->second);
+    }
+    return sum;
   }
   std::vector<float> read_matrix(const Node& node, const MatrixSource& matrix) {
     std::vector<float> w(static_cast<size_t>(matrix.n * matrix.k));
     read_weight(pool_, graph_, node, 0, matrix.n, w);
+    matrix.release();
     return w;
-  }
-  void report(const std::string& weight) const {
-    if (hooks_.progress) hooks_.progress(done_, total_, weight);
   }
 
   // Whether what a block computes in fp32 is looked at.
-  bool trains() const {
-    return recipe_.scaling == Scaling::teq || recipe_.rounding == Rounding::sign_round_blocks;
-  }
+  bool trains() const { return trainings(recipe_) > 0; }
 
   // Whether the recipe chooses the numbers of this weight, rather than rounding each to nearest.
   bool calibrated(ValueId id) const {
@@ -119,30 +129,49 @@ class ModelQuantizer {
            formats_.at(id).type == WeightType::u4;
   }
 
-  void adopt(const BlockOutcome& known) {
+  void adopt(const Block& block, const BlockOutcome& known) {
+    // Its outputs are to be computed again.
+    work_.finish(
+        cost_of(block, [&](const WeightCost& c) { return c.all(recipe_) - c.forward - c.target; }));
     for (const auto& [fold, factors] : known.factors) apply_fold(graph_, folds_.at(fold), factors);
     for (const auto& [id, packed] : known.weights) set_packed(id, packed);
   }
 
+  // What comes out of a block that was finished before.
+  void run_again(const Block& block) {
+    work_.begin(fmt::format("layer {} again", block.layer));
+    const double forward = cost_of(block, [](const WeightCost& c) { return c.forward; });
+    forward_.run(block, batch_, activations_, {}, Keep::outputs, work_.steps(forward));
+    work_.finish(forward);
+    if (trains()) run_target(block);
+  }
+
+  void run_target(const Block& block) {
+    const double target = cost_of(block, [](const WeightCost& c) { return c.target; });
+    float_forward_.run(block, batch_, floats_, {}, Keep::outputs, work_.steps(target));
+    work_.finish(target);
+  }
+
   void set_packed(ValueId id, runtime::PackedMatrix packed) {
-    done_ += size_of(id);
     // Places that share the numbers share what is made of them.
     const MatrixSource before = *source(id);
     for (const auto& [other, format] : formats_) {
       const MatrixSource* twin = other == id ? nullptr : source(other);
       if (twin == nullptr || format != packed.view.format) continue;
       if (!graph::same_source(*twin, before)) continue;
-      done_ += size_of(other);
       graph_.values[static_cast<size_t>(other)].constant = packed;
     }
     graph_.values[static_cast<size_t>(id)].constant = std::move(packed);
   }
 
   void quantize_block(const Block& block, bool last) {
+    const double expected =
+        work_.done() + cost_of(block, [&](const WeightCost& c) { return c.all(recipe_); });
     if (recipe_.scaling == Scaling::awq) scale_block(block);
     std::map<ValueId, SolvedMatrix> tuned;
     if (trains() && !last) {  // nothing is known of what the tail should give
-      float_forward_.run(block, batch_, floats_);
+      work_.begin(fmt::format("layer {} in fp32", block.layer));
+      run_target(block);
       const TuningData data{batch_.sequences, batch_.length, activations_, floats_};
       if (recipe_.scaling == Scaling::teq) train_factors(block, data);
       if (recipe_.rounding == Rounding::sign_round_blocks) tuned = tune(block, data);
@@ -155,13 +184,21 @@ class ModelQuantizer {
       const ValueId id = node.inputs.size() > 1 ? node.input(1) : graph::kNoValue;
       if (formats_.count(id) != 0 && source(id) != nullptr) quantize_weight(block, node, id, tuned);
       if (!recipe_.calibrates() || (last && at + 1 == end)) continue;
-      forward_.run(node, batch_, activations_);
+      forward(node, activations_);
       for (const ValueId value : dead[at - block.first_node]) {
         activations_.erase(value);
         stats_.erase(value);
       }
     }
     stats_.clear();
+    work_.reach(expected);
+  }
+
+  void forward(const Node& node, Activations& values) {
+    const auto known = costs_.find(node.inputs.size() > 1 ? node.input(1) : graph::kNoValue);
+    const double cost = known != costs_.end() ? known->second.forward : 0;
+    forward_.run(node, batch_, values, {}, work_.steps(cost));
+    work_.finish(cost);
   }
 
   size_t after_last_weight(const Block& block) {
@@ -176,22 +213,29 @@ class ModelQuantizer {
   void quantize_weight(const Block& block, const Node& node, ValueId id,
                        const std::map<ValueId, SolvedMatrix>& tuned) {
     const std::string name = graph_.value_name(id);
-    report(name);
+    work_.begin(name);
     const double start = now();
     const WeightFormat& format = formats_.at(id);
+    const WeightCost& cost = costs_.at(id);
     runtime::PackedMatrix packed;
     if (!calibrated(id) || !node.is("Linear", graph::kNibbleDomain)) {
       packed = quantize_matrix(*source(id), format, recipe_.formats.range, name, pool_);
+      work_.finish(cost.inputs + cost.solve + cost.errors);
     } else {
-      const InputStats& stats = stats_of(node.input(0));
+      const InputStats& stats = stats_of(node.input(0), work_.steps(cost.inputs));
+      work_.finish(cost.inputs);
       const std::vector<float> w = read_matrix(node, *source(id));
       const WeightProblem problem{
           .w = w, .n = source(id)->n, .k = source(id)->k, .format = format, .inputs = stats};
       const auto by_block = tuned.find(id);
       const SolvedMatrix solved =
-          by_block != tuned.end() ? by_block->second : solve_weight(rule(), problem, pool_);
+          by_block != tuned.end() ? by_block->second
+                                  : solve_weight(rule(), problem, pool_, work_.steps(cost.solve));
+      work_.finish(cost.solve);
       packed = pack(solved, pool_);
-      const WeightErrors errors = weight_errors(problem, solved, recipe_.formats.range, pool_);
+      const WeightErrors errors =
+          weight_errors(problem, solved, recipe_.formats.range, pool_, work_.steps(cost.errors));
+      work_.finish(cost.errors);
       outcome_.outcomes.push_back({.name = name,
                                    .layer = block.layer,
                                    .error = errors.error,
@@ -209,11 +253,11 @@ class ModelQuantizer {
     return rule;
   }
 
-  const InputStats& stats_of(ValueId value) {
+  const InputStats& stats_of(ValueId value, const Steps& steps) {
     const auto found = stats_.find(value);
     if (found != stats_.end()) return found->second;
     const Activation& x = *activations_.at(value);
-    return stats_.emplace(value, measure_inputs(x.data, batch_.rows(), x.width, pool_))
+    return stats_.emplace(value, measure_inputs(x.data, batch_.rows(), x.width, pool_, steps))
         .first->second;
   }
 
@@ -233,7 +277,7 @@ class ModelQuantizer {
     for (size_t at = block.first_node; at <= last; ++at) {
       for (const size_t f : starting[at]) find_factors(f, values);
       if (at == last) break;
-      forward_.run(graph_.nodes[at], batch_, values);
+      forward(graph_.nodes[at], values);
       for (const ValueId value : dead[at - block.first_node]) values.erase(value);
     }
     for (const auto& [fold, factors] : outcome_.factors) apply_fold(graph_, folds_[fold], factors);
@@ -267,15 +311,18 @@ class ModelQuantizer {
   void train_factors(const Block& block, const TuningData& data) {
     const std::vector<size_t> folds = folds_of(block);
     if (folds.empty()) return;
-    report(fmt::format("factors of layer {}", block.layer));
+    work_.begin(fmt::format("factors of layer {}", block.layer));
+    const double cost = cost_of(block, [](const WeightCost& c) { return c.train; });
     std::vector<Fold> inside;
     for (const size_t f : folds) inside.push_back(folds_[f]);
     FactorOptions options;
     options.iterations = recipe_.iterations;
     options.seed = recipe_.seed;
+    options.steps = work_.steps(cost);
     options.range = recipe_.formats.range;
     TunedFactors found =
         tune_factors(graph_, pool_, block, data, tuned_formats(block), inside, options);
+    work_.finish(cost);
     for (size_t i = 0; i < folds.size(); ++i) {
       outcome_.factors[folds[i]] = std::move(found.factors[i]);
       apply_fold(graph_, folds_[folds[i]], outcome_.factors[folds[i]]);
@@ -285,11 +332,15 @@ class ModelQuantizer {
   std::map<ValueId, SolvedMatrix> tune(const Block& block, const TuningData& data) {
     const Formats formats = tuned_formats(block);
     if (formats.empty()) return {};
-    report(fmt::format("roundings of layer {}", block.layer));
+    work_.begin(fmt::format("roundings of layer {}", block.layer));
+    const double cost = cost_of(block, [](const WeightCost& c) { return c.train; });
     TuningOptions options;
     options.iterations = recipe_.iterations;
     options.seed = recipe_.seed;
-    return tune_rounding(graph_, pool_, block, data, formats, options).weights;
+    options.steps = work_.steps(cost);
+    TunedRounding found = tune_rounding(graph_, pool_, block, data, formats, options);
+    work_.finish(cost);
+    return std::move(found.weights);
   }
 
   bool worth_scaling(const Fold& fold) {
@@ -299,9 +350,17 @@ class ModelQuantizer {
 
   void find_factors(size_t f, const Activations& values) {
     const Fold& fold = folds_[f];
-    report(fold.name);
+    work_.begin(fold.name);
+    WeightCost cost;
+    for (const size_t consumer : fold.consumers) {
+      const WeightCost& c = costs_.at(graph_.nodes[consumer].input(1));
+      cost.inputs += c.inputs;
+      cost.scale += std::max(0.0, c.scale - c.inputs - c.forward);
+    }
     const Activation& x = *values.at(graph_.nodes[fold.consumers[0]].input(0));
-    const InputStats stats = measure_inputs(x.data, batch_.rows(), x.width, pool_);
+    const InputStats stats =
+        measure_inputs(x.data, batch_.rows(), x.width, pool_, work_.steps(cost.inputs));
+    work_.finish(cost.inputs);
     std::vector<std::vector<float>> weights;
     std::vector<AwqSharer> sharers;
     for (const size_t consumer : fold.consumers) {
@@ -314,7 +373,10 @@ class ModelQuantizer {
     for (size_t i = 0; i < sharers.size(); ++i) sharers[i].w = weights[i];
     std::vector<int64_t> tied;
     if (fold.shares_factors()) tied.assign(fold.tied.begin(), fold.tied.end());
-    const AwqScales found = search_awq_scales(sharers, stats, tied, {}, pool_);
+    AwqOptions options;
+    options.told = work_.steps(cost.scale);
+    const AwqScales found = search_awq_scales(sharers, stats, tied, options, pool_);
+    work_.finish(cost.scale);
     if (found.identity) return;
     std::vector<float>& factors = outcome_.factors[f];
     factors.resize(static_cast<size_t>(fold.factors()));
@@ -337,8 +399,9 @@ class ModelQuantizer {
   std::map<ValueId, InputStats> stats_;
   BlockOutcome outcome_;  // of the block at hand
   std::vector<WeightOutcome> outcomes_;
+  std::map<ValueId, WeightCost> costs_;
+  Work work_;
   size_t reached_ = 0;  // the block that activations_ are the inputs of
-  int64_t done_ = 0, total_ = 0;
 };
 
 }  // namespace

@@ -53,9 +53,10 @@ class BlockStore {
 
 struct QuantizeHooks {
   BlockStore* store = nullptr;
-  // Called before each weight with the share of the work that is done, counted in weights, and the
-  // name; what it throws ends the work.
-  std::function<void(int64_t done, int64_t total, const std::string& weight)> progress;
+  // Told before each weight and every few seconds within one what share of the work is done, by an
+  // estimate of what it costs (work.h), counted in weights, and what is being done. What it throws
+  // ends the work; blocks that were finished are in `store`.
+  std::function<void(int64_t done, int64_t total, const std::string& what)> progress;
 };
 
 struct QuantizedModel {

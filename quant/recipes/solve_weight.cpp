@@ -25,15 +25,16 @@ SolvedMatrix solve_clipped(const Recipe& recipe, const WeightProblem& p,
   return solve_rtn(clipped, p.n, p.k, p.format, plain_range(recipe.formats.range), nullptr, pool);
 }
 
-double relative_error(const WeightProblem& p, const SolvedMatrix& solved,
-                      runtime::ThreadPool& pool) {
+double error_sum(const WeightProblem& p, const SolvedMatrix& solved, runtime::ThreadPool& pool,
+                 const Steps& steps) {
   const std::vector<float> values = dequantize(solved, pool);
-  return std::sqrt(output_error(p.w, values, p.n, p.k, p.inputs.gram, pool).relative);
+  return output_error_sum(p.w, values, p.n, p.k, p.inputs.gram, pool, steps);
 }
 
 }  // namespace
 
-SolvedMatrix solve_weight(const Recipe& recipe, const WeightProblem& p, runtime::ThreadPool& pool) {
+SolvedMatrix solve_weight(const Recipe& recipe, const WeightProblem& p, runtime::ThreadPool& pool,
+                          const Steps& steps) {
   switch (recipe.rounding) {
     case Rounding::nearest:
       if (recipe.clip) return solve_clipped(recipe, p, pool);
@@ -47,12 +48,13 @@ SolvedMatrix solve_weight(const Recipe& recipe, const WeightProblem& p, runtime:
           .range = {.method = RangeMethod::search},
           .damping = recipe.damping,
           // A channel that was silent in a short text need not be so for ever.
-          .zero_dead = false};
+          .zero_dead = false,
+          .steps = steps};
       return solve_gptq(p.w, p.n, p.k, p.format, options, p.inputs, pool).matrix;
     }
     case Rounding::sign_round:
-      return solve_sign_round(p.w, p.n, p.k, p.format, {.iterations = recipe.iterations}, p.inputs,
-                              {}, pool)
+      return solve_sign_round(p.w, p.n, p.k, p.format,
+                              {.iterations = recipe.iterations, .steps = steps}, p.inputs, {}, pool)
           .matrix;
     case Rounding::sign_round_blocks:
       break;
@@ -61,10 +63,16 @@ SolvedMatrix solve_weight(const Recipe& recipe, const WeightProblem& p, runtime:
 }
 
 WeightErrors weight_errors(const WeightProblem& p, const SolvedMatrix& solved, RtnRange range,
-                           runtime::ThreadPool& pool) {
+                           runtime::ThreadPool& pool, const Steps& steps) {
+  constexpr double kThird = 1.0 / 3;
+  const double all = output_square(p.w, p.n, p.k, p.inputs.gram, pool, part_of(steps, 0, kThird));
+  const auto relative = [&](double sum) { return sum == 0 ? 0 : std::sqrt(sum / all); };
+  WeightErrors errors;
+  errors.error = relative(error_sum(p, solved, pool, part_of(steps, kThird, 2 * kThird)));
   const SolvedMatrix nearest =
       solve_rtn(p.w, p.n, p.k, p.format, plain_range(range), nullptr, pool);
-  return {relative_error(p, solved, pool), relative_error(p, nearest, pool)};
+  errors.nearest = relative(error_sum(p, nearest, pool, part_of(steps, 2 * kThird, 1)));
+  return errors;
 }
 
 }  // namespace nibble::quant

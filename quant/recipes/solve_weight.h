@@ -5,6 +5,7 @@
 #include <span>
 
 #include "jit/packed_layout.h"
+#include "quant/products/steps.h"
 #include "quant/recipes/recipe.h"
 #include "quant/solvers/input_stats.h"
 #include "quant/solvers/solved_matrix.h"
@@ -22,13 +23,13 @@ struct WeightProblem {
 
 // By the recipe's rounding, which is not one of whole blocks. Throws Error as the solvers do.
 SolvedMatrix solve_weight(const Recipe& recipe, const WeightProblem& problem,
-                          runtime::ThreadPool& pool);
+                          runtime::ThreadPool& pool, const Steps& steps = {});
 
 // |X W'^T - X W^T| / |X W^T| (Frobenius norms) of a solution, and of rounding to nearest.
 struct WeightErrors {
   double error = 0, nearest = 0;
 };
 WeightErrors weight_errors(const WeightProblem& problem, const SolvedMatrix& solved, RtnRange range,
-                           runtime::ThreadPool& pool);
+                           runtime::ThreadPool& pool, const Steps& steps = {});
 
 }  // namespace nibble::quant

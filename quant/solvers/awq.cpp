@@ -13,6 +13,8 @@ namespace {
 
 constexpr float kSmallest = 1e-4F;        // as in the paper's code
 constexpr int64_t kRowsOfProduct = 4096;  // candidates times rows that are multiplied at a time
+constexpr int64_t kRowsForHeats = 512;    // fewer are all looked at
+constexpr int64_t kHeat = 4;              // of so many rows one, and of so many candidates one
 constexpr int64_t kRowsAtATime = 64;      // whose magnitudes are added up before the sums are
 
 size_t elements(int64_t rows, int64_t columns) { return static_cast<size_t>(rows * columns); }
@@ -170,27 +172,44 @@ struct Candidate {
   double loss = 0;
 };
 
-// The losses of `candidates`, in one product.
-void find_losses(const Sample& sample, std::span<Candidate> candidates, const InputStats& stats,
-                 const RangeOptions& range, runtime::ThreadPool& pool) {
-  const int64_t rows = sample.rows(), k = sample.k;
-  const int64_t all = rows * static_cast<int64_t>(candidates.size());
+// Adds to the losses of `candidates` what they lose in `rows` of the sample, in one product.
+void add_losses(const Sample& sample, std::span<const int64_t> rows,
+                std::span<Candidate* const> candidates, const InputStats& stats,
+                const RangeOptions& range, runtime::ThreadPool& pool, const Steps& steps) {
+  const int64_t k = sample.k, count = std::ssize(rows);
+  const int64_t all = count * std::ssize(candidates);
   std::vector<std::vector<float>> weights;
-  for (const Candidate& candidate : candidates) {
-    weights.push_back(weights_of(stats, candidate.scales, range));
+  for (const Candidate* candidate : candidates) {
+    weights.push_back(weights_of(stats, candidate->scales, range));
   }
   std::vector<float> difference(elements(all, k));
   for_each_row(pool, all, [&](int64_t at, int) {
-    const auto candidate = static_cast<size_t>(at / rows);
-    const int64_t row = at % rows;
-    rounding_error(sample.w.data() + row * k, candidates[candidate].scales,
+    const auto candidate = static_cast<size_t>(at / count);
+    const int64_t row = rows[static_cast<size_t>(at % count)];
+    rounding_error(sample.w.data() + row * k, candidates[candidate]->scales,
                    *sample.format[static_cast<size_t>(row)], range, weights[candidate], row,
                    difference.data() + at * k);
   });
   std::vector<double> errors(static_cast<size_t>(all));
-  row_errors(difference, all, k, stats.gram, pool, errors);
+  row_errors(difference, all, k, stats.gram, pool, errors, steps);
   for (int64_t at = 0; at < all; ++at) {
-    candidates[static_cast<size_t>(at / rows)].loss += errors[static_cast<size_t>(at)];
+    candidates[static_cast<size_t>(at / count)]->loss += errors[static_cast<size_t>(at)];
+  }
+}
+
+// The same for any number of candidates and rows.
+void find_losses(const Sample& sample, std::span<const int64_t> rows,
+                 std::span<Candidate* const> candidates, const InputStats& stats,
+                 const RangeOptions& range, runtime::ThreadPool& pool, const Steps& steps) {
+  if (rows.empty()) return;
+  const auto at_a_time =
+      static_cast<size_t>(std::max<int64_t>(1, kRowsOfProduct / std::ssize(rows)));
+  const auto all = static_cast<double>(candidates.size());
+  for (size_t first = 0; first < candidates.size(); first += at_a_time) {
+    const size_t count = std::min(at_a_time, candidates.size() - first);
+    add_losses(
+        sample, rows, candidates.subspan(first, count), stats, range, pool,
+        part_of(steps, static_cast<double>(first) / all, static_cast<double>(first + count) / all));
   }
 }
 
@@ -208,6 +227,16 @@ std::vector<Candidate> make_candidates(const Means& means, const AwqOptions& opt
     }
   }
   return candidates;
+}
+
+// The best quarter and the identity, in the order that they had.
+void keep_best(std::vector<Candidate*>& candidates) {
+  std::vector<const Candidate*> ranked(candidates.begin(), candidates.end());
+  std::stable_sort(ranked.begin(), ranked.end(),
+                   [](const Candidate* a, const Candidate* b) { return a->loss < b->loss; });
+  const size_t kept = (ranked.size() + kHeat - 1) / kHeat;
+  const double most = ranked[kept - 1]->loss;
+  std::erase_if(candidates, [&](const Candidate* c) { return !c->identity && c->loss > most; });
 }
 
 void check(std::span<const AwqSharer> sharers, const InputStats& stats,
@@ -244,15 +273,22 @@ AwqScales search_awq_scales(std::span<const AwqSharer> sharers, const InputStats
   const Means means = find_means(sharers, stats, tied, pool);
   const Sample sample = take_sample(sharers, stats.k, options.rows);
   std::vector<Candidate> candidates = make_candidates(means, options);
-  const auto at_a_time = static_cast<size_t>(std::max<int64_t>(1, kRowsOfProduct / sample.rows()));
-  for (size_t first = 0; first < candidates.size(); first += at_a_time) {
-    const size_t count = std::min(at_a_time, candidates.size() - first);
-    find_losses(sample, std::span(candidates).subspan(first, count), stats, options.range, pool);
+  std::vector<Candidate*> finalists;
+  for (Candidate& candidate : candidates) finalists.push_back(&candidate);
+  std::vector<int64_t> heat, others;  // rows
+  const bool heats = sample.rows() >= kRowsForHeats;
+  for (int64_t row = 0; row < sample.rows(); ++row) {
+    (heats && row % kHeat == 0 ? heat : others).push_back(row);
   }
-  const auto best =
-      std::min_element(candidates.begin(), candidates.end(),
-                       [](const Candidate& a, const Candidate& b) { return a.loss < b.loss; });
-  return {.scales = std::move(best->scales),
+  const double share = heats ? 4.0 / 7.0 : 0;  // of the work: 1/4 of it all, then 3/4 of a quarter
+  find_losses(sample, heat, finalists, stats, options.range, pool, part_of(options.told, 0, share));
+  if (heats) keep_best(finalists);
+  find_losses(sample, others, finalists, stats, options.range, pool,
+              part_of(options.told, share, 1));
+  const Candidate* best =
+      *std::min_element(finalists.begin(), finalists.end(),
+                        [](const Candidate* a, const Candidate* b) { return a->loss < b->loss; });
+  return {.scales = best->scales,
           .loss = best->loss,
           .identity_loss = candidates[0].loss,
           .identity = best->identity,

@@ -98,7 +98,7 @@ void copy_negated(runtime::ThreadPool& pool, const Matrix& from, float* to) {
 
 // Column blocks from left to right: each takes off the product of what lies to its left in one
 // multiplication, and is written once.
-std::optional<BadPivot> cholesky(runtime::ThreadPool& pool, Matrix a) {
+std::optional<BadPivot> cholesky(runtime::ThreadPool& pool, Matrix a, const Steps& steps) {
   check_square(a);
   const int64_t k = a.rows;
   std::vector<float> left(static_cast<size_t>(std::min(k, kBlock) * k));
@@ -106,6 +106,7 @@ std::optional<BadPivot> cholesky(runtime::ThreadPool& pool, Matrix a) {
   std::vector<float> below(left.size());
   for (int64_t j = 0; j < k; j += kBlock) {
     const int64_t width = std::min(kBlock, k - j), rest = k - j - width;
+    tell(steps, static_cast<double>(j) / static_cast<double>(k));
     std::vector<float> diagonal;
     for (int64_t i = j; i < j + width; ++i) diagonal.push_back(a.data[i * a.stride + i]);
     if (j > 0) {
@@ -131,7 +132,7 @@ std::optional<BadPivot> cholesky(runtime::ThreadPool& pool, Matrix a) {
 }
 
 // Column blocks from right to left: with X = L^-1, X_below,j = -X_below,below L_below,j X_jj.
-void invert_lower(runtime::ThreadPool& pool, Matrix l) {
+void invert_lower(runtime::ThreadPool& pool, Matrix l, const Steps& steps) {
   check_square(l);
   const int64_t k = l.rows;
   if (k == 0) return;
@@ -139,6 +140,7 @@ void invert_lower(runtime::ThreadPool& pool, Matrix l) {
   std::vector<float> inverse(static_cast<size_t>(kBlock * kBlock));
   for (int64_t j = (k - 1) / kBlock * kBlock; j >= 0; j -= kBlock) {
     const int64_t width = std::min(kBlock, k - j), below = j + width, rest = k - below;
+    tell(steps, static_cast<double>(rest) / static_cast<double>(k));
     Block block(part(l, j, j, width, width));
     invert(block);
     block.store(part(l, j, j, width, width));
@@ -156,7 +158,8 @@ void invert_lower(runtime::ThreadPool& pool, Matrix l) {
   }
 }
 
-std::optional<BadPivot> upper_factor_of_inverse(runtime::ThreadPool& pool, Matrix h) {
+std::optional<BadPivot> upper_factor_of_inverse(runtime::ThreadPool& pool, Matrix h,
+                                                const Steps& steps) {
   check_square(h);
   if (h.stride != h.columns) {
     fail("A matrix of {} columns has {} elements between rows, expected a contiguous one.",
@@ -165,8 +168,9 @@ std::optional<BadPivot> upper_factor_of_inverse(runtime::ThreadPool& pool, Matri
   // Both orders of the indices reversed: the whole array backwards.
   const auto reverse = [&] { std::reverse(h.data, h.data + h.rows * h.columns); };
   reverse();
-  if (const auto bad = cholesky(pool, h)) return BadPivot{h.rows - 1 - bad->index, bad->value};
-  invert_lower(pool, h);
+  if (const auto bad = cholesky(pool, h, part_of(steps, 0, 0.5)))
+    return BadPivot{h.rows - 1 - bad->index, bad->value};
+  invert_lower(pool, h, part_of(steps, 0.5, 1));
   reverse();
   return std::nullopt;
 }

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "quant/products/dense_matmul.h"
+#include "quant/products/steps.h"
 #include "runtime/thread_pool.h"
 
 namespace nibble::quant {
@@ -22,15 +23,16 @@ struct BadPivot {
 
 // a = L L^T; L replaces the lower triangle of a (only that is read), zeros the upper one. On
 // failure the contents of a are undefined.
-std::optional<BadPivot> cholesky(runtime::ThreadPool& pool, Matrix a);
+std::optional<BadPivot> cholesky(runtime::ThreadPool& pool, Matrix a, const Steps& steps = {});
 
 // L^-1 replaces the lower triangular matrix L, whose diagonal must not hold zeros; what lies above
 // the diagonal must be zeros.
-void invert_lower(runtime::ThreadPool& pool, Matrix l);
+void invert_lower(runtime::ThreadPool& pool, Matrix l, const Steps& steps = {});
 
 // The upper triangular U with U^T U = h^-1 replaces h, which must be contiguous (stride = columns),
 // symmetric, both triangles filled. From one factorisation of h with rows and columns reversed:
 // h = R R^T, R upper, U = R^-1. The pivot of a failure is numbered as in h.
-std::optional<BadPivot> upper_factor_of_inverse(runtime::ThreadPool& pool, Matrix h);
+std::optional<BadPivot> upper_factor_of_inverse(runtime::ThreadPool& pool, Matrix h,
+                                                const Steps& steps = {});
 
 }  // namespace nibble::quant

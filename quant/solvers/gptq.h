@@ -9,6 +9,7 @@
 #include <span>
 
 #include "jit/packed_layout.h"
+#include "quant/products/steps.h"
 #include "quant/solvers/gptq_factor.h"
 #include "quant/solvers/range_search.h"
 #include "quant/solvers/solved_matrix.h"
@@ -28,6 +29,7 @@ struct GptqOptions {
   // The weights of channels that were 0 in all inputs become 0, as in the paper; otherwise they are
   // rounded to nearest, for inputs that calibration did not see.
   bool zero_dead = true;
+  Steps steps = {};
 };
 
 struct GptqResult {

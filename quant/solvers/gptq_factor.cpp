@@ -78,7 +78,7 @@ std::vector<int64_t> order_channels(const InputStats& stats, const GroupShape& s
 }
 
 GptqFactor factor_inputs(const InputStats& stats, const GroupShape& shape, ChannelOrder order,
-                         double damping, runtime::ThreadPool& pool) {
+                         double damping, runtime::ThreadPool& pool, const Steps& steps) {
   const int64_t k = stats.k;
   check_stats(stats, shape.k);
   if (!(damping >= 0)) fail("A damping of {} is not possible, expected at least 0.", damping);
@@ -91,7 +91,7 @@ GptqFactor factor_inputs(const InputStats& stats, const GroupShape& shape, Chann
   for (;;) {
     factor.damping = damping + kDampingStep * factor.retries;
     fill(stats, mean, factor, pool);
-    const auto bad = upper_factor_of_inverse(pool, {factor.u.data(), k, k, k});
+    const auto bad = upper_factor_of_inverse(pool, {factor.u.data(), k, k, k}, steps);
     if (!bad) return factor;
     if (factor.floored) {
       fail("The products of the inputs cannot be factorised: input {} leaves a pivot of {}.",

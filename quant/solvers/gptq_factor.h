@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "quant/products/steps.h"
 #include "quant/solvers/input_stats.h"
 #include "quant/solvers/solved_matrix.h"
 #include "runtime/thread_pool.h"
@@ -34,6 +35,6 @@ std::vector<int64_t> order_channels(const InputStats& stats, const GroupShape& s
 
 // Throws Error when a product is not finite.
 GptqFactor factor_inputs(const InputStats& stats, const GroupShape& shape, ChannelOrder order,
-                         double damping, runtime::ThreadPool& pool);
+                         double damping, runtime::ThreadPool& pool, const Steps& steps = {});
 
 }  // namespace nibble::quant

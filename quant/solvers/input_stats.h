@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "quant/products/steps.h"
 #include "runtime/thread_pool.h"
 
 namespace nibble::quant {
@@ -33,9 +34,20 @@ struct OutputError {
 OutputError output_error(std::span<const float> w, std::span<const float> changed, int64_t n,
                          int64_t k, std::span<const float> gram, runtime::ThreadPool& pool);
 
-// The same for every row: out[r] = d_r G d_r^T, where d is [n][k]. `product` [n][k], if wanted,
-// receives d G.
+// sum |W x|^2 = tr(W G W^T), and the sum above alone: n k^2 FLOP each.
+double output_square(std::span<const float> w, int64_t n, int64_t k, std::span<const float> gram,
+                     runtime::ThreadPool& pool, const Steps& steps = {});
+double output_error_sum(std::span<const float> w, std::span<const float> changed, int64_t n,
+                        int64_t k, std::span<const float> gram, runtime::ThreadPool& pool,
+                        const Steps& steps = {});
+
+// The same for every row: out[r] = d_r G d_r^T, where d is [n][k]. G is symmetric, so that the
+// triangle above its diagonal is enough, and half the work.
 void row_errors(std::span<const float> d, int64_t n, int64_t k, std::span<const float> gram,
-                runtime::ThreadPool& pool, std::span<double> out, std::span<float> product = {});
+                runtime::ThreadPool& pool, std::span<double> out, const Steps& steps = {});
+// The same by way of d G, which `product` [n][k] receives.
+void row_errors_and_products(std::span<const float> d, int64_t n, int64_t k,
+                             std::span<const float> gram, runtime::ThreadPool& pool,
+                             std::span<double> out, std::span<float> product);
 
 }  // namespace nibble::quant

@@ -48,7 +48,8 @@ void evaluate(Part& part, const InputStats& stats, runtime::ThreadPool& pool) {
       part.difference[static_cast<size_t>(i)] -= part.w[static_cast<size_t>(i)];
     }
   });
-  row_errors(part.difference, part.n, part.k, stats.gram, pool, part.losses, part.gradients.v);
+  row_errors_and_products(part.difference, part.n, part.k, stats.gram, pool, part.losses,
+                          part.gradients.v);
   if (part.drift.empty()) return;
   for_each_row(pool, part.n, [&](int64_t row, int) {
     double sum = 0;
@@ -71,10 +72,11 @@ void keep_best(Part& part, SolvedMatrix& solved, runtime::ThreadPool& pool) {
 }
 
 void tune(Part& part, const SignRoundOptions& options, const InputStats& stats,
-          SignRoundResult& result, runtime::ThreadPool& pool) {
+          SignRoundResult& result, runtime::ThreadPool& pool, const Steps& steps) {
   const float rate =
       options.rate > 0 ? options.rate : 1.0F / static_cast<float>(std::max(1, options.iterations));
   for (int t = 0;; ++t) {
+    tell(steps, static_cast<double>(t) / static_cast<double>(options.iterations + 1));
     evaluate(part, stats, pool);
     if (t == 0) {
       for (const double loss : part.losses) result.start += loss;
@@ -123,7 +125,10 @@ SignRoundResult solve_sign_round(std::span<const float> w, int64_t n, int64_t k,
                                           std::numeric_limits<double>::infinity())};
     part.gradients = make_gradients(part.params);
     if (!x0x.empty()) find_drift(part, stats, x0x, pool);
-    tune(part, options, stats, result, pool);
+    const auto all = static_cast<double>(n);
+    tune(part, options, stats, result, pool,
+         part_of(options.steps, static_cast<double>(first) / all,
+                 static_cast<double>(first + rows) / all));
     for (size_t row = 0; row < part.best.size(); ++row) {
       if (part.best[row] < std::numeric_limits<double>::infinity()) continue;
       fail("Column {} has no finite error on these inputs.", first + static_cast<int64_t>(row));

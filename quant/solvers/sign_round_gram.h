@@ -11,6 +11,7 @@
 #include <span>
 
 #include "jit/packed_layout.h"
+#include "quant/products/steps.h"
 #include "quant/solvers/input_stats.h"
 #include "quant/solvers/sign_round.h"
 #include "quant/solvers/solved_matrix.h"
@@ -22,6 +23,7 @@ struct SignRoundOptions {
   int iterations = 200;
   float rate = 0;     // of the first step, falling linearly to 0; 0 stands for 1 / iterations
   bool range = true;  // alpha and beta too
+  Steps steps = {};
 };
 
 struct SignRoundResult {

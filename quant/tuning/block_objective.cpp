@@ -26,12 +26,14 @@ double sum_rows(runtime::ThreadPool& pool, int64_t rows, const Body& body) {
 }  // namespace
 
 BlockObjective::BlockObjective(const graph::Graph& graph, runtime::ThreadPool& pool,
-                               const Block& block, TuningData data, int64_t batch_sequences)
+                               const Block& block, TuningData data, int64_t batch_sequences,
+                               Steps steps)
     : graph_(graph),
       pool_(pool),
       block_(block),
       data_(std::move(data)),
-      batch_sequences_(std::max<int64_t>(1, batch_sequences)) {
+      batch_sequences_(std::max<int64_t>(1, batch_sequences)),
+      steps_(std::move(steps)) {
   const int64_t rows = data_.sequences * data_.length;
   if (rows < 1) fail("{}: there are no tokens to tune layer {} on.", graph.origin, block.layer);
   const auto check = [&](const std::vector<ValueId>& ids, const Activations& values) {
@@ -61,6 +63,11 @@ BlockObjective::BlockObjective(const graph::Graph& graph, runtime::ThreadPool& p
   target_squares_ = squares > 0 ? squares / static_cast<double>(data_.sequences) : 1;
 }
 
+void BlockObjective::expect(int64_t losses_of_all, int64_t gradient_steps) {
+  const int64_t batch = std::min(batch_sequences_, data_.sequences);
+  expected_ = static_cast<double>(losses_of_all * data_.sequences + 3 * gradient_steps * batch);
+}
+
 Activations BlockObjective::pick(const Activations& from,
                                  std::span<const int64_t> sequences) const {
   Activations picked;
@@ -80,8 +87,12 @@ double BlockObjective::run(std::span<const int64_t> sequences, double all,
                            const WeightOf& weight_of, const GradientOf* gradient_of) const {
   const Batch batch{std::ssize(sequences), data_.length, {}};
   Activations values = pick(data_.inputs, sequences);
+  const auto passes = static_cast<double>(sequences.size());
+  const auto share = [&](double done) { return expected_ > 0 ? done / expected_ : 0; };
   NodeForward(graph_, pool_)
-      .run(block_, batch, values, weight_of, gradient_of != nullptr ? Keep::all : Keep::outputs);
+      .run(block_, batch, values, weight_of, gradient_of != nullptr ? Keep::all : Keep::outputs,
+           part_of(steps_, share(done_), share(done_ + passes)));
+  done_ += passes;
   const Activations targets = pick(data_.targets, sequences);
   const double scale = 1 / (target_squares_ * all);
   Gradients gradients;
@@ -103,7 +114,9 @@ double BlockObjective::run(std::span<const int64_t> sequences, double all,
   }
   if (gradient_of != nullptr) {
     NodeBackward(graph_, pool_)
-        .run(block_, batch, values, std::move(gradients), weight_of, *gradient_of);
+        .run(block_, batch, values, std::move(gradients), weight_of, *gradient_of,
+             part_of(steps_, share(done_), share(done_ + 2 * passes)));
+    done_ += 2 * passes;
   }
   return loss;
 }

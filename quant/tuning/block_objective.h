@@ -21,10 +21,13 @@ struct TuningData {
 
 class BlockObjective {
  public:
-  // All but the data are kept by reference. At most batch_sequences run at a time. Throws Error
-  // when an input or target is missing or has other rows.
+  // All but the data and `steps` are kept by reference. At most batch_sequences run at a time.
+  // Throws Error when an input or target is missing or has other rows.
   BlockObjective(const graph::Graph& graph, runtime::ThreadPool& pool, const Block& block,
-                 TuningData data, int64_t batch_sequences);
+                 TuningData data, int64_t batch_sequences, Steps steps = {});
+
+  // What `steps` is told the share of: so many losses of all sequences, and steps by gradients.
+  void expect(int64_t losses_of_all, int64_t gradient_steps);
 
   int64_t sequences() const { return data_.sequences; }
 
@@ -47,6 +50,9 @@ class BlockObjective {
   TuningData data_;
   int64_t batch_sequences_;
   double target_squares_ = 0;  // mean of a sequence
+  Steps steps_;
+  double expected_ = 0;      // passes of a sequence: 1 forward, 2 backward
+  mutable double done_ = 0;  // of them
 };
 
 // Which sequences each step looks at: all of them in a random order, then all in another one. The

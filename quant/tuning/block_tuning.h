@@ -24,6 +24,7 @@ struct TuningOptions {
   int iterations = 200;
   int64_t batch_sequences = 8;  // a step
   uint64_t seed = 1;            // of the choice of sequences
+  Steps steps = {};
 };
 
 // The loss (BlockObjective::loss over all sequences) of round-to-nearest, and of what was found,

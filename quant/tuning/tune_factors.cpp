@@ -31,7 +31,7 @@ class FactorTuning {
         folds_(folds),
         options_(options),
         weights_(read_tuned_weights(graph, pool, block, formats)),
-        objective_(graph, pool, block, data, options.batch_sequences),
+        objective_(graph, pool, block, data, options.batch_sequences, options.steps),
         current_(current_weights(weights_)),
         gradients_(weight_gradients(weights_)) {
     for (const Fold& fold : folds) {
@@ -43,6 +43,7 @@ class FactorTuning {
   }
 
   TunedFactors run() {
+    objective_.expect(3, options_.iterations);
     for (auto& [node, weight] : weights_) quantize(weight, nullptr, nullptr);
     Factors best = factors_;
     double least = objective_.loss_of_all(current_);

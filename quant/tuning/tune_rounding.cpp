@@ -18,7 +18,7 @@ class RoundingTuning {
       : pool_(pool),
         options_(options),
         weights_(read_tuned_weights(graph, pool, block, formats)),
-        objective_(graph, pool, block, data, options.batch_sequences),
+        objective_(graph, pool, block, data, options.batch_sequences, options.steps),
         current_(current_weights(weights_)),
         gradients_(weight_gradients(weights_)) {
     for (const auto& [node, weight] : weights_) {
@@ -27,6 +27,7 @@ class RoundingTuning {
   }
 
   TunedRounding run() {
+    objective_.expect(3, options_.iterations);
     round();
     TunedRounding found{store(), {}};
     found.loss.before = found.loss.after = objective_.loss_of_all(current_);

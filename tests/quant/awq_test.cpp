@@ -67,6 +67,37 @@ TEST(AwqTest, TheLossIsTheOutputErrorOfTheScaledLayer) {
   EXPECT_NEAR(found.identity_loss, before, 1e-5 * before);
 }
 
+// Many rows are looked at in two heats: what wins has its loss in all of them, the least of all
+// exponents, which one heat of the same rows finds.
+TEST(AwqTest, HeatsFindWhatAllRowsFind) {
+  runtime::ThreadPool alone(1), team(3);
+  const Layer layer = outlier_layer(511, 192, 31);
+  const WeightFormat format = u4(64);
+  // Each row four times, so that the first heat, every fourth, sees all of them.
+  std::vector<float> four;
+  for (int64_t row = 0; row < layer.n; ++row) {
+    for (int i = 0; i < 4; ++i) {
+      four.insert(four.end(), layer.w.begin() + row * layer.k,
+                  layer.w.begin() + (row + 1) * layer.k);
+    }
+  }
+  const AwqSharer few{layer.w, layer.n, format}, many{four, 4 * layer.n, format};
+  const AwqScales one = search_awq_scales({&few, 1}, layer.stats, {}, {.rows = 0}, team);
+  std::vector<double> shares;
+  const AwqOptions options{.rows = 0, .told = [&](double share) { shares.push_back(share); }};
+  const AwqScales heats = search_awq_scales({&many, 1}, layer.stats, {}, options, team);
+  ASSERT_FALSE(one.identity);
+  EXPECT_EQ(heats.scales, one.scales);
+  EXPECT_EQ(heats.exponent, one.exponent);
+  EXPECT_NEAR(heats.loss, 4 * one.loss, 1e-6 * heats.loss);
+  EXPECT_NEAR(heats.identity_loss, 4 * one.identity_loss, 1e-6 * heats.identity_loss);
+  EXPECT_TRUE(std::is_sorted(shares.begin(), shares.end()));
+  EXPECT_GT(shares.size(), 5U);
+  const AwqScales again = search_awq_scales({&many, 1}, layer.stats, {}, {.rows = 0}, alone);
+  EXPECT_EQ(again.scales, heats.scales);
+  EXPECT_EQ(again.loss, heats.loss);
+}
+
 TEST(AwqTest, ScalingLeavesTheOutputsAsTheyAre) {
   runtime::ThreadPool pool(1);
   const int64_t n = 8, k = 64, rows = 50;
