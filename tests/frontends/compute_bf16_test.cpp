@@ -2,6 +2,7 @@
 // instruction set (tiles by the AMX emulator where there are none), thread count and chunk length.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <string>
 #include <utility>
 #include <vector>
