@@ -95,12 +95,15 @@ std::map<ValueId, WeightFormat> wanted_formats(const Graph& graph, const Quantiz
   return formats;
 }
 
+// What takes numbers that are rounded already, at no loss to speak of.
+constexpr WeightFormat kRounded{WeightType::u8, 32, false, jit::ScaleType::f16};
+
 // What a weight that is quantized already gets: its own format, unless fp32 is asked for.
 WeightFormat format_of_quantized(const MatrixSource& source, const WeightFormat& wanted,
                                  std::string& why_not) {
   if (wanted.type == WeightType::f32) return wanted;
   const auto own = source.packed_format(why_not);
-  return own ? *own : WeightFormat{WeightType::u8, 32, false, jit::ScaleType::f16};
+  return own ? *own : kRounded;
 }
 
 // A matrix of floats that only an Embedding uses.
@@ -143,7 +146,12 @@ std::map<ValueId, WeightFormat> choose_formats(const Graph& graph, const Quantiz
       format = WeightFormat{WeightType::f32, 0, false, jit::ScaleType::f32};
     }
     const MatrixSource* source = graph.matrix(id);
-    if (source->has_quantized()) format = format_of_quantized(*source, format, why_not);
+    if (source->has_quantized()) {
+      format = format_of_quantized(*source, format, why_not);
+    } else if (options.keep_dequantized && source->has_dequantized() &&
+               format.type == WeightType::u4) {
+      format = kRounded;
+    }
   }
   return formats;
 }

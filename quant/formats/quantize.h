@@ -25,6 +25,10 @@ struct QuantizeOptions {
   // Whether the user chose `embedding`. Otherwise a table that the maker of a quantized checkpoint
   // left as floats stays so, in fp32: of it a token reads one row.
   bool embedding_chosen = false;
+  // Weights that the file has in few bits, but as no packed format holds them (K-quants), become
+  // int8 in groups of 32 where int4 is wanted: a second rounding as coarse as the first doubles the
+  // error.
+  bool keep_dequantized = false;
 };
 
 // The usual choice for `weights` "int4" | "int8" | "f32": int4 keeps embedding and head at 8 bits.

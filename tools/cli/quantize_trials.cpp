@@ -188,7 +188,7 @@ class Trials {
                                   });
     }
     const bool exact = setup_.compute == "f32";
-    auto plan = graph::lower(graph, {.compute = exact ? graph::Compute::f32 : graph::Compute::int8,
+    auto plan = graph::lower(graph, {.compute = *graph::parse_compute(setup_.compute),
                                      .isa = jit::selected_isa(),
                                      .threads = pool_->size()});
     runtime::Session session(
