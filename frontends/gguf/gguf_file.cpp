@@ -306,7 +306,7 @@ File File::open(const std::string& path) {
   constexpr const char* kCount = "split.count";
   File file = Parser(path).run();
   const int64_t count = file.integer(kCount, 1);
-  if (count == 1) return file;
+  if (count <= 1) return file;
   const std::vector<std::string> paths = part_paths(path);
   if (std::cmp_not_equal(paths.size(), count)) {
     fail(
@@ -315,7 +315,8 @@ File File::open(const std::string& path) {
         path, kCount, count, count);
   }
   const auto open_part = [&](int64_t i) {
-    File part = Parser(paths[static_cast<size_t>(i)]).run();
+    const std::string& name = paths[static_cast<size_t>(i)];
+    File part = name == path ? std::move(file) : Parser(name).run();
     const int64_t no = part.integer("split.no", -1), of = part.integer(kCount, 1);
     if (no != i || of != count) {
       fail("{}: the metadata says part {} (from 0) of {}, but {} of {} is expected.", part.path(),
@@ -323,14 +324,14 @@ File File::open(const std::string& path) {
     }
     return part;
   };
-  file = open_part(0);  // holds what the model is, the others only tensors
-  for (int64_t i = 1; i < count; ++i) file.append(open_part(i));
-  const auto found = static_cast<int64_t>(file.tensors_.size());
-  if (const int64_t all = file.integer("split.tensors.count", found); all != found) {
-    fail("{}: metadata 'split.tensors.count' is {}, but the {} parts hold {} tensors.", file.path(),
-         all, count, found);
+  File whole = open_part(0);  // holds what the model is, the others only tensors
+  for (int64_t i = 1; i < count; ++i) whole.append(open_part(i));
+  const auto found = static_cast<int64_t>(whole.tensors_.size());
+  if (const int64_t all = whole.integer("split.tensors.count", found); all != found) {
+    fail("{}: metadata 'split.tensors.count' is {}, but the {} parts hold {} tensors.",
+         whole.path(), all, count, found);
   }
-  return file;
+  return whole;
 }
 
 void File::append(File part) {

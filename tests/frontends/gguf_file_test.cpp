@@ -350,6 +350,15 @@ TEST_F(GgufFileTest, PartsThatDoNotBelongTogetherAreRefused) {
   expect_refused(part(0, 2, "a").file(), "a part is named NAME-00001-of-00002.gguf");
 }
 
+TEST_F(GgufFileTest, AFileOfNoPartsOrOneIsWhole) {
+  for (const uint16_t count : {uint16_t{0}, uint16_t{1}}) {
+    GgufBuilder make;
+    make.raw("split.count", 2, GgufBuilder::number(count));
+    make.tensor("a", 0, {1}, GgufBuilder::floats({1}));
+    EXPECT_EQ(read(make.file()).tensors().size(), 1U) << count;
+  }
+}
+
 TEST(GgufParts, OtherNamesAreOfNoPart) {
   for (const char* path :
        {"", "m.gguf", "m-00001-of-00002.bin", "m-00003-of-00002.gguf", "-00001-of-00002.gguf",
