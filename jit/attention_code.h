@@ -4,6 +4,7 @@
 // and attention_integer_generator.cpp.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -149,7 +150,7 @@ class AttentionCode {
   using Record = std::function<void(const Gp& record, const Gp& row, const Gp& output)>;
   void each_state(const PageState& state, const Record& body) {
     const Gp record = copy(page_, "record");
-    cc_.sar(record, 8);
+    cc_.sar(record, std::countr_zero(uint64_t{kKvPage}));  // the page's number
     cc_.imul(record, v_.field(offsetof(AttentionArgs, state_stride)));
     cc_.add(record, v_.field(offsetof(AttentionArgs, states)));
     const Gp rows = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "rows");

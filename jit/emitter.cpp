@@ -232,13 +232,7 @@ void Emitter::fold(int i, int j, int half) {
     out_.vbroadcastss(t, out_.ptr[a_scale_ptr_ + row]);
     out_.vmulps(t, t, column_scale);
   }
-  if (plan_.f32_in_memory) {
-    const auto partial = out_.ptr[scratch_address(i, j, half)];
-    out_.vfmadd213ps(sum, t, partial);
-    out_.vmovups(partial, sum);
-  } else {
-    out_.vfmadd231ps(f32(i, j, half), sum, t);
-  }
+  add_scaled(sum, t, i, j, half);
 }
 
 // f32 = fma(sum of the group, w_scale, f32)
@@ -246,12 +240,17 @@ void Emitter::fold_bf16(int i, int j, int half) {
   const Xbyak::Xmm column_scale = reg(plan_.work);
   const Xbyak::Xmm sum = group_sum(i, j, half);
   if (i == 0) load_scale(column_scale, j, half);
+  add_scaled(sum, column_scale, i, j, half);
+}
+
+// f32 = fma(sum, scale, f32), wherever the fp32 sum is kept. Leaves nothing of use in `sum`.
+void Emitter::add_scaled(const Xbyak::Xmm& sum, const Xbyak::Xmm& scale, int i, int j, int half) {
   if (plan_.f32_in_memory) {
     const auto partial = out_.ptr[scratch_address(i, j, half)];
-    out_.vfmadd213ps(sum, column_scale, partial);
+    out_.vfmadd213ps(sum, scale, partial);
     out_.vmovups(partial, sum);
   } else {
-    out_.vfmadd231ps(f32(i, j, half), sum, column_scale);
+    out_.vfmadd231ps(f32(i, j, half), sum, scale);
   }
 }
 

@@ -128,6 +128,7 @@ class Emitter {
   void load_zero_point(const Xbyak::Xmm& dst, int j, int half);
   void load_whole_number(int k, int j, int half);
   void fold_bf16(int i, int j, int half);
+  void add_scaled(const Xbyak::Xmm& sum, const Xbyak::Xmm& scale, int i, int j, int half);
   void split_weights(int j, int half);
   void dot_nibbles(int i, int j, int k);
   void dot_bytes(int i, int j);

@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <vector>
 
 #include "tests/fuzz/memory_limit.h"
 #include "tests/fuzz/targets.h"
+#include "tests/runtime/temporary_folder.h"
 
 namespace nibble::fuzz {
 namespace {
@@ -27,11 +27,6 @@ std::vector<fs::path> corpus_of(const std::string& target) {
   return files;
 }
 
-std::string read_bytes(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
 class Replay : public testing::TestWithParam<Target> {};
 
 TEST_P(Replay, EveryKeptInputIsReadOrRefusedSoonAndInLittleMemory) {
@@ -40,7 +35,7 @@ TEST_P(Replay, EveryKeptInputIsReadOrRefusedSoonAndInLittleMemory) {
   ASSERT_FALSE(files.empty());
   for (const fs::path& file : files) {
     SCOPED_TRACE("build/fuzz/tests/fuzz_" + std::string(GetParam().name) + " " + file.string());
-    const std::string bytes = read_bytes(file);
+    const std::string bytes = runtime::read_file(file.string());
     const auto start = std::chrono::steady_clock::now();
     GetParam().run(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
     EXPECT_LT(std::chrono::steady_clock::now() - start, kMost);

@@ -235,17 +235,21 @@ TEST_F(AmxGemm, TilesAreReleasedAtTheEnd) {
   }
 }
 
-// The kernel does run on tiles, and a step is four loads for four products: 2 x 2 tiles over
-// 4096 / 64 steps, 32 groups that are zeroed and stored.
-TEST_F(AmxGemm, TwoByTwoTilesLoadOncePerProduct) {
-  if (cpu().amx_tile) GTEST_SKIP() << "instructions are counted by the emulator";
-  const GemmSpec spec = llama_spec(32);
+// Tile instructions of one tile of 32 rows and columns, whose results are checked.
+uint64_t executed_for_a_tile(const GemmSpec& spec) {
   const GemmProblem problem(spec, 32, Filling::random, 7);
   Runner run(spec, Isa::amx_int8, default_tiling(spec, Isa::amx_int8, 512));
   const uint64_t before = AmxEmulator::executed();
   check_rows(problem, run, 32);
+  return AmxEmulator::executed() - before;
+}
+
+// The kernel does run on tiles, and a step is four loads for four products: 2 x 2 tiles over
+// 4096 / 64 steps, 32 groups that are zeroed and stored.
+TEST_F(AmxGemm, TwoByTwoTilesLoadOncePerProduct) {
+  if (cpu().amx_tile) GTEST_SKIP() << "instructions are counted by the emulator";
   constexpr uint64_t kSteps = 64, kGroups = 32, kConfigureAndRelease = 2;
-  EXPECT_EQ(AmxEmulator::executed() - before, kSteps * 8 + kGroups * 8 + kConfigureAndRelease);
+  EXPECT_EQ(executed_for_a_tile(llama_spec(32)), kSteps * 8 + kGroups * 8 + kConfigureAndRelease);
 }
 
 // bf16: twice the steps of half the k, and no more stores.
@@ -253,12 +257,8 @@ TEST_F(AmxGemm, Bf16TilesLoadOncePerProductToo) {
   if (cpu().amx_tile) GTEST_SKIP() << "instructions are counted by the emulator";
   GemmSpec spec = llama_spec(32);
   spec.act = ActType::bf16;
-  const GemmProblem problem(spec, 32, Filling::random, 7);
-  Runner run(spec, Isa::amx_int8, default_tiling(spec, Isa::amx_int8, 512));
-  const uint64_t before = AmxEmulator::executed();
-  check_rows(problem, run, 32);
   constexpr uint64_t kSteps = 128, kGroups = 32, kConfigureAndRelease = 2;
-  EXPECT_EQ(AmxEmulator::executed() - before, kSteps * 8 + kGroups * 8 + kConfigureAndRelease);
+  EXPECT_EQ(executed_for_a_tile(spec), kSteps * 8 + kGroups * 8 + kConfigureAndRelease);
 }
 
 TEST_F(AmxGemm, Bf16RowsBeyondOneChunkOfActivations) {
