@@ -79,15 +79,16 @@ TEST(RecipeTest, WhatIsWrongIsNamed) {
 
 RecipeScore scored(double loss, double kl = 0) {
   RecipeScore score;
-  score.loss = loss;
+  score.estimates = {{"perplexity", loss, {}}};
   score.kl = kl;
   return score;
 }
 
 LoopResult run_script(const std::vector<RecipeScore>& scores, double max_loss) {
   const std::vector<Recipe> recipes(scores.size());
-  return run_recipe_loop(recipes, max_loss,
-                         [&](const Recipe&, size_t trial) { return scores[trial]; });
+  return run_recipe_loop(recipes, max_loss, [&](const Recipe& recipe, size_t trial) {
+    return Trial{recipe, scores[trial]};
+  });
 }
 
 TEST(RecipeLoopTest, StopsAtTheFirstThatMeetsTheMark) {
@@ -112,21 +113,22 @@ TEST(RecipeLoopTest, AModelBetterThanItsBaseMeetsAnyMark) {
 
 TEST(RecipeLoopTest, ThrowsWhatATrialThrows) {
   const std::vector<Recipe> recipes(2);
-  EXPECT_THROW(
-      run_recipe_loop(recipes, 0.01,
-                      [](const Recipe&, size_t) -> RecipeScore { fail("The disk is full."); }),
-      Error);
-  EXPECT_THROW(run_recipe_loop({}, 0.01, [](const Recipe&, size_t) { return RecipeScore{}; }),
+  EXPECT_THROW(run_recipe_loop(recipes, 0.01,
+                               [](const Recipe&, size_t) -> std::optional<Trial> {
+                                 fail("The disk is full.");
+                               }),
                Error);
+  EXPECT_THROW(run_recipe_loop({}, 0.01, [](const Recipe&, size_t) { return Trial{}; }), Error);
 }
 
 TEST(RecipeLoopTest, AutomaticRecipesGrowInCost) {
-  const auto recipes = automatic_recipes(int4(128));
+  const auto recipes = automatic_recipes(int4(128), 0);
   EXPECT_EQ(method_name(recipes.front()), "rtn");
   EXPECT_EQ(recipes.back().formats.linear.type, jit::WeightType::u8);
   EXPECT_EQ(recipes[recipes.size() - 2].formats.linear.group, 32);
   // What is 8 bits wide already is rounded to nearest and that is that.
-  EXPECT_EQ(automatic_recipes(default_options("int8", 32, false, jit::ScaleType::f16)).size(), 1U);
+  EXPECT_EQ(automatic_recipes(default_options("int8", 32, false, jit::ScaleType::f16), 4.75).size(),
+            1U);
 }
 
 }  // namespace
