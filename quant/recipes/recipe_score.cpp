@@ -31,20 +31,27 @@ RecipeScore score_of(const Comparison& compared) {
   return score;
 }
 
+namespace {
+
+int64_t count_right(std::span<const uint8_t> answers) {
+  return std::ssize(answers) - std::count(answers.begin(), answers.end(), uint8_t{0});
+}
+
+}  // namespace
+
+void check_task(const std::string& name, std::span<const uint8_t> base) {
+  if (count_right(base) > 0) return;
+  fail("{}: in fp32 the model answers none of the {} questions, so that no loss can be measured.",
+       name, base.size());
+}
+
 void add_task(RecipeScore& score, const std::string& name, std::span<const uint8_t> model,
               std::span<const uint8_t> base) {
-  const auto right = [](std::span<const uint8_t> answers) {
-    return std::ssize(answers) - std::count(answers.begin(), answers.end(), uint8_t{0});
-  };
-  const int64_t base_right = right(base);
-  if (base_right == 0) {
-    fail("{}: in fp32 the model answers none of the {} questions, so that no loss can be measured.",
-         name, base.size());
-  }
+  check_task(name, base);
   score.tasks.push_back({.name = name,
                          .items = std::ssize(base),
-                         .right = right(model),
-                         .base_right = base_right,
+                         .right = count_right(model),
+                         .base_right = count_right(base),
                          .test = mcnemar(model, base)});
   const PairedRatio ratio = paired_ratio(model, base);
   score.estimates.push_back(

@@ -53,8 +53,11 @@ struct RecipeScore {
 
 // What the text says; bits and seconds are the caller's.
 RecipeScore score_of(const Comparison& compared);
-// Adds a task: for every question whether the model and the base answer it right. Throws Error when
-// the base answers none.
+// Throws Error when the base answers none of the task's questions, so that there is no loss to
+// measure.
+void check_task(const std::string& name, std::span<const uint8_t> base);
+// Adds a task: for every question whether the model and the base answer it right. Throws Error as
+// check_task does.
 void add_task(RecipeScore& score, const std::string& name, std::span<const uint8_t> model,
               std::span<const uint8_t> base);
 

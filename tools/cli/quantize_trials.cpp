@@ -61,6 +61,15 @@ quant::RecipeScore score_from(const Json& json) {
   return score;
 }
 
+// A folder in which nothing was finished is of no use to a later run.
+void remove_if_empty(const std::string& folder) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    if (entry.path().filename() != "identity") return;
+  }
+  if (!error) fs::remove_all(folder, error);
+}
+
 class Trials {
  public:
   Trials(const TrialSetup& setup, const std::shared_ptr<runtime::ThreadPool>& pool)
@@ -154,6 +163,7 @@ class Trials {
       keep_if_best(*known, trial, nullptr);
       return *known;
     }
+    answer_in_fp32();
     const double start = now();
     quant::QuantizedModel model = quantize(recipe, trial);
     const double seconds = now() - start;
@@ -235,10 +245,10 @@ class Trials {
     return model;
   }
 
-  // What the model says in fp32, once for all trials. Tasks come first: they may be refused.
-  void measure_base() {
-    if (base_) return;
-    for (const Task& task : setup_.tasks) {
+  // What the model answers in fp32, once for all trials, and before the first of them: it may be
+  // that no task can be measured by its answers.
+  void answer_in_fp32() {
+    for (const Task& task : std::span(setup_.tasks).subspan(base_answers_.size())) {
       const std::string what = task.name + " in fp32";
       Progress progress(what, "tokens", 1);
       base_answers_.push_back(task.right(quant::block_continuations(
@@ -246,8 +256,13 @@ class Trials {
             stop_when_interrupted();
             progress.update(done, total);
           })));
+      quant::check_task(task.name, base_answers_.back());
     }
-    {
+  }
+
+  // What the model says of the text in fp32, once for all trials.
+  const quant::BaseScores& base() {
+    if (!base_) {
       Progress progress("fp32 model", "nodes", 1);
       base_ = quant::block_logits(setup_.graph, setup_.held_out, setup_.protocol, *pool_,
                                   [&](int64_t done, int64_t total) {
@@ -255,10 +270,11 @@ class Trials {
                                     progress.update(done, total);
                                   });
     }
+    return *base_;
   }
 
   quant::RecipeScore measure(const graph::Graph& graph) {
-    measure_base();
+    const quant::BaseScores& in_fp32 = base();
     const bool exact = setup_.compute == "f32";
     auto plan = graph::lower(graph, {.compute = *graph::parse_compute(setup_.compute),
                                      .isa = jit::selected_isa(),
@@ -271,10 +287,10 @@ class Trials {
     {
       Progress progress("scoring", "tokens", 1);
       score = quant::score_of(quant::compare(
-          session, *base_, {.pool = pool_.get(), .progress = [&](int64_t done, int64_t total) {
-                              stop_when_interrupted();
-                              progress.update(done, total);
-                            }}));
+          session, in_fp32, {.pool = pool_.get(), .progress = [&](int64_t done, int64_t total) {
+                               stop_when_interrupted();
+                               progress.update(done, total);
+                             }}));
     }
     for (size_t t = 0; t < setup_.tasks.size(); ++t) {
       const Task& task = setup_.tasks[t];
@@ -308,6 +324,9 @@ TrialOutcome run_trials(const TrialSetup& setup, const std::vector<quant::Recipe
   } catch (const Interrupted&) {
     fail("Interrupted; the same command goes on where it was ({} holds what is finished).",
          setup.folder);
+  } catch (const Error&) {
+    remove_if_empty(setup.folder);
+    throw;
   }
 }
 
