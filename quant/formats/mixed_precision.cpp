@@ -194,12 +194,24 @@ int64_t stored_bytes(const jit::WeightFormat& format, int64_t n, int64_t k) {
   return shape.data_bytes + shape.scale_bytes + shape.zero_bytes;
 }
 
+double smallest_bits(std::span<const WeightCandidates> weights) {
+  const int64_t count = check(weights);
+  int64_t bytes = 0;
+  for (const WeightCandidates& weight : weights) {
+    bytes += std::min_element(weight.candidates.begin(), weight.candidates.end(),
+                              [](const auto& a, const auto& b) { return a.bytes < b.bytes; })
+                 ->bytes;
+  }
+  return count > 0 ? 8 * static_cast<double>(bytes) / static_cast<double>(count) : 0;
+}
+
 FormatChoice choose_mixed(std::span<const WeightCandidates> weights, double average_bits) {
   const auto count = static_cast<double>(check(weights));
   if (!(average_bits > 0 && average_bits <= 64)) {
     fail("The budget is {} bits a weight, expected more than 0 and at most 64.", average_bits);
   }
-  const auto budget = static_cast<int64_t>(average_bits * count / 8);
+  // A budget that was computed from bytes is those bytes again.
+  const auto budget = static_cast<int64_t>(average_bits * count / 8 + 1e-6);
   Chooser chooser(weights, budget);
   if (chooser.left() < 0) {
     fail(

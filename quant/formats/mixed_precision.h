@@ -40,6 +40,9 @@ struct FormatChoice {
   double bits = 0;  // 8 * bytes / all weights
 };
 
+// What all weights take on average in the smallest of their candidates.
+double smallest_bits(std::span<const WeightCandidates> weights);
+
 // The same input gives the same picks; where they are worth the same, the first are taken. Throws
 // Error when a weight has no candidate, a loss is not finite, or the smallest candidates together
 // are beyond the budget.

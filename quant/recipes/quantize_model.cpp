@@ -408,11 +408,16 @@ class ModelQuantizer {
 
 double bits_per_weight(const graph::Graph& packed) {
   int64_t bits = 0, weights = 0;
+  // The last Linear makes the logits.
+  const Node* head = nullptr;
   for (const Node& node : packed.nodes) {
-    if (!node.is("Linear", graph::kNibbleDomain)) continue;
+    if (node.is("Linear", graph::kNibbleDomain)) head = &node;
+  }
+  for (const Node& node : packed.nodes) {
+    if (!node.is("Linear", graph::kNibbleDomain) || &node == head) continue;
     const auto& constant = packed.values[static_cast<size_t>(node.input(1))].constant;
     const auto* matrix = constant ? std::get_if<runtime::PackedMatrix>(&*constant) : nullptr;
-    if (matrix == nullptr || node.outputs[0] == packed.io.logits) continue;
+    if (matrix == nullptr) continue;
     bits += runtime::stored_bytes(matrix->view) * 8;
     weights += matrix->view.n * matrix->view.k;
   }

@@ -64,9 +64,14 @@ std::vector<std::string> method_names() {
 }
 
 std::string recipe_text(const Recipe& recipe) {
-  std::string text = method_name(recipe) + " " + format_text(recipe.formats.linear);
-  if (!recipe.formats_of.empty()) {
-    text += fmt::format(", {} weights in other formats", recipe.formats_of.size());
+  const bool mixed = recipe.bits > 0 || !recipe.formats_of.empty();
+  std::string text =
+      method_name(recipe) + (mixed ? " mixed " : " ") + format_text(recipe.formats.linear);
+  if (recipe.bits > 0) text += fmt::format(", {:.4g} bits a weight", recipe.bits);
+  std::map<std::string, int> counts;
+  for (const auto& [name, format] : recipe.formats_of) ++counts[format_text(format)];
+  for (const auto& [format, count] : counts) {
+    text += fmt::format("; {} weight{} {}", count, count == 1 ? "" : "s", format);
   }
   return text;
 }

@@ -35,6 +35,9 @@ struct Recipe {
   QuantizeOptions formats;
   // Weights, by their names in the fused graph, that have a format of their own.
   std::map<std::string, jit::WeightFormat> formats_of;
+  // Above 0: formats_of is still to be found, such that a weight of the layers takes so many bits
+  // on average (mixed_recipe.h). 0: formats are as they are.
+  double bits = 0;
 
   double damping = 0.01;       // GPTQ: of the mean of the diagonal
   bool act_order = true;       // GPTQ: channels in the order of what they weigh
@@ -53,12 +56,13 @@ void set_method(Recipe& recipe, const std::string& method);
 std::string method_name(const Recipe& recipe);
 std::vector<std::string> method_names();
 
-// "gptq int4 in groups of 32, with f16 scales"
+// "gptq int4 in groups of 32, with f16 scales"; with formats of their own for some weights
+// "gptq mixed int4 in groups of 32, with f16 scales; 3 weights int8 in groups of 32, ..."
 std::string recipe_text(const Recipe& recipe);
 
-// {"method", "weights", "group", "asym", "scale", "lm_head", "embedding", "formats_of", and what
-// the method reads of the rest}. Reading throws Error naming `origin`, the key, expected and found;
-// unknown keys are errors, absent ones keep what `defaults` has.
+// {"method", "weights", "group", "asym", "scale", "lm_head", "embedding", "formats_of", "bits", and
+// what the method reads of the rest}. Reading throws Error naming `origin`, the key, expected and
+// found; unknown keys are errors, absent ones keep what `defaults` has.
 std::string recipe_to_json(const Recipe& recipe);
 Recipe recipe_from_json(const std::string& text, const std::string& origin, const Recipe& defaults);
 

@@ -132,6 +132,8 @@ bool set_option(Recipe& recipe, const std::string& key, const Member& member) {
       recipe.formats_of[name] = format.format(recipe.formats.linear);
       return true;
     });
+  } else if (key == "bits") {
+    recipe.bits = member.real(0, 32);
   } else if (key == "damping") {
     recipe.damping = member.real(0, 1);
   } else if (key == "act_order") {
@@ -164,6 +166,7 @@ std::string recipe_to_json(const Recipe& recipe) {
     Json& formats = json["formats_of"] = Json::object();
     for (const auto& [name, format] : recipe.formats_of) formats[name] = format_json(format);
   }
+  if (recipe.bits > 0) json["bits"] = recipe.bits;
   if (recipe.scaling == Scaling::awq) json["clip"] = recipe.clip;
   if (recipe.rounding == Rounding::gptq) {
     json["damping"] = recipe.damping;

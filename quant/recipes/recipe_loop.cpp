@@ -1,34 +1,50 @@
 #include "quant/recipes/recipe_loop.h"
 
+#include <utility>
+
 #include "jit/error.h"
 
 namespace nibble::quant {
 
 bool better(const RecipeScore& a, const RecipeScore& b) {
-  if (a.loss != b.loss) return a.loss < b.loss;
+  if (a.loss() != b.loss()) return a.loss() < b.loss();
   return a.kl < b.kl;
 }
 
-LoopResult run_recipe_loop(std::span<const Recipe> recipes, double max_loss,
-                           const std::function<RecipeScore(const Recipe&, size_t trial)>& run) {
+LoopResult run_recipe_loop(std::span<const Recipe> recipes, double max_loss, const RunTrial& run) {
   if (recipes.empty()) fail("There are no recipes to try.");
   LoopResult result;
   for (const Recipe& recipe : recipes) {
     const size_t at = result.trials.size();
-    const RecipeScore score = run(recipe, at);
-    result.trials.push_back({recipe, score});
-    result.met = score.loss <= max_loss;
+    std::optional<Trial> trial = run(recipe, at);
+    if (!trial) continue;
+    result.trials.push_back(std::move(*trial));
+    const RecipeScore& score = result.trials.back().score;
+    result.met = score.loss() <= max_loss;
     if (result.met || better(score, result.trials[result.best].score)) result.best = at;
     if (result.met) break;
   }
+  if (result.trials.empty()) fail("None of the recipes could be tried.");
   return result;
 }
 
-std::vector<Recipe> automatic_recipes(const QuantizeOptions& formats) {
+namespace {
+
+// Bits of a weight of a wide matrix, padding apart; whole columns have all but no scales.
+double nominal_bits(const jit::WeightFormat& format) {
+  const double scale = format.scale == jit::ScaleType::f16 ? 16 : 32;
+  const double grid = scale + (format.asym ? 8 : 0);
+  return 4 + (format.group > 0 ? grid / static_cast<double>(format.group) : 0);
+}
+
+}  // namespace
+
+std::vector<Recipe> automatic_recipes(const QuantizeOptions& formats, double mixed_bits) {
   std::vector<Recipe> recipes;
-  const auto add = [&](const char* method, const QuantizeOptions& with) {
+  const auto add = [&](const char* method, const QuantizeOptions& with, double bits = 0) {
     Recipe recipe;
     recipe.formats = with;
+    recipe.bits = bits;
     set_method(recipe, method);
     recipes.push_back(std::move(recipe));
   };
@@ -40,6 +56,7 @@ std::vector<Recipe> automatic_recipes(const QuantizeOptions& formats) {
                              "signround-blocks", "awq+signround-blocks"}) {
     add(method, formats);
   }
+  if (mixed_bits > nominal_bits(formats.linear)) add("awq+gptq", formats, mixed_bits);
   const int64_t group = formats.linear.group;
   for (const int64_t smaller : {int64_t{128}, int64_t{32}}) {
     if (group != 0 && group <= smaller) continue;

@@ -5,27 +5,17 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "quant/recipes/recipe.h"
-#include "quant/scores/statistics.h"
+#include "quant/recipes/recipe_score.h"
 
 namespace nibble::quant {
 
-// How a quantized model compares with the same model in fp32 on the same ids.
-struct RecipeScore {
-  double perplexity = 0, base_perplexity = 0;
-  double loss = 0;         // perplexity / base_perplexity - 1
-  Interval loss_interval;  // of 95% confidence, paired
-  double kl = 0;           // mean KL(base || model), nats
-  double top1 = 0;         // share of ids before which both have the same likeliest
-  double bits = 0;         // stored bits of a quantized weight, scales and zero points included
-  double seconds = 0;      // of quantizing
-};
-
 struct Trial {
-  Recipe recipe;
+  Recipe recipe;  // as it was carried out
   RecipeScore score;
 };
 
@@ -39,14 +29,16 @@ struct LoopResult {
 // same.
 bool better(const RecipeScore& a, const RecipeScore& b);
 
-// The mark is met when the loss itself is no more than it: the estimate, whose interval is
-// reported beside it. Among those that miss it the least loss is best. What a trial throws ends the
-// search.
-LoopResult run_recipe_loop(std::span<const Recipe> recipes, double max_loss,
-                           const std::function<RecipeScore(const Recipe&, size_t trial)>& run);
+// run(recipe, n) makes trial n of the recipe, or gives nothing when the recipe would do what one
+// before it does: then there is no such trial. The mark is met when the loss itself is no more than
+// it: the estimate, whose interval is reported beside it. Among those that miss it the least loss
+// is best. What a trial throws ends the search.
+using RunTrial = std::function<std::optional<Trial>(const Recipe& recipe, size_t trial)>;
+LoopResult run_recipe_loop(std::span<const Recipe> recipes, double max_loss, const RunTrial& run);
 
 // What is tried for these formats, in order of cost: roundings, scalings and both, then training,
+// then mixed formats where `mixed_bits` a weight (0: none) are more than the plain format takes,
 // then smaller groups, and in the end 8 bits.
-std::vector<Recipe> automatic_recipes(const QuantizeOptions& formats);
+std::vector<Recipe> automatic_recipes(const QuantizeOptions& formats, double mixed_bits);
 
 }  // namespace nibble::quant

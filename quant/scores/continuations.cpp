@@ -8,6 +8,17 @@
 
 namespace nibble::quant {
 
+void ContinuationScore::add(std::span<const float> logits, int32_t id) {
+  if (id < 0 || static_cast<size_t>(id) >= logits.size()) {
+    fail("The id {} of a continuation is outside this model's vocabulary of {} ids.", id,
+         logits.size());
+  }
+  const RowSummary summary = summarize(logits);
+  if (std::isnan(summary.log_sum)) fail("The model's logits hold NaN or an infinity.");
+  log_prob += summary.log_prob(logits[static_cast<size_t>(id)]);
+  greedy = greedy && summary.best == id;
+}
+
 // Makes the decoder hold `ids` but for the last `rows`, keeping what it holds already.
 void ContinuationScorer::hold(std::span<const int32_t> ids, int64_t rows) {
   const auto wanted = ids.first(ids.size() - static_cast<size_t>(rows));
@@ -57,16 +68,7 @@ ContinuationScore ContinuationScorer::score(std::span<const int32_t> context,
     held_.insert(held_.end(), fed.begin(), fed.end());
     ids_run_ += static_cast<int64_t>(rows);
     for (size_t row = 0; row < rows; ++row, ++done) {
-      const int32_t id = continuation[done];
-      if (id < 0 || id >= vocabulary) {
-        fail("The id {} of a continuation is outside this model's vocabulary of {} ids.", id,
-             vocabulary);
-      }
-      const auto logits = std::span(logits_).subspan(row * width, width);
-      const RowSummary summary = summarize(logits);
-      if (std::isnan(summary.log_sum)) fail("The model's logits hold NaN or an infinity.");
-      out.log_prob += summary.log_prob(logits[static_cast<size_t>(id)]);
-      out.greedy = out.greedy && summary.best == id;
+      out.add(std::span(logits_).subspan(row * width, width), continuation[done]);
     }
   }
   return out;

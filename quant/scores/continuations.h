@@ -10,10 +10,18 @@
 
 namespace nibble::quant {
 
+struct Continuation {
+  std::vector<int32_t> context, continuation;  // at least one id each
+};
+
 struct ContinuationScore {
   double log_prob = 0;     // sum of log p(id | what is before it), in nats
   bool greedy = true;      // each id is the likeliest, the lowest one among equals
   bool truncated = false;  // the front of the context was left out, as it did not fit
+
+  // The logits before the next id of the continuation, and that id. Throws Error when the id is
+  // none of theirs, or they are not finite.
+  void add(std::span<const float> logits, int32_t id);
 };
 
 class ContinuationScorer {

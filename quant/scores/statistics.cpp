@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "jit/error.h"
 
@@ -38,6 +39,17 @@ double coin_tail(int64_t k, int64_t n) {
   return sum;
 }
 
+// Wilson's interval at another z than that of 95%.
+Interval wilson(int64_t successes, int64_t count, double z) {
+  if (count == 0) return {0, 1};
+  const auto n = static_cast<double>(count);
+  const double share = static_cast<double>(successes) / n, z2 = z * z;
+  const double middle = (share + z2 / (2 * n)) / (1 + z2 / n);
+  const double half = z / (1 + z2 / n) * std::sqrt(share * (1 - share) / n + z2 / (4 * n * n));
+  // At either end the bound is the end itself, but for rounding.
+  return {successes == 0 ? 0 : middle - half, successes == count ? 1 : middle + half};
+}
+
 }  // namespace
 
 Mean mean_of(std::span<const double> values) {
@@ -62,14 +74,7 @@ Interval perplexity_interval(const Mean& nll) {
 }
 
 Interval share_interval(int64_t successes, int64_t count) {
-  if (count == 0) return {0, 1};
-  const auto n = static_cast<double>(count);
-  const double share = static_cast<double>(successes) / n, z2 = kNormal95 * kNormal95;
-  const double middle = (share + z2 / (2 * n)) / (1 + z2 / n);
-  const double half =
-      kNormal95 / (1 + z2 / n) * std::sqrt(share * (1 - share) / n + z2 / (4 * n * n));
-  // At either end the bound is the end itself, but for rounding.
-  return {successes == 0 ? 0 : middle - half, successes == count ? 1 : middle + half};
+  return wilson(successes, count, kNormal95);
 }
 
 PairedTest mcnemar(std::span<const uint8_t> first, std::span<const uint8_t> second) {
@@ -83,6 +88,28 @@ PairedTest mcnemar(std::span<const uint8_t> first, std::span<const uint8_t> seco
   const int64_t fewer = std::min(test.only_first, test.only_second);
   test.p_value = std::min(1.0, 2 * coin_tail(fewer, test.only_first + test.only_second));
   return test;
+}
+
+PairedRatio paired_ratio(std::span<const uint8_t> first, std::span<const uint8_t> second) {
+  const PairedTest test = mcnemar(first, second);
+  const auto both = static_cast<int64_t>(second.size() - static_cast<size_t>(std::count(
+                                                             second.begin(), second.end(), 0))) -
+                    test.only_second;
+  const int64_t a = both + test.only_first, b = both + test.only_second;
+  if (b == 0) fail("No answer is right, so that no other share can be compared with theirs.");
+  // Questions that both got wrong say nothing of the ratio. Both Wilson intervals are narrowed by
+  // what pairing takes off the standard error of the ratio's logarithm.
+  const int64_t any = both + test.only_first + test.only_second;
+  const auto n = static_cast<double>(any) + 2, m1 = static_cast<double>(a) + 1,
+             m2 = static_cast<double>(b) + 1;
+  const double paired =
+      std::sqrt((static_cast<double>(test.only_first + test.only_second) + 2) / (m1 * m2));
+  const double alone = std::sqrt((1 - m1 / n) / m1) + std::sqrt((1 - m2 / n) / m2);
+  const double z = kNormal95 * paired / alone;
+  const Interval of_a = wilson(a, any, z), of_b = wilson(b, any, z);
+  return {static_cast<double>(a) / static_cast<double>(b),
+          {of_a.low / of_b.high,
+           of_b.low > 0 ? of_a.high / of_b.low : std::numeric_limits<double>::infinity()}};
 }
 
 }  // namespace nibble::quant

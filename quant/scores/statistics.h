@@ -43,4 +43,15 @@ struct PairedTest {
 // 0 and not 0: wrong and right; spans of the same length.
 PairedTest mcnemar(std::span<const uint8_t> first, std::span<const uint8_t> second);
 
+// The ratio of two shares of right answers to the same questions, first / second, with the hybrid
+// Wilson interval of Bonett and Price (Statistics in Medicine 25, 2006, 3039): it allows for the
+// pairing, and stays wide enough where few answers differ or none does.
+struct PairedRatio {
+  double value = 1;
+  Interval interval;
+};
+// 0 and not 0: wrong and right; spans of the same length. Throws Error when `second` has no right
+// one.
+PairedRatio paired_ratio(std::span<const uint8_t> first, std::span<const uint8_t> second);
+
 }  // namespace nibble::quant

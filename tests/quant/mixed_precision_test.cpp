@@ -155,6 +155,14 @@ std::string failure(const std::vector<WeightCandidates>& weights, double bits) {
   return "";
 }
 
+TEST(MixedPrecision, TheSmallestBitsAreABudgetThatCanBeKept) {
+  const std::vector<WeightCandidates> weights{weight(24, {{16, 0.0}, {9, 1.0}}),
+                                              weight(16, {{7, 1.0}, {8, 0.5}})};
+  const double least = smallest_bits(weights);
+  EXPECT_DOUBLE_EQ(least, 8.0 * 16 / 40);
+  EXPECT_EQ(choose_mixed(weights, least).bytes, 16);
+}
+
 TEST(MixedPrecision, RefusesWhatCannotBe) {
   const std::vector<WeightCandidates> weights{weight(16, {{9, 1.0}, {16, 0.0}})};
   EXPECT_EQ(failure(weights, 4.4),

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <random>
 #include <vector>
 
 #include "jit/error.h"
@@ -90,6 +91,69 @@ TEST(Statistics, McNemarOfManyAnswers) {
   second = answers(0, 900);
   second.resize(2000, 1);
   EXPECT_NEAR(mcnemar(first, second).p_value / 8.457089535503927e-6, 1, 1e-9);
+}
+
+using Answers = std::vector<uint8_t>;
+
+// `both` right twice, then right in the first or second alone, then wrong twice.
+PairedRatio ratio_of(size_t both, size_t first, size_t second, size_t none) {
+  Answers a(both, 1), b(both, 1);
+  a.insert(a.end(), first, 1), b.insert(b.end(), first, 0);
+  a.insert(a.end(), second, 0), b.insert(b.end(), second, 1);
+  a.insert(a.end(), none, 0), b.insert(b.end(), none, 0);
+  return paired_ratio(a, b);
+}
+
+TEST(Statistics, RatiosOfPairedShares) {
+  const PairedRatio some = ratio_of(60, 5, 10, 25);
+  EXPECT_DOUBLE_EQ(some.value, 65.0 / 70);
+  EXPECT_LT(some.interval.low, some.value);
+  EXPECT_GT(some.interval.high, 1);  // 5 against 10 is no proof
+  EXPECT_LT(ratio_of(60, 0, 10, 30).interval.high, 1);
+  // What both got wrong does not count.
+  EXPECT_EQ(ratio_of(60, 5, 10, 2500).interval.low, some.interval.low);
+  // For large counts the standard error of the logarithm is sqrt((b + c) / (first second)).
+  const PairedRatio many = ratio_of(60000, 5000, 6000, 1000);
+  const double error = std::sqrt(11000.0 / (65000.0 * 66000.0));
+  EXPECT_NEAR(std::log(many.interval.high / many.value), 1.959964 * error, 0.02 * error);
+  EXPECT_NEAR(std::log(many.value / many.interval.low), 1.959964 * error, 0.02 * error);
+}
+
+TEST(Statistics, EqualAnswersAreNoProofOfNoLoss) {
+  const PairedRatio few = ratio_of(20, 0, 0, 20), many = ratio_of(2000, 0, 0, 2000);
+  for (const PairedRatio& equal : {few, many}) {
+    EXPECT_EQ(equal.value, 1);
+    EXPECT_NEAR(equal.interval.low * equal.interval.high, 1, 1e-12);
+  }
+  EXPECT_LT(few.interval.low, 0.95);
+  EXPECT_LT(many.interval.low, 1);
+  EXPECT_GT(many.interval.low, 0.995);
+  EXPECT_EQ(ratio_of(0, 0, 5, 5).value, 0);
+  EXPECT_EQ(ratio_of(0, 0, 5, 5).interval.low, 0);
+  EXPECT_THROW(ratio_of(0, 3, 0, 5), Error);
+}
+
+// Of 95% intervals about 95% hold the true ratio.
+TEST(Statistics, RatioIntervalsHoldTheTruth) {
+  std::mt19937 random(1);
+  std::uniform_real_distribution<double> uniform(0, 1);
+  for (const auto& [share, lost, won] : {std::tuple{0.6, 0.04, 0.05}, {0.1, 0.3, 0.02}}) {
+    const double truth = (share * (1 - lost) + (1 - share) * won) / share;
+    int held = 0;
+    constexpr int kDraws = 2000;
+    for (int draw = 0; draw < kDraws; ++draw) {
+      Answers first, second;
+      for (int i = 0; i < 200; ++i) {
+        const bool right = uniform(random) < share;
+        second.push_back(right ? 1 : 0);
+        first.push_back(uniform(random) < (right ? 1 - lost : won) ? 1 : 0);
+      }
+      const Interval interval = paired_ratio(first, second).interval;
+      held += interval.low <= truth && truth <= interval.high ? 1 : 0;
+    }
+    EXPECT_GT(held, 0.935 * kDraws) << share;
+    EXPECT_LT(held, 0.985 * kDraws) << share;
+  }
 }
 
 }  // namespace

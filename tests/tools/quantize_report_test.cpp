@@ -141,6 +141,28 @@ TEST(QuantizeReport, EveryTrialHasItsLineAndTheChosenOneIsMarked) {
                   "<td>95.1</td><td>4.13</td><td>13 min 31 s</td>"));
 }
 
+TEST(QuantizeReport, EveryMeasureHasItsColumnAndTheOneThatDecidesIsMarked) {
+  QuantizeReport report = example();
+  EXPECT_EQ(count(render_trials(report), "<table>"), 1U);
+  for (auto& trial : report.trials) {
+    trial.decided_by = "KL";
+    trial.estimates = {{"perplexity", -0.001, -0.002, 0.0005},
+                       {"KL", trial.loss, trial.loss_low, trial.loss_high}};
+  }
+  report.trials[3].estimates.push_back({"a<b.jsonl", 0.0025, -0.01, 0.015});
+  const std::string html = render_trials(report);
+  EXPECT_EQ(count(html, "<table>"), 2U);
+  EXPECT_TRUE(has(html, "<th>loss by perplexity</th><th>95% interval</th><th>loss by KL</th>"));
+  EXPECT_TRUE(has(html, "<th>loss by a&lt;b.jsonl</th>"));
+  EXPECT_TRUE(has(html,
+                  "<td>-0.10%</td><td>-0.20% to 0.05%</td><td><b>0.87%</b></td>"
+                  "<td>0.59% to 1.16%</td><td>0.25%</td><td>-1.00% to 1.50%</td></tr>"));
+  EXPECT_EQ(count(html, "<td>–</td><td>–</td></tr>"), 3U);  // no such task there
+  const std::string page = quantize_page(report);
+  EXPECT_EQ(fault_of(page), "");
+  EXPECT_TRUE(has(page, "loss by KL; the mark is 1%"));
+}
+
 TEST(QuantizeReport, EveryTrialHasADotWithItsInterval) {
   const std::string html = render_loss(example());
   EXPECT_EQ(count(html, "class=\"dot\""), 4U);

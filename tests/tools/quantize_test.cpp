@@ -6,7 +6,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -46,7 +48,15 @@ TEST(QuantizeTest, TheResultRunsAndCarriesItsRecipe) {
   EXPECT_GT(trial["top1"].get<double>(), 0.8);
   EXPECT_EQ(trial["weights"].size(), 24U);
   EXPECT_LT(trial["loss_interval"][0], trial["loss"]);
+  // The larger of the two estimates decides.
+  ASSERT_EQ(trial["estimates"].size(), 2U);
+  EXPECT_NEAR(trial["estimates"][1]["loss"].get<double>(), std::expm1(trial["kl"].get<double>()),
+              1e-12);
+  EXPECT_EQ(trial["loss"].get<double>(), std::max(trial["estimates"][0]["loss"].get<double>(),
+                                                  trial["estimates"][1]["loss"].get<double>()));
   EXPECT_NE(read_file(page).find("<svg"), std::string::npos);
+  EXPECT_NE(read_file(page).find("loss by " + trial["decided_by"].get<std::string>()),
+            std::string::npos);
   EXPECT_EQ(folder.entries(), 2) << "unfinished work was left";
 
   const Outcome run = nibble({"run", output, "-p", "Once", "-n", "4", "--greedy", "--json"});
@@ -157,6 +167,120 @@ TEST(QuantizeTest, KilledItGoesOnAndEndsWithTheSameBytes) {
   EXPECT_EQ(folder.entries(), 2);
 }
 
+// Two files of questions: last words, some of them those of the model itself, and choices.
+struct Questions {
+  std::string cloze, choice;
+};
+Questions write_questions(const TemporaryFolder& folder) {
+  const json run =
+      json::parse(nibble({"run", demo_model(), "--weights", "f32", "-p",
+                          "Once upon a time there was a", "-n", "24", "--greedy", "--json"})
+                      .out);
+  std::string text = "Once upon a time there was a" + run["text"].get<std::string>(), lines;
+  while (text.size() > 40) {  // its own text, shorter and shorter
+    lines += json({{"text", text}}).dump() + "\n";
+    text.resize(text.find_last_of(" \n"));
+  }
+  lines += R"({"text": "Once upon a time there was a zebra"})";
+  return {folder.write("words.jsonl", lines),
+          folder.write("answers.jsonl",
+                       R"({"context": "Once upon a", "choices": ["time", "zebra"], "label": 0})"
+                       "\n"
+                       R"({"context": "There was a", "choices": ["quantum", "king"], "label": 1})"
+                       "\n"
+                       R"({"context": "Once upon a", "choices": ["time", "zebra"], "label": 1})")};
+}
+
+TEST(QuantizeTest, TasksAreComparedQuestionByQuestion) {
+  const TemporaryFolder folder;
+  const Questions questions = write_questions(folder);
+  const std::string output = folder.path("tale.nib"), page = folder.path("page.html");
+  const Outcome made =
+      nibble(quantize(output, {"--method", "rtn", "--task", questions.cloze, "--task",
+                               questions.choice, "--json", "--max-loss", "90%", "--report", page}));
+  ASSERT_EQ(made.code, 0) << made.err;
+  const json trial = json::parse(made.out)["trials"][0];
+  ASSERT_EQ(trial["tasks"].size(), 2U);
+  ASSERT_EQ(trial["estimates"].size(), 4U);
+  // The same as `eval` says of both models.
+  const json words = json::parse(
+      nibble({"eval", "cloze", output, questions.cloze, "--base", demo_model(), "--json"}).out);
+  const json& cloze = trial["tasks"][0];
+  EXPECT_EQ(cloze["name"], "words.jsonl");
+  EXPECT_EQ(cloze["items"], words["items"]);
+  EXPECT_GT(cloze["items"], 8);
+  EXPECT_EQ(cloze["accuracy"], words["accuracy"]);
+  EXPECT_EQ(cloze["base_accuracy"], words["base_accuracy"]);
+  EXPECT_EQ(cloze["only_base"], words["mcnemar"]["only_base"]);
+  EXPECT_GT(cloze["base_accuracy"], 0.4);
+  EXPECT_LT(cloze["base_accuracy"], 1);
+  const json answers = json::parse(
+      nibble({"eval", "choice", output, questions.choice, "--base", demo_model(), "--json"}).out);
+  EXPECT_EQ(trial["tasks"][1]["accuracy"], answers["acc"]);
+  EXPECT_EQ(trial["tasks"][1]["base_accuracy"], answers["base_acc"]);
+  EXPECT_NEAR(trial["tasks"][1]["base_accuracy"].get<double>(), 2.0 / 3, 1e-12);
+  // The drop of the accuracy is relative, and the largest estimate decides.
+  double largest = -1;
+  for (const json& one : trial["estimates"]) {
+    largest = std::max(largest, one["loss"].get<double>());
+    EXPECT_LE(one["interval"][0], one["loss"]);
+    EXPECT_GE(one["interval"][1], one["loss"]);
+  }
+  EXPECT_EQ(trial["loss"].get<double>(), largest);
+  EXPECT_NEAR(trial["estimates"][2]["loss"].get<double>(),
+              1 - cloze["accuracy"].get<double>() / cloze["base_accuracy"].get<double>(), 1e-12);
+  EXPECT_NE(read_file(page).find("loss by words.jsonl"), std::string::npos);
+}
+
+TEST(QuantizeTest, ALostAnswerDecides) {
+  const TemporaryFolder folder;
+  const Questions questions = write_questions(folder);
+  // A model that is damaged beyond all: one bit of range for everything.
+  const std::string coarse = folder.write(
+      "coarse.json", R"({"method": "rtn", "group": 0, "lm_head": {"weights": "int4", "group": 0}, )"
+                     R"("embedding": {"weights": "int4", "group": 0}})");
+  const Outcome made =
+      nibble(quantize(folder.path("a.nib"), {"--recipe", coarse, "--task", questions.cloze,
+                                             "--task-items", "7", "--json"}));
+  const json trial = json::parse(made.out)["trials"][0];
+  EXPECT_EQ(trial["tasks"][0]["items"], 7);
+  const std::string decided = trial["decided_by"];
+  for (const json& one : trial["estimates"]) {
+    EXPECT_LE(one["loss"], trial["loss"]) << one["by"];
+    if (one["by"] == decided) {
+      EXPECT_EQ(one["loss"], trial["loss"]);
+    }
+  }
+  EXPECT_NE(made.err.find("words.jsonl"), std::string::npos) << made.err;
+}
+
+TEST(QuantizeTest, MixedFormatsKeepTheBudgetAndGoOnAfterAKill) {
+  const TemporaryFolder folder;
+  const std::string output = folder.path("a.nib"), whole = folder.path("b.nib");
+  const std::vector<std::string> mixed = {"--method",      "gptq", "--group", "128",
+                                          "--bits-budget", "4.75", "--json"};
+  kill_when_there(quantize(output, mixed), output + ".work/trial-0/block-2.nib");
+  EXPECT_TRUE(std::filesystem::exists(output + ".work/trial-0-formats.json"));
+  const Outcome resumed = nibble(quantize(output, mixed)), made = nibble(quantize(whole, mixed));
+  ASSERT_NE(resumed.code, 1) << resumed.err;
+  EXPECT_TRUE(read_file(output) == read_file(whole));
+  EXPECT_EQ(folder.entries(), 2);
+  const json trial = json::parse(made.out)["trials"][0];
+  EXPECT_GT(trial["bits"], 4.5);
+  EXPECT_LE(trial["bits"], 4.75);
+  const json& formats = trial["recipe"]["formats_of"];
+  EXPECT_GT(formats.size(), 0U);
+  EXPECT_LT(formats.size(), 24U);
+  EXPECT_FALSE(trial["recipe"].contains("bits"));  // it says what was done
+  const Outcome run = nibble({"run", output, "-p", "Once", "-n", "4", "--greedy", "--json"});
+  EXPECT_EQ(run.code, 0) << run.err;
+  // The recipe that it carries makes the same file.
+  const std::string recipe = folder.write("recipe.json", trial["recipe"].dump());
+  const std::string twin = folder.path("twin.nib");
+  ASSERT_NE(nibble(quantize(twin, {"--recipe", recipe})).code, 1);
+  EXPECT_TRUE(read_file(twin) == read_file(output));
+}
+
 TEST(QuantizeTest, AnotherRecipeTakesNothingFromOneThatWasKilled) {
   const TemporaryFolder folder;
   const std::string output = folder.path("a.nib"), whole = folder.path("b.nib");
@@ -187,6 +311,10 @@ TEST(QuantizeTest, WhatIsWrongIsSaidAndNothingIsLeft) {
   expect(error({"--calib", tiny, "--method", "gptq"}, 1), "tiny.txt");
   const std::string bad = folder.write("bad.json", R"({"method": "gptq", "dampening": 1})");
   expect(error({"--recipe", bad}, 1), "\"dampening\" is no key of a recipe");
+  expect(error({"--task", folder.path("none.jsonl")}, 1), "none.jsonl");
+  expect(error({"--task", tiny, "--method", "rtn"}, 1), "answers none of the 1 questions");
+  expect(error({"--method", "rtn", "--bits-budget", "4"}, 1),
+         "no weight gets another format within 4 bits a weight; the smallest formats take 4.5");
   expect(error({"--max-loss", "much"}, 2), "1% or 0.01");
   expect(error({"--method", "magic"}, 2), "magic");
   EXPECT_EQ(folder.entries(), 2) << "something was left beside the two texts";

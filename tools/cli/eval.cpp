@@ -100,26 +100,31 @@ EvalModel load_eval_base(const EvalOptions& options, std::shared_ptr<runtime::Th
   return with_tokenizer(options, options.base, load_base(options, std::move(pool)));
 }
 
-PairIds encode_pair(const EvalModel& model, const Pair& pair, const std::string& path,
-                    int64_t line) {
+quant::Continuation encode_pair(const EvalModel& model, const Pair& pair, const std::string& path,
+                                int64_t line) {
+  return encode_pair(*model.loaded.graph, model.tokenizer, model.bos, pair, path, line);
+}
+
+quant::Continuation encode_pair(const graph::Graph& graph, const frontends::Tokenizer& tokenizer,
+                                std::optional<int32_t> bos, const Pair& pair,
+                                const std::string& path, int64_t line) {
   const size_t end = pair.context.find_last_not_of(" \t\r\n\f\v");
   const std::string context =
       end == std::string::npos ? std::string() : pair.context.substr(0, end + 1);
-  const std::vector<int32_t> whole = model.encode(pair.context + pair.continuation);
-  PairIds ids{model.encode(context), {}};
+  const std::vector<int32_t> whole = tokenizer.encode(pair.context + pair.continuation, false);
+  quant::Continuation ids{tokenizer.encode(context, false), {}};
   const size_t cut = std::min(ids.context.size(), whole.size());
   ids.continuation.assign(whole.begin() + static_cast<std::ptrdiff_t>(cut), whole.end());
   if (ids.continuation.empty()) {
     fail("{}: line {} has no ids of its own left to score behind its context.", path, line);
   }
-  if (model.bos) ids.context.insert(ids.context.begin(), *model.bos);
+  if (bos) ids.context.insert(ids.context.begin(), *bos);
   if (ids.context.empty()) {
-    const int64_t bos = model.loaded.graph->bos_id;
-    if (bos < 0) {
+    if (graph.bos_id < 0) {
       fail("{}: line {} has no context, and the model has no token that begins a text.", path,
            line);
     }
-    ids.context.push_back(static_cast<int32_t>(bos));
+    ids.context.push_back(static_cast<int32_t>(graph.bos_id));
   }
   return ids;
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "quant/scores/continuations.h"
 #include "quant/scores/statistics.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/eval_data.h"
@@ -44,11 +45,11 @@ EvalModel load_eval_base(const EvalOptions& options, std::shared_ptr<runtime::Th
 // context alone has; blanks that end the context count to the continuation. This is
 // lm-evaluation-harness's way, and how its published figures come about. Throws Error naming `line`
 // when no id is left to score or there is nothing to begin with.
-struct PairIds {
-  std::vector<int32_t> context, continuation;
-};
-PairIds encode_pair(const EvalModel& model, const Pair& pair, const std::string& path,
-                    int64_t line);
+quant::Continuation encode_pair(const EvalModel& model, const Pair& pair, const std::string& path,
+                                int64_t line);
+quant::Continuation encode_pair(const graph::Graph& graph, const frontends::Tokenizer& tokenizer,
+                                std::optional<int32_t> bos, const Pair& pair,
+                                const std::string& path, int64_t line);
 
 // The token that texts usually begin with for this model, as its tokenizer puts it there.
 std::optional<int32_t> usual_bos(const graph::Graph& graph, const frontends::Tokenizer& tokenizer);

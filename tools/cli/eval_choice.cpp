@@ -34,7 +34,7 @@ void answer_one(const EvalModel& model, const ChoiceItem& item, const std::strin
   std::vector<double> scores, by_length;
   bool truncated = false;
   for (size_t i = 0; i < item.choices.size(); ++i) {
-    const PairIds ids = encode_pair(model, item.choices[i], path, item.line);
+    const quant::Continuation ids = encode_pair(model, item.choices[i], path, item.line);
     const quant::ContinuationScore score = scorer.score(ids.context, ids.continuation);
     scores.push_back(score.log_prob);
     by_length.push_back(score.log_prob / static_cast<double>(item.lengths[i]));

@@ -36,7 +36,7 @@ Answers answer(const EvalModel& model, const ClozeData& data, const std::string&
   Progress progress("scoring", "texts", 1);
   const double start = now();
   for (const ClozeItem& item : data.items) {
-    const PairIds ids = encode_pair(model, item.pair, path, item.line);
+    const quant::Continuation ids = encode_pair(model, item.pair, path, item.line);
     const quant::ContinuationScore score = scorer.score(ids.context, ids.continuation);
     out.right.push_back(score.greedy ? 1 : 0);
     out.nll.push_back(-score.log_prob);

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string_view>
 
 #include "jit/error.h"
@@ -252,6 +253,16 @@ ClozeData read_cloze(const std::string& path) {
   });
   if (data.items.empty()) fail("{}: no line has a text of two words or more.", path);
   return data;
+}
+
+bool is_cloze(const std::string& path) {
+  if (!is_json_lines(path)) return true;
+  std::optional<bool> cloze;
+  for_each_line(path, [&](int64_t line, std::string_view text) {
+    if (!cloze) cloze = Record(path, line, text).has("text");
+  });
+  if (!cloze) fail("{}: the file has no questions.", path);
+  return *cloze;
 }
 
 std::vector<ChoiceItem> read_choices(const std::string& path) {

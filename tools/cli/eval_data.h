@@ -35,6 +35,9 @@ struct ChoiceItem {
   std::vector<int64_t> lengths;  // characters of each choice as it is written in the data
   int64_t label = 0;             // the right one
 };
+// Whether the file is for read_cloze: one without JSON, or whose first line has a "text".
+bool is_cloze(const std::string& path);
+
 // JSON lines, each of one of these forms, worded as lm-evaluation-harness words them:
 //   HellaSwag   {"ctx", "endings", "label"}, also with "activity_label", "ctx_a" and "ctx_b"
 //   PIQA        {"goal", "sol1", "sol2", "label"}

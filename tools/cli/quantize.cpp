@@ -28,7 +28,11 @@ constexpr int kMissedMark = 3;  // exit code
 
 struct Options {
   std::string model, output, method, recipe, calibration, held_out, report;
+  std::vector<std::string> tasks;
+  int64_t task_items = 0;  // 0: all
   double max_loss = 0.01;
+  double bits_budget = 4.75;
+  bool budget_given = false;
   int64_t group = 32, tokens = 65536, length = 512, held_out_tokens = 16384;
   bool asym = false, json = false;
   std::string scale = "f16", compute = "int8";
@@ -121,10 +125,15 @@ std::vector<quant::Recipe> choose_recipes(const Options& options) {
   const jit::ScaleType scale = options.scale == "f32" ? jit::ScaleType::f32 : jit::ScaleType::f16;
   quant::Recipe plain;
   plain.formats = quant::default_options("int4", options.group, options.asym, scale);
+  if (options.budget_given && (options.method != "auto" || !options.recipe.empty())) {
+    plain.bits = options.bits_budget;
+  }
   if (!options.recipe.empty()) {
     return {quant::recipe_from_json(read_text_file(options.recipe), options.recipe, plain)};
   }
-  if (options.method == "auto") return quant::automatic_recipes(plain.formats);
+  if (options.method == "auto") {
+    return quant::automatic_recipes(plain.formats, options.bits_budget);
+  }
   quant::set_method(plain, options.method);
   return {plain};
 }
@@ -149,18 +158,26 @@ report::QuantizeReport report_of(const Options& options, const TrialSetup& setup
       .trials = {}};
   for (size_t t = 0; t < outcome.loop.trials.size(); ++t) {
     const auto& [recipe, score] = outcome.loop.trials[t];
-    report::QuantizeReport::Trial trial{.method = quant::method_name(recipe),
-                                        .text = quant::recipe_text(recipe),
-                                        .perplexity = score.perplexity,
-                                        .base_perplexity = score.base_perplexity,
-                                        .loss = score.loss,
-                                        .loss_low = score.loss_interval.low,
-                                        .loss_high = score.loss_interval.high,
-                                        .kl = score.kl,
-                                        .top1 = score.top1,
-                                        .bits = score.bits,
-                                        .seconds = score.seconds,
-                                        .weights = {}};
+    const quant::LossEstimate& deciding = score.deciding();
+    const bool mixed = !recipe.formats_of.empty();
+    report::QuantizeReport::Trial trial{
+        .method = quant::method_name(recipe) + (mixed ? " mixed" : ""),
+        .text = quant::recipe_text(recipe),
+        .perplexity = score.perplexity,
+        .base_perplexity = score.base_perplexity,
+        .loss = deciding.loss,
+        .loss_low = deciding.interval.low,
+        .loss_high = deciding.interval.high,
+        .decided_by = deciding.by,
+        .estimates = {},
+        .kl = score.kl,
+        .top1 = score.top1,
+        .bits = score.bits,
+        .seconds = score.seconds,
+        .weights = {}};
+    for (const quant::LossEstimate& one : score.estimates) {
+      trial.estimates.push_back({one.by, one.loss, one.interval.low, one.interval.high});
+    }
     for (const quant::WeightOutcome& w : outcome.weights[t]) {
       trial.weights.push_back({w.name, w.layer, w.error, w.nearest_error, w.seconds});
     }
@@ -197,14 +214,15 @@ int quantize(const Options& options) {
       .calibration = cut(texts.calibration, length, options.tokens, bos, texts.source),
       .held_out = texts.held_out,
       .protocol = {.window = length, .bos = bos, .max_tokens = options.held_out_tokens},
+      .tasks = read_tasks(options.tasks, options.task_items, prepared.graph, *tokenizer),
       .compute = options.compute,
       .folder = options.output + ".work",
       .identity = ""};
   setup.identity = fmt::format(
-      "nibble quantize 1\n{}sequences {} of {}, check {}\nheld out {}, check {}\ncompute {}\n",
+      "nibble quantize 2\n{}sequences {} of {}, check {}\nheld out {}, check {}\n{}compute {}\n",
       identity_of(options.model), setup.calibration.sequences, length,
       check_of(setup.calibration.ids), setup.held_out.size(), check_of(setup.held_out),
-      options.compute);
+      tasks_identity(setup.tasks), options.compute);
   TrialOutcome outcome = run_trials(setup, recipes, options.max_loss, pool);
   const quant::Trial& best = outcome.loop.trials[outcome.loop.best];
 
@@ -265,8 +283,10 @@ void add_quantize(CLI::App& program, Action& action) {
       ->required();
   command->add_option("-o,--output", options->output, "The .nib to write")->required();
   command
-      ->add_option("--max-loss", options->max_loss,
-                   "Rise of the perplexity that is allowed, as 1% or 0.01")
+      ->add_option(
+          "--max-loss", options->max_loss,
+          "Loss that is allowed, as 1% or 0.01: the largest of the rise of the perplexity, "
+          "e^KL - 1 and the drop of each task's accuracy")
       ->transform(CLI::Validator(parse_share, "SHARE"))
       ->default_str("1%");
   std::vector<std::string> methods = quant::method_names();
@@ -283,6 +303,13 @@ void add_quantize(CLI::App& program, Action& action) {
       ->check(CLI::IsMember({0, 16, 32, 64, 128, 256, 512, 1024}))
       ->capture_default_str();
   command->add_flag("--asym", options->asym, "Store zero points");
+  CLI::Option* budget =
+      command
+          ->add_option("--bits-budget", options->bits_budget,
+                       "Bits a weight that the search may spend on mixed formats (0: none); given "
+                       "with a method, that method in mixed formats")
+          ->check(CLI::Range(0.0, 32.0))
+          ->capture_default_str();
   command->add_option("--scale", options->scale, "Type of the scales: f16 or f32")
       ->check(CLI::IsMember({"f16", "f32"}))
       ->capture_default_str();
@@ -295,6 +322,15 @@ void add_quantize(CLI::App& program, Action& action) {
                       "Text to calibrate on, or .jsonl with \"text\" (default: built in)");
   command->add_option("--held-out", options->held_out,
                       "Text to score on (default: a quarter of the calibration text)");
+  command
+      ->add_option("--task", options->tasks,
+                   "Questions to score too, as `eval cloze` or `eval choice` reads them; may be "
+                   "given several times")
+      ->allow_extra_args(false);
+  command
+      ->add_option("--task-items", options->task_items,
+                   "Only the first so many questions of each task")
+      ->check(CLI::Range(1, 1 << 30));
   command->add_option("--calib-tokens", options->tokens, "Tokens to calibrate on, at most")
       ->check(CLI::Range(int64_t{16}, int64_t{1} << 30))
       ->capture_default_str();
@@ -309,7 +345,10 @@ void add_quantize(CLI::App& program, Action& action) {
   command->add_option("--report", options->report,
                       "An HTML page to write: what was tried, what was chosen and why");
   command->add_flag("--json", options->json, "Print a JSON object");
-  command->callback([options, &action] { action = [options] { return quantize(*options); }; });
+  command->callback([options, budget, &action] {
+    options->budget_given = budget->count() > 0;
+    action = [options] { return quantize(*options); };
+  });
 }
 
 }  // namespace nibble::cli

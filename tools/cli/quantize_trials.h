@@ -14,6 +14,7 @@
 #include "quant/scores/windows.h"
 #include "runtime/thread_pool.h"
 #include "tools/cli/output.h"
+#include "tools/cli/quantize_tasks.h"
 
 namespace nibble::cli {
 
@@ -23,10 +24,11 @@ struct TrialSetup {
   quant::Calibration calibration;
   std::vector<int32_t> held_out;  // what is scored
   quant::Protocol protocol;
-  std::string compute;   // of the quantized models: "int8", "bf16" or "f32"
-  std::string folder;    // of what is finished
-  std::string identity;  // of all that results depend on but the recipe; another one's folder is
-                         // emptied. Blocks and scores know the recipe that made them.
+  std::vector<Task> tasks;  // what else is scored
+  std::string compute;      // of the quantized models: "int8", "bf16" or "f32"
+  std::string folder;       // of what is finished
+  std::string identity;     // of all that results depend on but the recipe; another one's folder is
+                            // emptied. Blocks and scores know the recipe that made them.
 };
 
 struct TrialOutcome {
@@ -43,11 +45,14 @@ TrialOutcome run_trials(const TrialSetup& setup, const std::vector<quant::Recipe
 // Empties and removes the folder of finished work.
 void forget_trials(const TrialSetup& setup);
 
-// {"perplexity", "base_perplexity", "loss", "loss_interval": [low, high], "kl", ...}
+// {"loss", "loss_interval": [low, high], "decided_by", "perplexity", "base_perplexity", "kl",
+// "top1", "tasks": [{"name", "items", "accuracy", "base_accuracy", "only_model", "only_base",
+// "p"}], "estimates": [{"by", "loss", "interval"}], "bits", "seconds"}
 Json score_json(const quant::RecipeScore& score);
 // [{"name", "layer", "error", "nearest_error", "seconds"}]
 Json outcomes_json(const std::vector<quant::WeightOutcome>& weights);
-// "perplexity 41.90 (+0.83%, 95% within 0.61..1.05%), KL 0.0031, ..."
+// "loss 0.83% by perplexity (95% within 0.61..1.05%), perplexity 41.90 (+0.83%), KL 0.0031 (0.31%),
+// ..."
 std::string score_text(const quant::RecipeScore& score);
 
 }  // namespace nibble::cli

@@ -66,9 +66,11 @@ std::string doubt(const QuantizeReport& report, const Trial& best) {
 
 std::string about_the_mark(const QuantizeReport& report, const Trial& best) {
   std::string text = fmt::format(
-      "Loss is by how much perplexity exceeds that of the model before quantizing{}{}; the mark "
-      "of {} is the most that it may be, and trials, in order of cost, end with the first that "
-      "meets it.",
+      "Loss is the largest of what was measured beside the model before quantizing: by how much "
+      "perplexity exceeds its{}{}; e^KL &minus; 1, which is by how much it would on text that the "
+      "model writes itself, and unlike that is never below 0; and by what share fewer questions of "
+      "a task are answered right. The mark of {} is the most that it may be, and trials, in order "
+      "of cost, end with the first that meets it.",
       best.base_perplexity > 0 ? fmt::format(", {:.3f}", best.base_perplexity) : "",
       report.held_out_tokens > 0
           ? ", on the same " + count_text(report.held_out_tokens, "token", "tokens") +
@@ -83,12 +85,17 @@ std::string about_the_mark(const QuantizeReport& report, const Trial& best) {
   return text;
 }
 
+// Which measure decides.
+std::string by_text(const Trial& trial) {
+  return trial.decided_by.empty() ? "" : " by " + escape(trial.decided_by);
+}
+
 std::string key_figures(const QuantizeReport& report) {
   const Trial* best = best_of(report);
   if (best == nullptr) return "";
   return figures(figure(best->method, "chosen") +
                  figure(percent(best->loss, report.max_loss),
-                        fmt::format("loss; the mark is {}", mark_text(report))) +
+                        fmt::format("loss{}; the mark is {}", by_text(*best), mark_text(report))) +
                  figure(fmt::format("{:.2f}", best->bits), "bits a weight") +
                  figure(fmt::format("{:.1f}%", best->top1 * 100), "same likeliest token") +
                  figure(duration(best->seconds), "to quantize"));
@@ -96,6 +103,43 @@ std::string key_figures(const QuantizeReport& report) {
 
 std::string finite(double value, int decimals) {
   return std::isfinite(value) ? fmt::format("{:.{}f}", value, decimals) : "not finite";
+}
+
+// What each measure says of each trial; nothing where no trial has estimates.
+std::string render_estimates(const QuantizeReport& report) {
+  std::vector<std::string> names;
+  for (const Trial& trial : report.trials) {
+    for (const auto& one : trial.estimates) {
+      if (std::find(names.begin(), names.end(), one.by) == names.end()) names.push_back(one.by);
+    }
+  }
+  if (names.empty()) return "";
+  std::string head, rows;
+  for (const std::string& name : names) {
+    head += fmt::format("<th>loss by {}</th><th>95% interval</th>", escape(name));
+  }
+  for (size_t i = 0; i < report.trials.size(); ++i) {
+    const Trial& trial = report.trials[i];
+    rows += fmt::format("<tr{}><td>{}</td><td class=\"wrapped\">{}</td>",
+                        i == report.best ? " class=\"chosen\"" : "", i + 1, named(trial));
+    for (const std::string& name : names) {
+      const auto one = std::find_if(trial.estimates.begin(), trial.estimates.end(),
+                                    [&](const auto& estimate) { return estimate.by == name; });
+      if (one == trial.estimates.end()) {
+        rows += "<td>–</td><td>–</td>";
+        continue;
+      }
+      Trial alone;
+      alone.loss = one->loss, alone.loss_low = one->low, alone.loss_high = one->high;
+      const std::string loss = percent(one->loss, report.max_loss);
+      rows += fmt::format("<td>{}</td><td>{}</td>",
+                          name == trial.decided_by ? "<b>" + loss + "</b>" : loss,
+                          interval_text(alone));
+    }
+    rows += "</tr>\n";
+  }
+  return "<table>\n<thead><tr><th></th><th class=\"wrapped\">method</th>" + head +
+         "</tr></thead>\n<tbody>\n" + rows + "</tbody>\n</table>\n";
 }
 
 }  // namespace
@@ -124,7 +168,7 @@ std::string render_trials(const QuantizeReport& report) {
   return "<table>\n<thead><tr><th></th><th class=\"wrapped\">method</th><th>perplexity</th>"
          "<th>loss</th><th>95% interval</th><th>KL, nats</th><th>same top, %</th><th>bits</th>"
          "<th>time</th></tr></thead>\n<tbody>\n" +
-         rows + "</tbody>\n</table>\n";
+         rows + "</tbody>\n</table>\n" + render_estimates(report);
 }
 
 std::string render_seconds(const QuantizeReport& report) {

@@ -32,13 +32,20 @@ struct QuantizeReport {
     std::string method;  // "gptq"
     std::string text;    // "gptq int4 in groups of 32, with f16 scales"
     double perplexity = 0, base_perplexity = 0;
-    double loss = 0;                     // perplexity / base_perplexity - 1
+    double loss = 0;                     // the largest of the estimates
     double loss_low = 0, loss_high = 0;  // the interval of 95% confidence around it
-    double kl = 0;                       // mean KL(base || model), nats
-    double top1 = 0;                     // share of ids before which both have the same likeliest
-    double bits = 0;                     // stored bits of a weight
-    double seconds = 0;                  // of quantizing
-    std::vector<Weight> weights;         // those with errors, in any order; of rtn none
+    std::string decided_by;              // that estimate's name
+    // Of the loss, by each measure: "perplexity", "KL", a task's name.
+    struct Estimate {
+      std::string by;
+      double loss = 0, low = 0, high = 0;
+    };
+    std::vector<Estimate> estimates;
+    double kl = 0;                // mean KL(base || model), nats
+    double top1 = 0;              // share of ids before which both have the same likeliest
+    double bits = 0;              // stored bits of a weight
+    double seconds = 0;           // of quantizing
+    std::vector<Weight> weights;  // those with errors, in any order; of rtn none
   };
   std::vector<Trial> trials;  // in the order they were made
 };
