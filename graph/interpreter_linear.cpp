@@ -1,10 +1,12 @@
-// Linear: fp32 over the dequantized weights, or, for packed weights with compute "int8", the
-// generated kernels that the compiled plan uses too.
+// Linear: fp32 over the dequantized weights, or, for packed weights with compute "int8" or "bf16",
+// the generated kernels that the compiled plan uses too.
 #include <algorithm>
 #include <cstddef>
 #include <new>
+#include <optional>
 #include <string>
 
+#include "graph/compute.h"
 #include "graph/interpreter_nibble.h"
 #include "jit/code_cache.h"
 #include "jit/error.h"
@@ -26,7 +28,7 @@ struct LinearCall {
   const float* bias = nullptr;      // [n]
   const float* residual = nullptr;  // [rows][columns]
   const jit::PackedView* packed = nullptr;
-  bool int8 = false;
+  jit::ActType act = jit::ActType::f32;  // s8 and bf16: by generated kernels
   Shape out_shape;
 };
 
@@ -66,12 +68,13 @@ LinearCall read_call(const OpCall& call) {
     }
     linear.residual = residual->floats().data();
   }
-  const std::string compute = call.node.get_string("compute", "f32");
-  if (compute != "int8" && compute != "f32") {
-    fail("The attribute compute is \"{}\", not int8 or f32.", compute);
+  const std::string name = call.node.get_string("compute", "f32");
+  const std::optional<Compute> compute = parse_compute(name);
+  if (!compute) fail("The attribute compute is \"{}\", not int8, f32 or bf16.", name);
+  if (linear.packed != nullptr && linear.packed->format.type != jit::WeightType::f32) {
+    if (compute == Compute::int8) linear.act = jit::ActType::s8;
+    if (compute == Compute::bf16) linear.act = jit::ActType::bf16;
   }
-  linear.int8 = compute == "int8" && linear.packed != nullptr &&
-                linear.packed->format.type != jit::WeightType::f32;
   return linear;
 }
 
@@ -116,25 +119,29 @@ class Aligned {
   T* data_;
 };
 
-std::vector<float> compute_int8(const LinearCall& linear) {
+std::vector<float> compute_quantized(const LinearCall& linear) {
   const jit::PackedView& w = *linear.packed;
   const jit::PackedShape shape = jit::packed_shape(w.format, w.n, w.k);
   const jit::Isa isa = jit::selected_isa();
   jit::CodeCache& cache = jit::CodeCache::instance();
-  Aligned<int8_t> q(linear.rows * shape.kpad);
+  const int64_t row_bytes = shape.kpad * jit::act_bytes(linear.act);
+  Aligned<std::byte> q(linear.rows * row_bytes);
   Aligned<float> scale(linear.rows * shape.groups);
   Aligned<int32_t> sum(linear.rows * shape.groups);
 
   jit::RowSpec quantize;
   quantize.op = jit::RowOp::quantize;
   quantize.n = w.k;
-  quantize.group = w.format.group;
-  quantize.zero = w.format.asym ? 1 : w.format.type == jit::WeightType::u4 ? 8 : 128;
+  quantize.bf16 = linear.act == jit::ActType::bf16;
+  if (!quantize.bf16) {
+    quantize.group = w.format.group;
+    quantize.zero = w.format.asym ? 1 : w.format.type == jit::WeightType::u4 ? 8 : 128;
+  }
   jit::RowArgs row;
   row.x = linear.x->floats().data();
   row.x_stride = linear.k;
   row.q = q.get();
-  row.q_stride = shape.kpad;
+  row.q_stride = row_bytes;
   row.q_scale = scale.get();
   row.q_sum = sum.get();
   row.q_groups = shape.groups;
@@ -143,7 +150,7 @@ std::vector<float> compute_int8(const LinearCall& linear) {
 
   jit::GemmSpec spec;
   spec.weight = w.format;
-  spec.act = jit::ActType::s8;
+  spec.act = linear.act;
   spec.n = w.n;
   spec.k = w.k;
   spec.bias = linear.bias != nullptr;
@@ -178,8 +185,9 @@ std::vector<float> compute_int8(const LinearCall& linear) {
 
 Outputs op_linear(const OpCall& call) {
   LinearCall linear = read_call(call);
-  std::vector<float> out =
-      linear.int8 && linear.rows > 0 ? compute_int8(linear) : compute_f32(call, linear);
+  std::vector<float> out = linear.act != jit::ActType::f32 && linear.rows > 0
+                               ? compute_quantized(linear)
+                               : compute_f32(call, linear);
   return {Array::of(std::move(linear.out_shape), std::move(out))};
 }
 

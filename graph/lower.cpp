@@ -25,6 +25,8 @@ constexpr int64_t kUnknownContext = 2048;
 // How a value must be quantized for a matmul.
 struct QuantizeKey {
   ValueId value = kNoValue;
+  jit::ActType act =
+      jit::ActType::s8;  // or bf16, whose group and zero are those of a plain RowSpec
   int64_t group = 0;
   int32_t zero = 0;
   auto operator<=>(const QuantizeKey&) const = default;
@@ -143,7 +145,7 @@ class Lowering {
     add(Step::of(std::move(step)), node, "embedding");
   }
 
-  // The one quantization that every user of `id` wants, when all users are int8 matmuls.
+  // The one quantization that every user of `id` wants, when all users are int8 or bf16 matmuls.
   std::optional<QuantizeKey> common_quantization(ValueId id) const {
     std::optional<QuantizeKey> common;
     for (int32_t user : links_.consumers(id)) {
@@ -160,15 +162,24 @@ class Lowering {
     const jit::WeightFormat& format = packed(linear).view.format;
     if (options_.compute == Compute::f32 || format.type == jit::WeightType::f32)
       return std::nullopt;
+    if (options_.compute == Compute::bf16) {
+      const jit::RowSpec plain;
+      return QuantizeKey{linear.inputs[0], jit::ActType::bf16, plain.group, plain.zero};
+    }
     const int32_t zero = format.type == jit::WeightType::u4 ? 8 : 128;
-    return QuantizeKey{linear.inputs[0], format.group, format.asym ? 1 : zero};
+    return QuantizeKey{linear.inputs[0], jit::ActType::s8, format.group, format.asym ? 1 : zero};
   }
 
   QuantizedOperand make_quantized(const QuantizeKey& key) {
     const int64_t k = width_of(key.value);
-    const int64_t groups = jit::packed_shape({jit::WeightType::u4, key.group}, 1, k).groups;
-    QuantizedOperand operand{buffers_.bytes((k + 7) / 8 * 8), buffers_.words(groups),
-                             buffers_.words(groups)};
+    QuantizedOperand operand;
+    operand.element_bytes = jit::act_bytes(key.act);
+    operand.q = buffers_.bytes((k + 7) / 8 * 8 * operand.element_bytes);
+    if (key.act == jit::ActType::s8) {
+      const int64_t groups = jit::packed_shape({jit::WeightType::u4, key.group}, 1, k).groups;
+      operand.scale = buffers_.words(groups);
+      operand.sum = buffers_.words(groups);
+    }
     quantized_[key] = operand;
     return operand;
   }
@@ -180,6 +191,7 @@ class Lowering {
     jit::RowSpec spec;
     spec.op = jit::RowOp::quantize;
     spec.n = width_of(key.value);
+    spec.bf16 = key.act == jit::ActType::bf16;
     spec.group = key.group;
     spec.zero = key.zero;
     runtime::RowStep step;
@@ -210,6 +222,7 @@ class Lowering {
     if (const auto key = common_quantization(node.outputs[0])) {
       spec.quantize = true;
       spec.f32_out = false;
+      spec.bf16 = key->act == jit::ActType::bf16;
       spec.group = key->group;
       spec.zero = key->zero;
       step.quantized = make_quantized(*key);
@@ -263,7 +276,7 @@ class Lowering {
     step.bias = floats_of(graph_, node, 2);
     spec.bias = step.bias != nullptr;
     const auto key = quantize_key(node);
-    spec.act = key ? jit::ActType::s8 : jit::ActType::f32;
+    spec.act = key ? key->act : jit::ActType::f32;
     if (key) {
       step.quantized = quantized(node, *key);
     } else {
@@ -380,7 +393,7 @@ class Lowering {
       fail("{}: the embedding has {} rows but the logits {} columns.", graph_.origin, vocabulary_,
            plan_->vocab_size);
     }
-    plan_->notes.push_back(options_.compute == Compute::int8 ? "int8 compute" : "f32 compute");
+    plan_->notes.push_back(fmt::format("{} compute", compute_name(options_.compute)));
   }
 
   const Graph& graph_;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "graph/compute.h"
 #include "graph/graph.h"
 #include "graph/passes.h"
 #include "jit/code_cache.h"
@@ -13,10 +14,8 @@
 
 namespace nibble::graph {
 
-enum class Compute : uint8_t { int8, f32 };  // activations of the matmuls: quantized to s8, or fp32
-
 struct LowerOptions {
-  Compute compute = Compute::int8;  // f32 weights always compute in f32
+  Compute compute = Compute::int8;
   jit::Isa isa = jit::Isa::avx2;
   // Where tilings are looked up that were measured with so many threads; null: all are the default.
   const runtime::TuningDb* tunings = nullptr;

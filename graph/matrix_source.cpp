@@ -179,6 +179,12 @@ void MatrixSource::release() const noexcept {
   }
 }
 
+bool MatrixSource::has_dequantized() const {
+  return std::any_of(parts.begin(), parts.end(), [](const MatrixPart& part) {
+    return part.reader && part.reader->is_dequantized();
+  });
+}
+
 bool MatrixSource::has_quantized() const {
   return std::any_of(segments.begin(), segments.end(), [&](const ColumnSegment& segment) {
     return segment.part >= 0 && part_of(*this, segment.part).quantized != nullptr;

@@ -27,8 +27,9 @@ class ColumnReader {
   virtual void read_column(int64_t c, std::span<float> out) const = 0;
   // Columns [begin, begin + count), one after another; for readers that several cost less together.
   virtual void read_columns(int64_t begin, int64_t count, std::span<float> out) const;
-  virtual std::string_view type() const = 0;  // of the file's numbers, for messages
-  virtual void release() const noexcept {}    // as MatrixSource::release
+  virtual std::string_view type() const = 0;             // of the file's numbers, for messages
+  virtual bool is_dequantized() const { return false; }  // they were rounded to few bits
+  virtual void release() const noexcept {}               // as MatrixSource::release
 
  private:
   int64_t n_, k_;
@@ -78,6 +79,9 @@ struct MatrixSource {
 
   // Whether any of the columns are quantized already.
   bool has_quantized() const;
+  // Whether some of it is dequantized when it is read: its numbers are rounded already, but in a
+  // way that no packed format has.
+  bool has_dequantized() const;
   // The packed format that holds every number of the quantized columns as it is; nullopt, with the
   // reason when some column is quantized, when there is none.
   std::optional<jit::WeightFormat> packed_format(std::string& why_not) const;

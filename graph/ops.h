@@ -9,8 +9,8 @@
 //       residual: normalises x + residual; sum = x + residual when it has other users.
 //   Linear(x, weight, bias?, residual?) -> y        weight: MatrixSource or PackedMatrix [n][k]
 //       attrs: activation s ("none"), gate i (0): weight's column blocks alternate 16 gate and 16
-//       up columns (each half padded to 16); columns i: valid output columns; compute s ("int8" or
-//       "f32"). y = act(x W^T + bias) (+ residual); gated: y = act(gate) * up.
+//       up columns (each half padded to 16); columns i: valid output columns; compute s ("int8",
+//       "f32" or "bf16"). y = act(x W^T + bias) (+ residual); gated: y = act(gate) * up.
 //   LogitScale(x) -> y      attrs: scale f (1), softcap f (0 = none): y = scale * x, or
 //       softcap * tanh(scale * x / softcap). The last node, after the Linear that makes the logits.
 //   Activation(x) -> y      attrs: activation s;       Gate(g, u) -> act(g) * u   attrs: activation

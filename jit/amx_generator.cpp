@@ -3,8 +3,8 @@
 #include "jit/amx_generator.h"
 
 #include <array>
-#include <cstddef>
 
+#include "jit/amx_panel.h"
 #include "jit/amx_plan.h"
 #include "jit/amx_tile.h"
 #include "jit/gemm_nest.h"
@@ -15,7 +15,6 @@ namespace {
 using Xbyak::CodeGenerator;
 using Xbyak::Label;
 
-constexpr int64_t kLineBytes = 64;
 // Activations of a row chunk: half of the L2 of the machines that have AMX. More rows share a
 // panel.
 constexpr int64_t kChunkBytes = int64_t{1} << 20;
@@ -39,10 +38,6 @@ class AmxGenerator : public GemmNest {
   void unpack_panel() override;
   void routines() override;
 
-  void unpack_group(int64_t length);
-  void unpack_lines(int64_t k);
-  void zero_lines(int64_t k);
-
   const AmxPlan plan_;
   std::array<std::array<Label, kMaxTileBlocks>, 2>
       tiles_;  // by row tiles and column blocks, less 1
@@ -64,75 +59,7 @@ void AmxGenerator::call_tile(int blocks) {
   out_.L(done);
 }
 
-// --- the panel: rsi reads packed lines, rdx writes lines of 16 columns x 4 k ---
-
-void AmxGenerator::unpack_lines(int64_t k) {
-  if (k == 0) return;
-  const bool nibbles = spec_.weight.type == WeightType::u4;
-  const Xbyak::Reg64 source = out_.rsi, target = out_.rdx, lines = out_.rcx;
-  const Xbyak::Zmm mask = out_.zmm0, low = out_.zmm1, high = out_.zmm2;
-  Label top;
-  out_.mov(lines, k / (nibbles ? 8 : 4));
-  out_.L(top);
-  if (tiling_.prefetch > 0) out_.prefetcht0(out_.ptr[source + tiling_.prefetch]);
-  out_.vmovups(low, out_.ptr[source]);
-  if (nibbles) {
-    out_.vpsrld(high, low, 4);
-    out_.vpandd(low, low, mask);
-    out_.vpandd(high, high, mask);
-    out_.vmovups(out_.ptr[target + kLineBytes], high);
-  }
-  out_.vmovups(out_.ptr[target], low);
-  out_.add(source, kLineBytes);
-  out_.add(target, nibbles ? 2 * kLineBytes : kLineBytes);
-  out_.dec(lines);
-  out_.jnz(top, CodeGenerator::T_NEAR);
-}
-
-void AmxGenerator::zero_lines(int64_t k) {
-  if (k == 0) return;
-  const Xbyak::Zmm zero = out_.zmm3;
-  out_.vpxord(zero, zero, zero);
-  for (int64_t line = 0; line < k / 4; ++line) {
-    out_.vmovups(out_.ptr[out_.rdx + line * kLineBytes], zero);
-  }
-  out_.add(out_.rdx, static_cast<int>(k / 4 * kLineBytes));
-}
-
-void AmxGenerator::unpack_group(int64_t length) {
-  const int64_t whole = plan_.shift(length) == 0 ? length : (plan_.steps(length) - 1) * plan_.step;
-  unpack_lines(whole);
-  zero_lines(plan_.shift(length));
-  unpack_lines(length - whole);
-}
-
-void AmxGenerator::unpack_panel() {
-  const Xbyak::Reg64 blocks = out_.r8, groups = out_.r9;
-  out_.mov(out_.rdi, local(kFrameArgs));
-  out_.imul(out_.rsi, local(kFrameNb), static_cast<int>(shape_.block_bytes));
-  out_.add(out_.rsi, arg(offsetof(GemmArgs, w)));
-  out_.mov(out_.rdx, arg(offsetof(GemmArgs, scratch)));
-  out_.add(out_.rdx, static_cast<int>(amx_panel_offset(spec_, tiling_)));
-  out_.mov(blocks, local(kFrameUnitBlocks));
-  out_.vmovups(out_.zmm0, out_.constant(0x0f0f0f0fU));
-  Label block, group;
-  out_.L(block);
-  if (!plan_.has_shifts()) {
-    unpack_lines(shape_.kpad);
-  } else {
-    if (plan_.groups > 1) {
-      out_.mov(groups, plan_.groups - 1);
-      out_.L(group);
-      unpack_group(plan_.group);
-      out_.dec(groups);
-      out_.jnz(group, CodeGenerator::T_NEAR);
-    }
-    unpack_group(plan_.last_group);
-  }
-  out_.dec(blocks);
-  out_.jnz(block, CodeGenerator::T_NEAR);
-  out_.ret();
-}
+void AmxGenerator::unpack_panel() { emit_amx_panel(out_, spec_, tiling_); }
 
 void AmxGenerator::routines() {
   out_.align(16);

@@ -9,25 +9,26 @@ namespace nibble::jit {
 
 AmxPlan plan_amx(const GemmSpec& spec) {
   const PackedShape shape = packed_shape(spec.weight, spec.n, spec.k);
-  AmxPlan plan;
+  AmxPlan plan{.act = spec.act};
   plan.groups = shape.groups;
   plan.group = std::min(shape.group, shape.kpad);
   plan.last_group = shape.kpad - (shape.groups - 1) * shape.group;
-  plan.step = std::min<int64_t>(kTileRowBytes, plan.group);
+  plan.step = std::min<int64_t>(kTileRowBytes / plan.act_bytes(), plan.group);
   const int64_t steps = (plan.groups - 1) * plan.steps(plan.group) + plan.steps(plan.last_group);
-  plan.block_bytes = steps * plan.step * kColumnBlock;
+  plan.block_bytes = steps * plan.step_bytes();
   return plan;
 }
 
 bool runs_on_tiles(const GemmSpec& spec, Isa isa, const Tiling& tiling) {
-  return isa == Isa::amx_int8 && spec.act == ActType::s8 && spec.weight.type != WeightType::f32 &&
+  return isa == Isa::amx_int8 && spec.act != ActType::f32 && spec.weight.type != WeightType::f32 &&
          (tiling.mr == kTileRows || tiling.mr == 2 * kTileRows);
 }
 
 Isa vector_isa(Isa isa) { return isa == Isa::amx_int8 ? Isa::avx512_vnni : isa; }
 
 bool amx_panel(const GemmSpec& spec) {
-  return spec.weight.type == WeightType::u4 || plan_amx(spec).has_shifts();
+  return spec.weight.type == WeightType::u4 || spec.act == ActType::bf16 ||
+         plan_amx(spec).has_shifts();
 }
 
 bool amx_tiling_fits(const GemmSpec& spec, const Tiling& tiling) {
@@ -42,12 +43,12 @@ int amx_unroll(const GemmSpec& spec, const Tiling& tiling) {
   return std::max(1, static_cast<int>(tiling.k_unroll * 4 / plan_amx(spec).step));
 }
 
-int64_t amx_integer_offset(const GemmSpec& spec, const Tiling& tiling) {
+int64_t amx_group_offset(const GemmSpec& spec, const Tiling& tiling) {
   return tile_scratch_bytes(spec, tiling);
 }
 
 int64_t amx_panel_offset(const GemmSpec& spec, const Tiling& tiling) {
-  return amx_integer_offset(spec, tiling) +
+  return amx_group_offset(spec, tiling) +
          int64_t{tiling.nr} * tiling.mr * kColumnBlock * static_cast<int64_t>(sizeof(int32_t));
 }
 

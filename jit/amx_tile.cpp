@@ -18,7 +18,7 @@ int sums_tile(int i, int j) { return i * kMaxTileBlocks + j; }
 int a_tile(int i) { return 4 + i; }
 int b_tile(int j) { return 6 + j; }
 
-// One tile routine. The int32 sums of a group leave the tiles through memory, and are folded while
+// One tile routine. The sums of a group leave the tiles through memory, and are folded while
 // the products of the next group are under way:
 //
 //     dots(0) leave(0)   dots(1) fold(0) leave(1)   dots(2) fold(1) leave(2)   ...   fold(last)
@@ -29,6 +29,7 @@ class TileWriter {
         spec_(spec),
         tiling_(tiling),
         plan_(plan_amx(spec)),
+        bf16_(spec.act == ActType::bf16),
         row_tiles_(row_tiles),
         blocks_(blocks),
         block_stride_(tiling.panel ? plan_.block_bytes
@@ -37,30 +38,31 @@ class TileWriter {
   void emit();
 
  private:
-  int64_t step_bytes() const { return plan_.step * kColumnBlock; }  // of weights
   Xbyak::Address local(int offset) { return out_.ptr[out_.rbp + offset]; }
   int sums_offset(int j) const { return j * tiling_.mr * kLineBytes; }
 
   void load_pointers();
   void clear_sums();
   void dots(int64_t length);
-  void step(int64_t a_offset, int64_t b_offset);
+  void step(int64_t k, int64_t steps);
   void advance(int64_t k, int64_t steps);
   void leave();
   void load_column(int j);
   void fold();
+  void load_row();
   void fold_block(int j);
 
   Assembler& out_;
   const GemmSpec& spec_;
   const Tiling& tiling_;
   const AmxPlan plan_;
+  const bool bf16_;
   const int row_tiles_, blocks_;
   const int64_t block_stride_;
   // Registers are named for what they hold.
   const Reg64 a_ = out_.r8, a_low_ = out_.r10, a_stride_ = out_.r9, b_ = out_.rsi, line_ = out_.r11,
               w_scale_ = out_.rdi, w_zero_ = out_.rdx, a_scale_ = out_.rbx, a_sum_ = out_.r14,
-              sums_ = out_.r12, integers_ = out_.r13, left_ = out_.rcx, row_ = out_.rax,
+              sums_ = out_.r12, group_ = out_.r13, left_ = out_.rcx, row_ = out_.rax,
               row_scale_ = out_.r15;
   const Zmm a_sums_ = out_.zmm31;
 };
@@ -68,8 +70,9 @@ class TileWriter {
 void TileWriter::load_pointers() {
   out_.mov(row_, local(kFrameArgs));
   out_.mov(a_stride_, out_.ptr[row_ + offsetof(GemmArgs, a_stride)]);
-  out_.mov(integers_, out_.ptr[row_ + offsetof(GemmArgs, scratch)]);
-  out_.add(integers_, static_cast<int>(amx_integer_offset(spec_, tiling_)));
+  if (bf16_) out_.shl(a_stride_, 1);
+  out_.mov(group_, out_.ptr[row_ + offsetof(GemmArgs, scratch)]);
+  out_.add(group_, static_cast<int>(amx_group_offset(spec_, tiling_)));
   out_.mov(a_, local(kFrameTileA));
   if (row_tiles_ == 2) {
     out_.mov(a_low_, a_stride_);
@@ -79,10 +82,11 @@ void TileWriter::load_pointers() {
   out_.mov(line_.cvt32(), kLineBytes);
   out_.mov(b_, local(kFrameTileW));
   out_.mov(w_scale_, local(kFrameTileWScale));
+  out_.mov(sums_, local(kFrameTileOut));
+  if (bf16_) return;
   if (spec_.weight.asym) out_.mov(w_zero_, local(kFrameTileWZero));
   out_.mov(a_scale_, local(kFrameTileAScale));
   out_.mov(a_sum_, local(kFrameTileASum));
-  out_.mov(sums_, local(kFrameTileOut));
 }
 
 void TileWriter::clear_sums() {
@@ -100,8 +104,10 @@ void TileWriter::clear_sums() {
   out_.jnz(top, CodeGenerator::T_NEAR);
 }
 
-// A load for every product: two of activations and two of weights for four products.
-void TileWriter::step(int64_t a_offset, int64_t b_offset) {
+// A load for every product: two of activations and two of weights for four products. Offsets in k
+// and in steps.
+void TileWriter::step(int64_t k, int64_t steps) {
+  const int64_t a_offset = k * plan_.act_bytes(), b_offset = steps * plan_.step_bytes();
   const auto load_b = [&](int j) {
     const auto offset = static_cast<int>(b_offset + j * block_stride_);
     out_.tileloadd(Tmm(b_tile(j)), out_.ptr[b_ + line_ + offset]);
@@ -111,18 +117,24 @@ void TileWriter::step(int64_t a_offset, int64_t b_offset) {
     const Reg64& a = i == 0 ? a_ : a_low_;
     out_.tileloadd(Tmm(a_tile(i)), out_.ptr[a + a_stride_ + static_cast<int>(a_offset)]);
     for (int j = 0; j < blocks_; ++j) {
-      out_.tdpbsud(Tmm(sums_tile(i, j)), Tmm(a_tile(i)), Tmm(b_tile(j)));
+      const Tmm sums(sums_tile(i, j)), a_tmm(a_tile(i)), b_tmm(b_tile(j));
+      if (bf16_) {
+        out_.tdpbf16ps(sums, a_tmm, b_tmm);
+      } else {
+        out_.tdpbsud(sums, a_tmm, b_tmm);
+      }
     }
   }
 }
 
 void TileWriter::advance(int64_t k, int64_t steps) {
-  out_.add(a_, static_cast<int>(k));
-  if (row_tiles_ == 2) out_.add(a_low_, static_cast<int>(k));
-  out_.add(b_, static_cast<int>(steps * step_bytes()));
+  const auto a_bytes = static_cast<int>(k * plan_.act_bytes());
+  out_.add(a_, a_bytes);
+  if (row_tiles_ == 2) out_.add(a_low_, a_bytes);
+  out_.add(b_, static_cast<int>(steps * plan_.step_bytes()));
 }
 
-// The int32 sums of one group, from zero; the pointers move to the next.
+// The sums of one group, from zero; the pointers move to the next.
 void TileWriter::dots(int64_t length) {
   for (int i = 0; i < row_tiles_; ++i) {
     for (int j = 0; j < blocks_; ++j) out_.tilezero(Tmm(sums_tile(i, j)));
@@ -136,15 +148,15 @@ void TileWriter::dots(int64_t length) {
     Label top;
     if (loops > 1) out_.mov(left_, loops);
     out_.L(top);
-    for (int s = 0; s < unroll; ++s) step(s * plan_.step, s * step_bytes());
+    for (int s = 0; s < unroll; ++s) step(s * plan_.step, s);
     advance(unroll * plan_.step, unroll);
     if (loops > 1) {
       out_.dec(left_);
       out_.jnz(top, CodeGenerator::T_NEAR);
     }
   }
-  for (int s = 0; s < rest; ++s) step(s * plan_.step, s * step_bytes());
-  if (shift != 0) step(rest * plan_.step - shift, rest * step_bytes());
+  for (int s = 0; s < rest; ++s) step(s * plan_.step, s);
+  if (shift != 0) step(rest * plan_.step - shift, rest);
   const int64_t steps = rest + (shift != 0 ? 1 : 0);
   if (steps > 0) advance(steps * plan_.step - shift, steps);
 }
@@ -153,12 +165,12 @@ void TileWriter::leave() {
   for (int i = 0; i < row_tiles_; ++i) {
     for (int j = 0; j < blocks_; ++j) {
       const int offset = sums_offset(j) + i * kTileRows * kLineBytes;
-      out_.tilestored(out_.ptr[integers_ + line_ + offset], Tmm(sums_tile(i, j)));
+      out_.tilestored(out_.ptr[group_ + line_ + offset], Tmm(sums_tile(i, j)));
     }
   }
 }
 
-// Scales in zmm4, 5, zero points in zmm6, 7.
+// Scales in zmm4, 5, zero points in zmm6, 7. (Of bf16 they are in the panel's weights.)
 void TileWriter::load_column(int j) {
   const int64_t entries = plan_.groups * kColumnBlock;
   if (spec_.weight.scale == ScaleType::f16) {
@@ -166,22 +178,37 @@ void TileWriter::load_column(int j) {
   } else {
     out_.vmovups(Zmm(4 + j), out_.ptr[w_scale_ + static_cast<int>(j * entries * 4)]);
   }
-  if (!spec_.weight.asym) return;
+  if (!spec_.weight.asym || bf16_) return;
   out_.vpmovzxbd(Zmm(6 + j), out_.ptr[w_zero_ + static_cast<int>(j * entries)]);
   out_.vcvtdq2ps(Zmm(6 + j), Zmm(6 + j));
+}
+
+// What one row's activations bring to the fold of s8.
+void TileWriter::load_row() {
+  if (spec_.weight.asym) {
+    out_.vcvtdq2ps(a_sums_, out_.ptr_b[a_sum_ + row_scale_]);
+  } else {
+    out_.vpbroadcastd(a_sums_, out_.ptr[a_sum_ + row_scale_]);
+  }
 }
 
 // One row of one block, the arithmetic of Emitter::fold: a_sum joins the exact int32 sum
 // (symmetric), or one FMA (asymmetric).
 void TileWriter::fold_block(int j) {
   const Zmm sum(j), scale(2 + j);
-  const auto integers = out_.ptr[integers_ + row_ + sums_offset(j)];
+  const auto group = out_.ptr[group_ + row_ + sums_offset(j)];
   const auto sums = out_.ptr[sums_ + row_ + sums_offset(j)];
+  if (bf16_) {
+    out_.vmovups(sum, group);
+    out_.vfmadd213ps(sum, Zmm(4 + j), sums);
+    out_.vmovups(sums, sum);
+    return;
+  }
   if (spec_.weight.asym) {
-    out_.vcvtdq2ps(sum, integers);
+    out_.vcvtdq2ps(sum, group);
     out_.vfmadd231ps(sum, Zmm(6 + j), a_sums_);
   } else {
-    out_.vpaddd(sum, a_sums_, integers);
+    out_.vpaddd(sum, a_sums_, group);
     out_.vcvtdq2ps(sum, sum);
   }
   out_.vmulps(scale, Zmm(4 + j), out_.ptr_b[a_scale_ + row_scale_]);
@@ -194,20 +221,17 @@ void TileWriter::fold() {
   for (int j = 0; j < blocks_; ++j) load_column(j);
   out_.mov(left_, local(kFrameRows));
   out_.xor_(row_.cvt32(), row_.cvt32());
-  out_.xor_(row_scale_.cvt32(), row_scale_.cvt32());
+  if (!bf16_) out_.xor_(row_scale_.cvt32(), row_scale_.cvt32());
   out_.L(top);
-  if (spec_.weight.asym) {
-    out_.vcvtdq2ps(a_sums_, out_.ptr_b[a_sum_ + row_scale_]);
-  } else {
-    out_.vpbroadcastd(a_sums_, out_.ptr[a_sum_ + row_scale_]);
-  }
+  if (!bf16_) load_row();
   for (int j = 0; j < blocks_; ++j) fold_block(j);
   out_.add(row_, kLineBytes);
-  out_.add(row_scale_, static_cast<int>(plan_.groups * 4));
+  if (!bf16_) out_.add(row_scale_, static_cast<int>(plan_.groups * 4));
   out_.dec(left_);
   out_.jnz(top, CodeGenerator::T_NEAR);
   out_.add(w_scale_,
            static_cast<int>(kColumnBlock) * (spec_.weight.scale == ScaleType::f16 ? 2 : 4));
+  if (bf16_) return;
   if (spec_.weight.asym) out_.add(w_zero_, static_cast<int>(kColumnBlock));
   out_.add(a_scale_, 4);
   out_.add(a_sum_, 4);
@@ -246,11 +270,12 @@ void emit_tile_config(Assembler& out, const AmxPlan& plan) {
   const auto colsb = [&](int tile, int64_t bytes) {
     out.mov(out.word[out.rbp + kConfigColsb + 2 * tile], static_cast<uint32_t>(bytes));
   };
-  colsb(a_tile(0), plan.step);
+  colsb(a_tile(0), plan.row_bytes());
   for (int j = 0; j < kMaxTileBlocks; ++j) {
     colsb(sums_tile(0, j), kTileRowBytes);
     colsb(b_tile(j), kTileRowBytes);
-    out.mov(out.byte[out.rbp + kConfigRows + b_tile(j)], static_cast<uint32_t>(plan.step / 4));
+    out.mov(out.byte[out.rbp + kConfigRows + b_tile(j)],
+            static_cast<uint32_t>(plan.step / plan.row_k()));
   }
   out.mov(out.qword[out.rbp + kFrameTileConfigRows], 0);
 }
@@ -286,7 +311,7 @@ void emit_configure_rows(Assembler& out, const AmxPlan& plan) {
   out.mov(bytes.cvt32(), kTileRowBytes);
   out.cmovz(bytes, low);
   for (int j = 0; j < kMaxTileBlocks; ++j) low_colsb(sums_tile(1, j));
-  out.mov(bytes.cvt32(), static_cast<uint32_t>(plan.step));
+  out.mov(bytes.cvt32(), static_cast<uint32_t>(plan.row_bytes()));
   out.cmovz(bytes, low);
   low_colsb(a_tile(1));
   out.ldtilecfg(out.ptr[out.rbp + kFrameTileConfig]);

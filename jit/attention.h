@@ -1,9 +1,10 @@
 // Attention of query rows of one head over one KV head's cache (kv_layout.h); calling convention
 // and reference.
 //
-// Positions are cut into splits of kKvSplit at absolute multiples of kKvSplit. A query row may see
-// positions [lo, hi). Its result does not depend on how the prompt was cut, on threads, on the ISA
-// or on the rows beside it.
+// Positions are cut into pages of kKvPage at absolute multiples of kKvPage, and pages into splits
+// of kKvSplit. The splits of a page are merged in ascending order into the page's state, and the
+// states of pages in ascending order. A query row may see positions [lo, hi). Its result does not
+// depend on how the prompt was cut, on threads, on the ISA or on the rows beside it.
 //
 // f32, f16, bf16: the cache widened to fp32.
 //   score[t] = fma chain over d ascending of q[d] * key[d][t] from 0; s = score * scale;
@@ -11,8 +12,9 @@
 //   split    m_s = max s; p[t] = exp(s - m_s), 0 outside [lo, hi); l_s = sum of p in 16 lanes
 //            (t mod 16) and the fixed tree; o_s[d] = fma chain over t ascending of p[t] *
 //            value[t][d]
-//   merge    in ascending order: m' = max(m, m_s); a = exp(m - m'); b = exp(m_s - m');
-//            o = fma(o, a, o_s * b); l = fma(l, a, l_s * b)      (first split: o = o_s, l = l_s)
+//   merge    m' = max(m, m_s); a = exp(m - m'); b = exp(m_s - m');
+//            o = fma(o, a, o_s * b); l = fma(l, a, l_s * b)      (the first: o = o_s, l = l_s)
+//   pages    the same, of pages' m, l, o for those of splits
 //   out[d] = o[d] / l
 //
 // int16, int8: dot products are exact in int32, so they have no order; weights are powers of 2.
@@ -24,11 +26,19 @@
 //            pi[t] = rne(w[t] * (1 / u));   d_s[d] = sum_t pi[t] * value[t][d]
 //   merge    from m = kLowScore, l = 0, o = 0: m' = max(m, m_s); a = exp2(m - m');
 //            b = exp2(m_s - m'); l = fma(l, a, l_s * b); o = fma(o, a, float(d_s) * (u * b))
+//   pages    likewise, from the same, of their m, l, o; o = fma(o, a, o_p * b)
 //   out[d] = (o[d] + 0) / l
 // A query's and an int16 key's norm is at most 46000, so their dot is below 2^31; the weights of a
 // split sum to 131032 at most and a value is at most 16383.
+//
+// Threads share a long context by pages: calls of AttentionPart::pages leave the state of each page
+// in memory, and when all are there one of AttentionPart::merge goes on as a call for the whole
+// would have. The state of a row is one record:
+//
+//   f32   o [head_dim rounded up to 16]   m   l   padding to a multiple of 64 bytes
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "jit/kernel_spec.h"
@@ -42,6 +52,9 @@ inline constexpr int most_attention_rows(KvType type) {
   return is_integer(type) ? kMaxAttentionRows : 8;
 }
 
+// What a call computes: the result; the states of pages alone; or the result, from the states.
+enum class AttentionPart : int64_t { whole, pages, merge };
+
 struct AttentionArgs {
   const float* q = nullptr;  // row r at q + r * q_stride
   int64_t q_stride = 0;
@@ -54,11 +67,19 @@ struct AttentionArgs {
   int64_t out_stride = 0;
   int64_t rows = 0;         // 1..spec.rows
   void* scratch = nullptr;  // attention_scratch_bytes() bytes, 64-byte aligned, one a thread
+
+  AttentionPart part = AttentionPart::whole;
+  int64_t begin = 0, end = 0;  // pages: those of these positions, multiples of kKvPage
+  // Row r's state of page i at states + i * state_stride + r * attention_state_bytes(), 64-byte
+  // aligned. Pages that no row of the call sees have none.
+  std::byte* states = nullptr;
+  int64_t state_stride = 0;
 };
 
 using AttentionFn = void (*)(const AttentionArgs*);
 
 int64_t attention_scratch_bytes(const AttentionSpec& spec);
+constexpr int64_t attention_state_bytes(int64_t head_dim) { return (head_dim + 15) / 16 * 64 + 64; }
 void attention_reference(const AttentionSpec& spec, const AttentionArgs& args);
 // Its part for the integer types.
 void integer_attention_reference(const AttentionSpec& spec, const AttentionArgs& args);

@@ -1,10 +1,13 @@
 // What the generators of attention share, whatever the cache holds: the scratch, the two paths of
-// one function (all rows together and, where the call has one row only, that row alone), and the
-// arithmetic of positions. Base of attention_generator.cpp and attention_integer_generator.cpp.
+// one function (all rows together and, where the call has one row only, that row alone), the walk
+// over pages with their states, and the arithmetic of positions. Base of attention_generator.cpp
+// and attention_integer_generator.cpp.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <utility>
 #include <vector>
 
 #include "jit/attention.h"
@@ -32,6 +35,47 @@ class AttentionCode {
 
   // The whole of one path, which takes so many rows together.
   virtual void path(int rows) = 0;
+  // Its parts: the splits of the page at page_ into the page's state; that into the state of all;
+  // that one's result.
+  virtual void attend_page(int rows) = 0;
+  virtual void merge_page(int rows) = 0;
+  virtual void write_out() = 0;
+
+  // Where the page's state is in the scratch.
+  struct PageState {
+    int32_t max, sum, output, row_bytes;
+  };
+
+  // The pages of positions from `lowest` to `highest`, computed or loaded, stored or merged.
+  void each_page(int rows, const Gp& lowest, const Gp& highest, const PageState& state) {
+    page_ = copy(lowest, "page");
+    cc_.and_(page_, -kKvPage);
+    last_ = copy(highest, "last");
+    if_part(AttentionPart::pages, [&] {
+      raise(page_, v_.load_gp(v_.field(offsetof(AttentionArgs, begin)), "begin"));
+      lower(last_, v_.load_gp(v_.field(offsetof(AttentionArgs, end)), "end"));
+    });
+    v_.loop(page_, last_, kKvPage, [&] {
+      Label merge = cc_.newLabel();
+      Label done = cc_.newLabel();
+      if_part(AttentionPart::merge, [&] {
+        load_state(state);
+        cc_.jmp(merge);
+      });
+      attend_page(rows);
+      if_part(AttentionPart::pages, [&] {
+        store_state(state);
+        cc_.jmp(done);
+      });
+      cc_.bind(merge);
+      merge_page(rows);
+      cc_.bind(done);
+    });
+    Label done = cc_.newLabel();
+    if_part(AttentionPart::pages, [&] { cc_.jmp(done); });
+    write_out();
+    cc_.bind(done);
+  }
 
   // `together`: rows of the path for more than one row.
   std::vector<uint8_t> generate_paths(int together) {
@@ -90,6 +134,57 @@ class AttentionCode {
     cc_.cmovg(a, b);
   }
 
+  // Registers of the walk, for attend_page() and merge_page().
+  Gp page_, last_;  // the page's first position; where the call's positions end
+
+ private:
+  void if_part(AttentionPart part, const std::function<void()>& body) {
+    Label other = cc_.newLabel();
+    cc_.cmp(v_.field(offsetof(AttentionArgs, part)), static_cast<int64_t>(part));
+    cc_.jne(other);
+    body();
+    cc_.bind(other);
+  }
+
+  using Record = std::function<void(const Gp& record, const Gp& row, const Gp& output)>;
+  void each_state(const PageState& state, const Record& body) {
+    const Gp record = copy(page_, "record");
+    cc_.sar(record, 8);
+    cc_.imul(record, v_.field(offsetof(AttentionArgs, state_stride)));
+    cc_.add(record, v_.field(offsetof(AttentionArgs, states)));
+    const Gp rows = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "rows");
+    const Gp output = address(at(state.output), "output");
+    const Gp row = v_.zero_gp("row");
+    v_.loop(row, rows, 1, [&] {
+      body(record, row, output);
+      cc_.add(output, state.row_bytes);
+      cc_.add(record, static_cast<int32_t>(attention_state_bytes(dim_)));
+    });
+  }
+  void load_state(const PageState& state) {
+    each_state(state, [&](const Gp& record, const Gp& row, const Gp& output) {
+      const Gp i = v_.zero_gp("i");
+      v_.loop(i, state.row_bytes, 64,
+              [&] { v_.store(asmjit::x86::ptr(output, i), v_.load(asmjit::x86::ptr(record, i))); });
+      for (const auto& [to, from] : {std::pair{state.max, 0}, std::pair{state.sum, 4}}) {
+        v_.store_lane0(at(to, row, 2),
+                       v_.broadcast(asmjit::x86::dword_ptr(record, state.row_bytes + from)));
+      }
+    });
+  }
+  void store_state(const PageState& state) {
+    each_state(state, [&](const Gp& record, const Gp& row, const Gp& output) {
+      const Gp i = v_.zero_gp("i");
+      v_.loop(i, state.row_bytes, 64,
+              [&] { v_.store(asmjit::x86::ptr(record, i), v_.load(asmjit::x86::ptr(output, i))); });
+      for (const auto& [from, to] : {std::pair{state.max, 0}, std::pair{state.sum, 4}}) {
+        v_.store_lane0(asmjit::x86::ptr(record, state.row_bytes + to),
+                       v_.broadcast(at(from, row, 2)));
+      }
+    });
+  }
+
+ protected:
   const AttentionSpec spec_;
   const int64_t dim_;
   const KvRecord layout_;

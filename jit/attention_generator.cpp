@@ -74,10 +74,17 @@ class AttentionGenerator : public AttentionCode {
     cc_.mov(lowest, INT64_MAX);
     gather_rows(rows, lowest);
     lowest_ = lowest;
-    split_ = copy(lowest, "split");
+    each_page(rows, lowest_, highest_,
+              {scratch_.max, scratch_.sum, scratch_.output, scratch_.width_bytes});
+  }
+
+  void attend_page(int rows) override {
+    split_ = copy(lowest_, "split");
     cc_.and_(split_, -kKvSplit);
-    v_.loop(split_, highest_, kKvSplit, [&] { split(rows); });
-    write_out();
+    raise(split_, page_);
+    const Gp end = address(x86::ptr(page_, kKvPage), "page_end");
+    lower(end, highest_);
+    v_.loop(split_, end, kKvSplit, [&] { split(rows); });
   }
 
   // Copies what the rows say into the scratch.
@@ -281,7 +288,10 @@ class AttentionGenerator : public AttentionCode {
       v_.store(x86::ptr(weights, t, 2), p);
       v_.assign(total, v_.add(total, p));
     });
-    merge_sum(row, max, v_.reduce_add(total));
+    const Reg sum = v_.reduce_add(total);
+    Label first_split = cc_.newLabel();
+    jump_if_first(row, first_split);
+    merge_sum(row, {scratch_.max, scratch_.sum}, max, sum, first_split);
     cc_.bind(out);
   }
 
@@ -311,29 +321,34 @@ class AttentionGenerator : public AttentionCode {
     return v_.fma(v_.broadcast(at(scratch_.slope, row, 2)), v_.to_float(positions), s);
   }
 
-  // Branches on whether this split is the first that the row sees.
+  // Branches on whether this split is the first of its page that the row sees.
   void jump_if_first(const Gp& row, const Label& first) {
+    cc_.cmp(split_, page_);
+    cc_.je(first);
     cc_.cmp(split_, at(scratch_.lo, row, 3));
     cc_.jle(first);
   }
 
-  void merge_sum(const Gp& row, const Reg& max, const Reg& sum) {
-    Label first = cc_.newLabel();
+  // The maximum and the sum of a part beside those that are merged so far, where there are some.
+  struct Merged {
+    int32_t max, sum;
+  };
+  void merge_sum(const Gp& row, const Merged& into, const Reg& max, const Reg& sum,
+                 const Label& first) {
     Label done = cc_.newLabel();
-    jump_if_first(row, first);
-    const Reg old_max = v_.broadcast(at(scratch_.max, row, 2));
+    const Reg old_max = v_.broadcast(at(into.max, row, 2));
     const Reg both = v_.max(old_max, max);
     const Reg keep = vector_exp(v_, v_.sub(old_max, both));
     const Reg add = vector_exp(v_, v_.sub(max, both));
-    const Reg old_sum = v_.broadcast(at(scratch_.sum, row, 2));
-    v_.store_lane0(at(scratch_.sum, row, 2), v_.fma(old_sum, keep, v_.mul(sum, add)));
-    v_.store_lane0(at(scratch_.max, row, 2), both);
+    const Reg old_sum = v_.broadcast(at(into.sum, row, 2));
+    v_.store_lane0(at(into.sum, row, 2), v_.fma(old_sum, keep, v_.mul(sum, add)));
+    v_.store_lane0(at(into.max, row, 2), both);
     v_.store_lane0(at(scratch_.keep, row, 2), keep);
     v_.store_lane0(at(scratch_.add, row, 2), add);
     cc_.jmp(done);
     cc_.bind(first);
-    v_.store_lane0(at(scratch_.sum, row, 2), sum);
-    v_.store_lane0(at(scratch_.max, row, 2), max);
+    v_.store_lane0(at(into.sum, row, 2), sum);
+    v_.store_lane0(at(into.max, row, 2), max);
     cc_.bind(done);
   }
 
@@ -450,8 +465,41 @@ class AttentionGenerator : public AttentionCode {
     skip_unseen(row, out);
     const Gp partial = row_address(scratch_.partial, row, scratch_.width_bytes, "partial");
     const Gp output = row_address(scratch_.output, row, scratch_.width_bytes, "output");
-    const Gp i = v_.zero_gp("i");
     jump_if_first(row, first);
+    merge_output(row, partial, output, first);
+    cc_.bind(out);
+  }
+
+  // The page's state into that of all pages.
+  void merge_page(int rows) override {
+    each_row(rows, [&](const Gp& row) {
+      Label out = cc_.newLabel();
+      Label first_sum = cc_.newLabel();
+      Label first_output = cc_.newLabel();
+      const Gp lo = v_.load_gp(at(scratch_.lo, row, 3), "lo");
+      cc_.cmp(page_, at(scratch_.hi, row, 3));
+      cc_.jge(out);
+      const Gp page_end = address(x86::ptr(page_, kKvPage), "page_end");
+      cc_.cmp(page_end, lo);
+      cc_.jle(out);
+      const Reg max = v_.broadcast(at(scratch_.max, row, 2));
+      const Reg sum = v_.broadcast(at(scratch_.sum, row, 2));
+      cc_.cmp(page_, lo);
+      cc_.jle(first_sum);
+      merge_sum(row, {scratch_.all_max, scratch_.all_sum}, max, sum, first_sum);
+      const Gp page = row_address(scratch_.output, row, scratch_.width_bytes, "page_output");
+      const Gp all = row_address(scratch_.all_output, row, scratch_.width_bytes, "all_output");
+      cc_.cmp(page_, lo);
+      cc_.jle(first_output);
+      merge_output(row, page, all, first_output);
+      cc_.bind(out);
+    });
+  }
+
+  // output = output * keep + partial * add; from `first` on, output = partial.
+  void merge_output(const Gp& row, const Gp& partial, const Gp& output, const Label& first) {
+    Label out = cc_.newLabel();
+    const Gp i = v_.zero_gp("i");
     const Reg keep = v_.broadcast(at(scratch_.keep, row, 2));
     const Reg add = v_.broadcast(at(scratch_.add, row, 2));
     v_.loop(i, scratch_.width_bytes, 64, [&] {
@@ -460,21 +508,22 @@ class AttentionGenerator : public AttentionCode {
     });
     cc_.jmp(out);
     cc_.bind(first);
+    cc_.xor_(i.r32(), i.r32());
     v_.loop(i, scratch_.width_bytes, 64,
             [&] { v_.store(x86::ptr(output, i), v_.load(x86::ptr(partial, i))); });
     cc_.bind(out);
   }
 
-  void write_out() {
+  void write_out() override {
     const Gp rows = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "rows");
     const Gp row = v_.zero_gp("row");
     v_.loop(row, rows, 1, [&] {
-      const Gp output = row_address(scratch_.output, row, scratch_.width_bytes, "output");
+      const Gp output = row_address(scratch_.all_output, row, scratch_.width_bytes, "output");
       const Gp out = copy(row, "out");
       cc_.imul(out, v_.field(offsetof(AttentionArgs, out_stride)));
       cc_.shl(out, 2);
       cc_.add(out, v_.field(offsetof(AttentionArgs, out)));
-      const Reg sum = v_.broadcast(at(scratch_.sum, row, 2));
+      const Reg sum = v_.broadcast(at(scratch_.all_sum, row, 2));
       const Gp i = v_.zero_gp("i");
       v_.blocks(i, dim_, [&](const Mask* mask, int) {
         v_.store(x86::ptr(out, i, 2), v_.div(v_.load(x86::ptr(output, i, 2)), sum), mask);

@@ -9,20 +9,29 @@ inline constexpr float kLog2E = 1.44269504088896341F;
 inline constexpr float kByLargestWeight = 1.0F / 32767.0F;
 inline constexpr float kByWeightSum = 1.0F / 131000.0F;
 
+// Constants of vector_exp2(), for backends that keep them in registers.
+inline constexpr float kExp2[] = {1.3264727143e-3F,
+                                  9.671512642e-3F,
+                                  5.55073374343e-2F,
+                                  2.402224208532e-1F,
+                                  6.931469775990e-1F,
+                                  1.0F,
+                                  -125.0F};
+
 // 2^x for x <= 0; below -125 it is 2^-125, NaN stays NaN, and 2^0 is 1 exactly. Relative error
 // < 2e-7: a polynomial of 2^r on [-0.5, 0.5] (minimax, Lawson's iteration), its exponent raised by
 // an integer addition. Beside vector_math.h's operations V has scale_pow2(p, n): p * 2^n for p in
 // [0.5, 2) and integral n, by bits of the exponent.
 template <typename V>
 typename V::Reg vector_exp2(V& v, const typename V::Reg& input) {
-  auto x = v.max(v.imm(-125.0F), input);
+  auto x = v.max(v.imm(kExp2[6]), input);
   auto n = v.round(x);
   auto r = v.sub(x, n);
-  auto p = v.fma(r, v.imm(1.3264727143e-3F), v.imm(9.671512642e-3F));
-  p = v.fma(p, r, v.imm(5.55073374343e-2F));
-  p = v.fma(p, r, v.imm(2.402224208532e-1F));
-  p = v.fma(p, r, v.imm(6.931469775990e-1F));
-  p = v.fma(p, r, v.imm(1.0F));
+  auto p = v.fma(r, v.imm(kExp2[0]), v.imm(kExp2[1]));
+  p = v.fma(p, r, v.imm(kExp2[2]));
+  p = v.fma(p, r, v.imm(kExp2[3]));
+  p = v.fma(p, r, v.imm(kExp2[4]));
+  p = v.fma(p, r, v.imm(kExp2[5]));
   return v.scale_pow2(p, n);
 }
 

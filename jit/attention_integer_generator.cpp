@@ -12,6 +12,7 @@
 #include "jit/attention_code.h"
 #include "jit/attention_generator.h"
 #include "jit/attention_integer.h"
+#include "jit/attention_integer_weights.h"
 #include "jit/attention_scratch.h"
 #include "jit/compiler_math.h"
 #include "jit/kv_layout.h"
@@ -28,19 +29,16 @@ using Mask = CompilerMath::Mask;
 using Mem = CompilerMath::Mem;
 using Reg = CompilerMath::Reg;
 
-constexpr int kRowTile = 4;
-constexpr int kBlocks = static_cast<int>(kKvSplit / kKeyBlock);  // of a split
-constexpr int kScoreBytes = static_cast<int>(kKvSplit) * 4;      // one row of scores
-constexpr int kWeightBytes = static_cast<int>(kKvSplit) * 2;     // one row of weights
+constexpr int kScoreBytes = static_cast<int>(kKvSplit) * 4;   // one row of scores
+constexpr int kWeightBytes = static_cast<int>(kKvSplit) * 2;  // one row of weights
 
 // Two paths in one function: rows a tile at a time and, where the call has one row only, that row
 // alone. A call whose rows fill no whole tile repeats its last one and drops the copies. Within a
 // path, splits that every row sees whole take code without masks.
-class IntegerAttentionGenerator : public AttentionCode {
+class IntegerAttentionGenerator : public IntegerWeights {
  public:
   IntegerAttentionGenerator(const AttentionSpec& spec, Isa isa)
-      : AttentionCode(spec, isa),
-        scratch_(IntegerAttentionScratch::of(spec)),
+      : IntegerWeights(spec, isa),
         element_bytes_(spec.kv == KvType::int8 ? 1 : 2),
         position_bytes_(scratch_.output_bytes / 4 * element_bytes_) {}
 
@@ -60,10 +58,27 @@ class IntegerAttentionGenerator : public AttentionCode {
     cc_.add(count_, tile - 1);
     cc_.and_(count_, -tile);
     gather_rows();
+    each_page(tile, lowest_, highest_,
+              {scratch_.max, scratch_.sum, scratch_.output, scratch_.output_bytes});
+  }
+
+  void attend_page(int) override {
+    clear_sums(scratch_.max, scratch_.sum);
     split_ = copy(lowest_, "split");
     cc_.and_(split_, -kKvSplit);
-    v_.loop(split_, highest_, kKvSplit, [&] { split(); });
-    write_out();
+    raise(split_, page_);
+    first_split_ = copy(split_, "first_split");
+    const Gp end = address(x86::ptr(page_, kKvPage), "page_end");
+    lower(end, highest_);
+    v_.loop(split_, end, kKvSplit, [&] { split(); });
+  }
+
+  void clear_sums(int32_t max, int32_t sum) {
+    const Gp row = v_.zero_gp("row");
+    v_.loop(row, count_, 16, [&] {
+      v_.store(at(max, row, 2), v_.imm(kLowScore));
+      v_.store(at(sum, row, 2), v_.imm(0.0F));
+    });
   }
 
   void split() {
@@ -95,6 +110,16 @@ class IntegerAttentionGenerator : public AttentionCode {
   }
 
   void split_body(bool full) {
+    if (tile_ == kRowTile && v_.wide()) {
+      weigh_tiles(full);
+    } else {
+      weigh_rows(full);
+    }
+    merge_sums({scratch_.split_max, scratch_.split_sum}, {scratch_.max, scratch_.sum}, false);
+    values(full);
+  }
+
+  void weigh_rows(bool full) {
     scores(full);
     const Gp row = v_.zero_gp("row");
     const Gp scores = address(at(scratch_.scores), "scores");
@@ -106,8 +131,87 @@ class IntegerAttentionGenerator : public AttentionCode {
       cc_.add(scores, kScoreBytes);
       cc_.add(weights, kWeightBytes);
     });
-    merge();
-    values(full);
+  }
+
+  // Scores of a split, the dots of a tile in registers, and the weights made of them.
+  void weigh_tiles(bool full) {
+    const Gp keys = part(0, "keys");
+    const Gp query = address(at(scratch_.query), "query");
+    const Gp scores = address(at(scratch_.scores), "scores");
+    const Gp weights = address(at(scratch_.weights), "weights");
+    const Gp row = v_.zero_gp("row");
+    v_.loop(row, count_, kRowTile, [&] {
+      std::vector<Reg> sums;
+      for (int i = 0; i < kRowTile * kBlocks; ++i) {
+        sums.push_back(v_.accumulator(v_.imm_bits(0)));
+      }
+      // Few rows, which are bound by memory, read block after block, the order that the hardware
+      // foresees.
+      Label many = cc_.newLabel();
+      Label done = cc_.newLabel();
+      cc_.cmp(count_, kRowTile);
+      cc_.jg(many);
+      for (int block = 0; block < kBlocks; ++block) {
+        Label unseen = cc_.newLabel();
+        if (!full) {
+          cc_.cmp(end_, block * kKeyBlock);
+          cc_.jle(unseen);
+          cc_.cmp(begin_, block * kKeyBlock);
+          cc_.jg(unseen);
+        }
+        dot_blocks(block, 1, keys, query, sums);
+        cc_.bind(unseen);
+      }
+      cc_.jmp(done);
+      cc_.bind(many);
+      dot_blocks(0, kBlocks, keys, query, sums);
+      cc_.bind(done);
+      score_tile(row, scores, sums, full);
+      cc_.add(query, kRowTile * scratch_.query_bytes);
+      cc_.add(scores, kRowTile * kScoreBytes);
+    });
+    cc_.xor_(row, row);
+    cc_.lea(scores, at(scratch_.scores));
+    v_.hold(kExp2);
+    v_.loop(row, count_, kRowTile, [&] {
+      weigh_tile(row, scores, full);
+      cc_.add(scores, kRowTile * kScoreBytes);
+    });
+    v_.release();
+    cc_.xor_(row, row);
+    cc_.lea(scores, at(scratch_.scores));
+    v_.loop(row, count_, kRowTile, [&] {
+      round_tile(row, scores, weights);
+      cc_.add(scores, kRowTile * kScoreBytes);
+      cc_.add(weights, kRowTile * kWeightBytes);
+    });
+  }
+
+  // sums[row][block] += queries of a tile . keys of `blocks` blocks.
+  void dot_blocks(int first, int blocks, const Gp& keys, const Gp& query,
+                  const std::vector<Reg>& sums) {
+    constexpr int kUnroll = 4;
+    const int pair_bytes = static_cast<int>(kKeyBlock) * 2 * element_bytes_;
+    const Gp key = address(x86::ptr(keys, first * block_bytes()), "key");
+    const Gp q = copy(query, "q");
+    const Gp i = v_.zero_gp("i");
+    v_.loop(i, scratch_.query_bytes / 4, kUnroll, [&] {
+      for (int u = 0; u < kUnroll; ++u) {
+        std::vector<Reg> pairs;
+        for (int b = 0; b < blocks; ++b) {
+          pairs.push_back(load_pairs(x86::ptr(key, b * block_bytes() + u * pair_bytes)));
+        }
+        for (int r = 0; r < kRowTile; ++r) {
+          const Reg two = v_.broadcast(x86::dword_ptr(q, r * scratch_.query_bytes + u * 4));
+          for (int b = 0; b < blocks; ++b) {
+            v_.dot_int16(sums[static_cast<size_t>(r * kBlocks + first + b)],
+                         pairs[static_cast<size_t>(b)], two);
+          }
+        }
+      }
+      cc_.add(key, kUnroll * pair_bytes);
+      cc_.add(q, kUnroll * 4);
+    });
   }
 
   // ---- what the rows say, and their queries in integers ----
@@ -121,8 +225,9 @@ class IntegerAttentionGenerator : public AttentionCode {
     highest_lo_ = v_.zero_gp("highest_lo");
     const Gp last = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "last");
     cc_.dec(last);
+    fetch_queries();
     const Gp query = address(at(scratch_.query), "query");
-    const Gp output = address(at(scratch_.output), "output");
+    const Gp output = address(at(scratch_.all_output), "output");
     const Gp row = v_.zero_gp("row");
     v_.loop(row, count_, 1, [&] {
       const Gp source = copy(row, "source");
@@ -133,10 +238,20 @@ class IntegerAttentionGenerator : public AttentionCode {
       cc_.add(query, scratch_.query_bytes);
       cc_.add(output, scratch_.output_bytes);
     });
-    cc_.xor_(row, row);
-    v_.loop(row, count_, 16, [&] {
-      v_.store(at(scratch_.max, row, 2), v_.imm(kLowScore));
-      v_.store(at(scratch_.sum, row, 2), v_.imm(0.0F));
+    clear_sums(scratch_.all_max, scratch_.all_sum);
+  }
+
+  // Queries of many rows lie far apart, where no hardware foresees them.
+  void fetch_queries() {
+    if (tile_ == 1) return;
+    const Gp rows = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "rows");
+    const Gp stride = v_.load_gp(v_.field(offsetof(AttentionArgs, q_stride)), "stride");
+    const Gp query = v_.load_gp(v_.field(offsetof(AttentionArgs, q)), "query");
+    const Gp row = v_.zero_gp("row");
+    v_.loop(row, rows, 1, [&] {
+      const Gp i = v_.zero_gp("i");
+      v_.loop(i, dim_, 16, [&] { cc_.prefetcht0(x86::ptr(query, i, 2)); });
+      cc_.lea(query, x86::ptr(query, stride, 2));
     });
   }
 
@@ -217,70 +332,47 @@ class IntegerAttentionGenerator : public AttentionCode {
       cc_.lea(scores, x86::ptr(scores, begin_, 2));
       const Gp block = copy(begin_, "block");
       v_.loop(block, end_, kKeyBlock, [&] {
-        score_rows(1, keys, scores);
+        dot_rows(keys, scores);
         cc_.add(keys, block_bytes());
         cc_.add(scores, 64);
       });
       return;
     }
-    // A tile of rows x blocks whose sums fit in registers beside the keys. Few rows, which are
-    // bound by memory, read block after block, the order that the hardware foresees.
-    if (!v_.wide() || tile_ == 1) return score_blocks(1, keys, scores);
-    Label many = cc_.newLabel();
-    Label done = cc_.newLabel();
-    cc_.cmp(count_, tile_);
-    cc_.jg(many);
-    score_blocks(1, keys, scores);
-    cc_.jmp(done);
-    cc_.bind(many);
-    score_blocks(kBlocks, keys, scores);
-    cc_.bind(done);
-  }
-
-  // All blocks of a split, `tile` at a time.
-  void score_blocks(int tile, const Gp& keys, const Gp& scores) {
-    for (int block = 0; block < kBlocks; block += tile) {
-      score_rows(tile, keys, scores);
-      cc_.add(keys, tile * block_bytes());
-      cc_.add(scores, tile * 64);
+    for (int block = 0; block < kBlocks; ++block) {
+      dot_rows(keys, scores);
+      cc_.add(keys, block_bytes());
+      cc_.add(scores, 64);
     }
   }
 
   int block_bytes() const { return static_cast<int>(kKeyBlock) * position_bytes_; }
 
-  void score_rows(int blocks, const Gp& keys, const Gp& scores) {
+  void dot_rows(const Gp& keys, const Gp& scores) {
     const Gp query = address(at(scratch_.query), "query");
     const Gp target = copy(scores, "target");
     const Gp row = v_.zero_gp("row");
     v_.loop(row, count_, tile_, [&] {
-      score_tile(blocks, keys, query, target);
+      dot_tile(keys, query, target);
       cc_.add(query, tile_ * scratch_.query_bytes);
       cc_.add(target, tile_ * kScoreBytes);
     });
   }
 
-  void score_tile(int blocks, const Gp& keys, const Gp& query, const Gp& target) {
+  void dot_tile(const Gp& keys, const Gp& query, const Gp& target) {
     constexpr int kUnroll = 4;
-    const int count = tile_ * blocks;
-    const int chains = count == 1 ? kUnroll : 1;  // one chain of dots is bound by their latency
+    const int chains = tile_ == 1 ? kUnroll : 1;  // one chain of dots is bound by their latency
     std::vector<Reg> sums;
-    for (int i = 0; i < count * chains; ++i) sums.push_back(v_.accumulator(v_.imm_bits(0)));
+    for (int i = 0; i < tile_ * chains; ++i) sums.push_back(v_.accumulator(v_.imm_bits(0)));
     const int pair_bytes = static_cast<int>(kKeyBlock) * 2 * element_bytes_;
     const Gp key = copy(keys, "key");
     const Gp q = copy(query, "q");
     const Gp i = v_.zero_gp("i");
     v_.loop(i, scratch_.query_bytes / 4, kUnroll, [&] {
       for (int u = 0; u < kUnroll; ++u) {
-        std::vector<Reg> pairs;
-        for (int b = 0; b < blocks; ++b) {
-          pairs.push_back(load_pairs(x86::ptr(key, b * block_bytes() + u * pair_bytes)));
-        }
+        const Reg pairs = load_pairs(x86::ptr(key, u * pair_bytes));
         for (int r = 0; r < tile_; ++r) {
           const Reg two = v_.broadcast(x86::dword_ptr(q, r * scratch_.query_bytes + u * 4));
-          for (int b = 0; b < blocks; ++b) {
-            const int sum = r * blocks + b + u % chains;
-            v_.dot_int16(sums[static_cast<size_t>(sum)], pairs[static_cast<size_t>(b)], two);
-          }
+          v_.dot_int16(sums[static_cast<size_t>(r + u % chains)], pairs, two);
         }
       }
       cc_.add(key, kUnroll * pair_bytes);
@@ -290,143 +382,53 @@ class IntegerAttentionGenerator : public AttentionCode {
       v_.assign(sums[0], v_.int_add(sums[0], sums[chain]));
     }
     for (int r = 0; r < tile_; ++r) {
-      for (int b = 0; b < blocks; ++b) {
-        v_.store(x86::ptr(target, r * kScoreBytes + b * 64),
-                 sums[static_cast<size_t>(r * blocks + b)]);
-      }
+      v_.store(x86::ptr(target, r * kScoreBytes), sums[static_cast<size_t>(r)]);
     }
-  }
-
-  // ---- weights of one row: scaled, masked, powers of 2, integers ----
-
-  struct RowPlace {
-    Gp row, scores, weights, key_scales, value_scales;
-    bool full;
-  };
-  // Block `index` of the split, or, where that is not known yet, the one at position t.
-  struct Block {
-    int index;
-    Gp t;
-    Mem of(const Gp& base, int lane_bytes) const {
-      if (index >= 0) return x86::ptr(base, index * static_cast<int>(kKeyBlock) * lane_bytes);
-      return x86::ptr(base, t, lane_bytes == 4 ? 2 : 1);
-    }
-  };
-
-  void each_block(bool full, const std::function<void(const Block&)>& body) {
-    if (full) {
-      for (int b = 0; b < kBlocks; ++b) body({b, {}});
-    } else {
-      const Gp t = copy(begin_, "t");
-      v_.loop(t, end_, kKeyBlock, [&] { body({-1, t}); });
-    }
-  }
-
-  void weigh_row(const RowPlace& place) {
-    // Scores, then weights: in registers where four more fit, else in the row of scores.
-    std::vector<Reg> held(kBlocks);
-    const bool hold = place.full && v_.wide();
-    const auto put = [&](const Block& block, const Reg& x) {
-      if (hold) {
-        held[static_cast<size_t>(block.index)] = x;
-      } else {
-        v_.store(block.of(place.scores, 4), x);
-      }
-    };
-    const auto get = [&](const Block& block) {
-      return hold ? held[static_cast<size_t>(block.index)] : v_.load(block.of(place.scores, 4));
-    };
-
-    const Reg largest = v_.accumulator(v_.imm(kLowScore));
-    each_block(place.full, [&](const Block& block) {
-      const Reg s = score(place, block);
-      put(block, s);
-      if (place.full) {
-        v_.assign(largest, v_.max(s, largest));
-      } else {
-        v_.assign(largest, v_.max(v_.select(visible(place, block), s, v_.imm(kLowScore)), largest));
-      }
-    });
-    const Reg max = v_.reduce_max(largest);
-    v_.store_lane0(at(scratch_.split_max, place.row, 2), max);
-
-    const Reg sum = v_.accumulator(v_.imm(0.0F));
-    const Reg weight_sum = v_.accumulator(v_.imm(0.0F));
-    const Reg weight_max = v_.accumulator(v_.imm(0.0F));
-    each_block(place.full, [&](const Block& block) {
-      Reg p = vector_exp2(v_, v_.sub(get(block), max));
-      Reg w = v_.mul(p, v_.load(block.of(place.value_scales, 4)));
-      if (!place.full) {
-        const Mask mask = visible(place, block);
-        p = v_.keep(mask, p);
-        w = v_.keep(mask, w);
-      }
-      v_.assign(sum, v_.add(sum, p));
-      v_.assign(weight_sum, v_.add(weight_sum, w));
-      v_.assign(weight_max, v_.max(w, weight_max));
-      put(block, w);
-    });
-    v_.store_lane0(at(scratch_.split_sum, place.row, 2), v_.reduce_add(sum));
-    const Reg by_largest = v_.mul(v_.reduce_max(weight_max), v_.imm(kByLargestWeight));
-    const Reg by_sum = v_.mul(v_.reduce_add(weight_sum), v_.imm(kByWeightSum));
-    const Reg unit = v_.max(v_.accumulator(v_.imm(kSmallestScale)), v_.max(by_largest, by_sum));
-    const Reg inverse = v_.div(v_.accumulator(v_.imm(1.0F)), unit);
-    v_.store_lane0(at(scratch_.factor, place.row, 2), unit);
-    each_block(place.full, [&](const Block& block) {
-      v_.store_int16(block.of(place.weights, 2), v_.to_int(v_.mul(get(block), inverse)));
-    });
-  }
-
-  Reg score(const RowPlace& place, const Block& block) {
-    const Reg dot = v_.to_float(v_.load(block.of(place.scores, 4)));
-    const Reg scaled = v_.mul(dot, v_.load(block.of(place.key_scales, 4)));
-    Reg s = v_.mul(scaled, v_.broadcast(at(scratch_.row_scale, place.row, 2)));
-    if (spec_.softcap) {
-      const Reg cap = v_.broadcast(v_.field(offsetof(AttentionArgs, softcap), 4));
-      s = v_.mul(cap, vector_tanh(v_, v_.div(s, cap)));
-    }
-    if (spec_.alibi) {
-      const Gp distance = copy(split_, "distance");  // t - (hi - 1)
-      if (block.index < 0) {
-        cc_.add(distance, block.t);
-      } else {
-        cc_.add(distance, block.index * kKeyBlock);
-      }
-      cc_.sub(distance.r32(), at(scratch_.newest, place.row, 2));
-      const Reg positions = v_.int_add(v_.broadcast(distance), v_.iota());
-      s = v_.fma(v_.broadcast(at(scratch_.slope, place.row, 2)), v_.to_float(positions), s);
-    }
-    return spec_.softcap || spec_.alibi ? v_.mul(s, v_.imm(kLog2E)) : s;
-  }
-
-  // Lanes of the block whose position the row may see. Only asked where blocks are not whole.
-  Mask visible(const RowPlace& place, const Block& block) {
-    const Reg position = v_.int_add(v_.broadcast(block.t), v_.iota());
-    const Reg first = v_.broadcast(at(scratch_.first, place.row, 2));
-    const Reg before = v_.int_add(first, v_.imm_bits(~0U));
-    return v_.both(v_.int_greater(position, before),
-                   v_.int_greater(v_.broadcast(at(scratch_.end, place.row, 2)), position));
   }
 
   // ---- merging: 16 rows at a time ----
 
-  void merge() {
+  struct Sums {
+    int32_t max, sum;
+  };
+  // Maxima and sums of a part into those of what is before it, and the factors for the outputs.
+  void merge_sums(const Sums& part, const Sums& into, bool page) {
     const Gp row = v_.zero_gp("row");
     v_.loop(row, count_, 16, [&] {
-      const Reg old_max = v_.load(at(scratch_.max, row, 2));
-      const Reg split_max = v_.load(at(scratch_.split_max, row, 2));
-      const Reg max = v_.max(old_max, split_max);
+      const Reg old_max = v_.load(at(into.max, row, 2));
+      const Reg part_max = v_.load(at(part.max, row, 2));
+      const Reg max = v_.max(old_max, part_max);
       const Reg keep = vector_exp2(v_, v_.sub(old_max, max));
-      const Reg add = vector_exp2(v_, v_.sub(split_max, max));
-      v_.store(at(scratch_.max, row, 2), max);
+      const Reg add = vector_exp2(v_, v_.sub(part_max, max));
+      v_.store(at(into.max, row, 2), max);
       v_.store(at(scratch_.keep, row, 2), keep);
-      const Reg sum = v_.mul(v_.load(at(scratch_.split_sum, row, 2)), add);
-      v_.store(at(scratch_.sum, row, 2), v_.fma(v_.load(at(scratch_.sum, row, 2)), keep, sum));
-      v_.store(at(scratch_.factor, row, 2), v_.mul(v_.load(at(scratch_.factor, row, 2)), add));
+      const Reg sum = v_.mul(v_.load(at(part.sum, row, 2)), add);
+      v_.store(at(into.sum, row, 2), v_.fma(v_.load(at(into.sum, row, 2)), keep, sum));
+      const Mem factor = at(scratch_.factor, row, 2);
+      v_.store(factor, page ? add : v_.mul(v_.load(factor), add));
     });
   }
 
-  // ---- output[row] = output * keep + float(weights . values) * factor ----
+  void merge_page(int) override {
+    merge_sums({scratch_.max, scratch_.sum}, {scratch_.all_max, scratch_.all_sum}, true);
+    const Gp page = address(at(scratch_.output), "page_output");
+    const Gp all = address(at(scratch_.all_output), "all_output");
+    const Gp row = v_.zero_gp("row");
+    v_.loop(row, count_, 1, [&] {
+      const Reg keep = v_.broadcast(at(scratch_.keep, row, 2));
+      const Reg add = v_.broadcast(at(scratch_.factor, row, 2));
+      const Gp i = v_.zero_gp("i");
+      v_.loop(i, scratch_.output_bytes, 64, [&] {
+        const Reg scaled = v_.mul(v_.load(x86::ptr(page, i)), add);
+        v_.store(x86::ptr(all, i), v_.fma(v_.load(x86::ptr(all, i)), keep, scaled));
+      });
+      cc_.add(page, scratch_.output_bytes);
+      cc_.add(all, scratch_.output_bytes);
+    });
+  }
+
+  // ---- output[row] = output * keep + float(weights . values) * factor; in a page's first split,
+  // where nothing is there, the product alone ----
 
   void values(bool full) {
     const Gp values = part(layout_.values, "values");
@@ -484,25 +486,40 @@ class IntegerAttentionGenerator : public AttentionCode {
     } else {
       v_.loop(t, end_, 2 * kUnroll, body);
     }
+    Label first = cc_.newLabel();
+    Label done = cc_.newLabel();
+    cc_.cmp(split_, first_split_);
+    cc_.je(first);
+    add_values(column, columns, sums, place, true);
+    cc_.jmp(done);
+    cc_.bind(first);
+    add_values(column, columns, sums, place, false);
+    cc_.bind(done);
+  }
+
+  void add_values(int column, int columns, const std::vector<Reg>& sums, const ValuePlace& place,
+                  bool to_others) {
     for (int r = 0; r < tile_; ++r) {
-      const Reg keep = v_.broadcast(at(scratch_.keep + r * 4, place.row, 2));
       const Reg factor = v_.broadcast(at(scratch_.factor + r * 4, place.row, 2));
+      Reg keep;
+      if (to_others) keep = v_.broadcast(at(scratch_.keep + r * 4, place.row, 2));
       for (int c = 0; c < columns; ++c) {
         const Mem out = x86::ptr(place.output, r * scratch_.output_bytes + (column + c) * 64);
         const Reg dot = v_.to_float(sums[static_cast<size_t>(r * columns + c)]);
-        v_.store(out, v_.fma(v_.load(out), keep, v_.mul(dot, factor)));
+        const Reg added = v_.mul(dot, factor);
+        v_.store(out, to_others ? v_.fma(v_.load(out), keep, added) : added);
       }
     }
   }
 
-  void write_out() {
+  void write_out() override {
     const Gp rows = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "rows");
-    const Gp output = address(at(scratch_.output), "output");
+    const Gp output = address(at(scratch_.all_output), "output");
     const Gp out = v_.load_gp(v_.field(offsetof(AttentionArgs, out)), "out");
     const Gp stride = v_.load_gp(v_.field(offsetof(AttentionArgs, out_stride)), "stride");
     const Gp row = v_.zero_gp("row");
     v_.loop(row, rows, 1, [&] {
-      const Reg sum = v_.broadcast(at(scratch_.sum, row, 2));
+      const Reg sum = v_.broadcast(at(scratch_.all_sum, row, 2));
       const Gp i = v_.zero_gp("i");
       v_.blocks(i, dim_, [&](const Mask* mask, int) {
         const Reg o = v_.add(v_.load(x86::ptr(output, i, 2)), v_.imm(0.0F));
@@ -513,14 +530,12 @@ class IntegerAttentionGenerator : public AttentionCode {
     });
   }
 
-  IntegerAttentionScratch scratch_;
   int element_bytes_;
   int position_bytes_;                            // of one position of one head, keys or values
   int tile_ = 1;                                  // rows taken together
   Gp count_;                                      // rows, a multiple of tile_
   Gp lowest_, highest_, highest_lo_, lowest_hi_;  // of the rows' lo and hi
-  Gp split_, record_;                             // the present split's first position, its record
-  Gp begin_, end_;                                // blocks that any row sees, relative to it
+  Gp first_split_;                                // of its page, that any row sees
 };
 
 }  // namespace

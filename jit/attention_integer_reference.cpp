@@ -6,6 +6,7 @@
 
 #include "jit/attention.h"
 #include "jit/attention_integer.h"
+#include "jit/attention_pages.h"
 #include "jit/attention_scratch.h"
 #include "jit/kv_layout.h"
 #include "jit/kv_quantize.h"
@@ -32,25 +33,29 @@ float as_float(uint32_t sum) { return static_cast<float>(static_cast<int32_t>(su
 struct Row {
   std::array<int16_t, kMaxHeadDim> query;
   float scale = 0;  // r of the contract
+};
+
+// What a row has gathered, from one page or from all so far.
+struct Merged {
   float max = kLowScore, sum = 0;
   std::array<float, kMaxHeadDim> out{};
 };
 
 // `split`: the record that holds position t.
 float score(const AttentionSpec& spec, const AttentionArgs& args, const std::byte* split,
-            int64_t row, const Row& state, int64_t t) {
+            int64_t row, const Row& query, int64_t t) {
   ScalarMath v;
   const int64_t inside = t % kKvSplit;
   const int64_t width = (spec.head_dim + 15) / 16 * 16;
   const int64_t block = inside / kKeyBlock * width * kKeyBlock + inside % kKeyBlock * 2;
   uint32_t dot = 0;
   for (int64_t d = 0; d < spec.head_dim; ++d) {
-    add_product(dot, state.query[static_cast<size_t>(d)],
+    add_product(dot, query.query[static_cast<size_t>(d)],
                 element(spec.kv, split, block + d / 2 * kKeyBlock * 2 + d % 2));
   }
   float s =
       (as_float(dot) * scales_at(split, kv_record(spec.kv, spec.head_dim).key_scales)[inside]) *
-      state.scale;
+      query.scale;
   if (spec.softcap) s = args.softcap * vector_tanh(v, s / args.softcap);
   if (spec.alibi) s = std::fma(args.slope[row], static_cast<float>(t - (args.hi[row] - 1)), s);
   return spec.softcap || spec.alibi ? s * kLog2E : s;
@@ -58,7 +63,7 @@ float score(const AttentionSpec& spec, const AttentionArgs& args, const std::byt
 
 // One split: the positions [begin, end).
 void attend(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, int64_t begin,
-            int64_t end, Row& state) {
+            int64_t end, const Row& query, Merged& state) {
   ScalarMath v;
   const KvRecord record = kv_record(spec.kv, spec.head_dim);
   const std::byte* split = kv_split(record, args.cache, begin / kKvSplit);
@@ -67,7 +72,7 @@ void attend(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, i
   std::array<float, kKvSplit> s, w;
   float max = kLowScore;
   for (size_t i = 0; i < count; ++i) {
-    s[i] = score(spec, args, split, row, state, begin + static_cast<int64_t>(i));
+    s[i] = score(spec, args, split, row, query, begin + static_cast<int64_t>(i));
     max = v.max(s[i], max);
   }
   Lanes sums{}, weight_sums{};
@@ -104,23 +109,57 @@ void attend(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, i
   }
 }
 
+// The page that begins at `start`.
+void attend_page(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, int64_t start,
+                 const Row& query, Merged& page) {
+  const int64_t begin = std::max(args.lo[row], start);
+  const int64_t end = std::min(args.hi[row], start + kKvPage);
+  for (int64_t at = begin / kKvSplit * kKvSplit; at < end; at += kKvSplit) {
+    attend(spec, args, row, std::max(begin, at), std::min(end, at + kKvSplit), query, page);
+  }
+}
+
+void merge(int64_t head_dim, const Merged& page, Merged& all) {
+  ScalarMath v;
+  const float max = v.max(all.max, page.max);
+  const float keep = vector_exp2(v, all.max - max);
+  const float add = vector_exp2(v, page.max - max);
+  for (size_t d = 0; d < static_cast<size_t>(head_dim); ++d) {
+    all.out[d] = std::fma(all.out[d], keep, page.out[d] * add);
+  }
+  all.sum = std::fma(all.sum, keep, page.sum * add);
+  all.max = max;
+}
+
 }  // namespace
 
 void integer_attention_reference(const AttentionSpec& spec, const AttentionArgs& args) {
   for (int64_t row = 0; row < args.rows; ++row) {
-    Row state;
+    Row query;
     const float s =
-        quantize_plain(args.q + row * args.q_stride, spec.head_dim, kNormRule, state.query.data());
-    state.scale = s * args.scale;
-    if (!spec.softcap && !spec.alibi) state.scale *= kLog2E;
-    const int64_t lo = args.lo[row];
-    const int64_t hi = args.hi[row];
-    for (int64_t start = lo / kKvSplit * kKvSplit; start < hi; start += kKvSplit) {
-      attend(spec, args, row, std::max(lo, start), std::min(hi, start + kKvSplit), state);
+        quantize_plain(args.q + row * args.q_stride, spec.head_dim, kNormRule, query.query.data());
+    query.scale = s * args.scale;
+    if (!spec.softcap && !spec.alibi) query.scale *= kLog2E;
+    Merged all;
+    const PageRange pages = pages_of(args, row);
+    for (int64_t start = pages.begin; start < pages.end; start += kKvPage) {
+      Merged page;
+      float* const state = state_of(spec.head_dim, args, row, start);
+      if (args.part == AttentionPart::merge) {
+        load_state(spec.head_dim, state, page.max, page.sum, page.out.data());
+      } else {
+        attend_page(spec, args, row, start, query, page);
+      }
+      if (args.part == AttentionPart::pages) {
+        store_state(spec.head_dim, state, page.max, page.sum, page.out.data());
+      } else {
+        merge(spec.head_dim, page, all);
+      }
     }
+    if (args.part == AttentionPart::pages) continue;
     float* out = args.out + row * args.out_stride;
     for (int64_t d = 0; d < spec.head_dim; ++d) {
-      out[d] = (state.out[static_cast<size_t>(d)] + 0.0F) / state.sum;
+      out[d] = (all.out[static_cast<size_t>(d)] + 0.0F) / all.sum;
     }
   }
 }

@@ -7,6 +7,7 @@
 
 #include "jit/attention.h"
 #include "jit/attention_generator.h"
+#include "jit/attention_pages.h"
 #include "jit/attention_scratch.h"
 #include "jit/error.h"
 #include "jit/float16.h"
@@ -91,7 +92,47 @@ void merge(int64_t head_dim, const Partial& split, Partial& all) {
   all.max = max;
 }
 
+// The page that begins at `start`.
+void attend_page(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, int64_t start,
+                 Partial& page, Partial& split) {
+  const int64_t begin = std::max(args.lo[row], start);
+  const int64_t end = std::min(args.hi[row], start + kKvPage);
+  for (int64_t at = begin / kKvSplit * kKvSplit; at < end; at += kKvSplit) {
+    Partial& target = at <= begin ? page : split;
+    attend(spec, args, row, std::max(begin, at), std::min(end, at + kKvSplit), target);
+    if (at > begin) merge(spec.head_dim, split, page);
+  }
+}
+
 }  // namespace
+
+PageRange pages_of(const AttentionArgs& args, int64_t row) {
+  PageRange range{args.lo[row] / kKvPage * kKvPage, args.hi[row]};
+  if (args.part == AttentionPart::pages) {
+    range = {std::max(range.begin, args.begin), std::min(range.end, args.end)};
+  }
+  return range;
+}
+
+float* state_of(int64_t head_dim, const AttentionArgs& args, int64_t row, int64_t position) {
+  if (args.part == AttentionPart::whole) return nullptr;
+  return reinterpret_cast<float*>(args.states + position / kKvPage * args.state_stride +
+                                  row * attention_state_bytes(head_dim));
+}
+
+void load_state(int64_t head_dim, const float* state, float& max, float& sum, float* out) {
+  const int64_t width = (head_dim + 15) / 16 * 16;
+  std::copy_n(state, head_dim, out);
+  max = state[width];
+  sum = state[width + 1];
+}
+
+void store_state(int64_t head_dim, float* state, float max, float sum, const float* out) {
+  const int64_t width = (head_dim + 15) / 16 * 16;
+  std::copy_n(out, head_dim, state);
+  state[width] = max;
+  state[width + 1] = sum;
+}
 
 void check_attention_spec(const AttentionSpec& spec) {
   if (spec.head_dim < 1 || spec.head_dim > kMaxHeadDim) {
@@ -112,15 +153,26 @@ int64_t attention_scratch_bytes(const AttentionSpec& spec) {
 
 void attention_reference(const AttentionSpec& spec, const AttentionArgs& args) {
   if (is_integer(spec.kv)) return integer_attention_reference(spec, args);
-  Partial all, split;
+  Partial all, page, split;
   for (int64_t row = 0; row < args.rows; ++row) {
     const int64_t lo = args.lo[row];
-    const int64_t hi = args.hi[row];
-    for (int64_t start = lo / kKvSplit * kKvSplit; start < hi; start += kKvSplit) {
-      Partial& target = start <= lo ? all : split;
-      attend(spec, args, row, std::max(lo, start), std::min(hi, start + kKvSplit), target);
-      if (start > lo) merge(spec.head_dim, split, all);
+    const PageRange pages = pages_of(args, row);
+    for (int64_t start = pages.begin; start < pages.end; start += kKvPage) {
+      float* const state = state_of(spec.head_dim, args, row, start);
+      if (args.part == AttentionPart::merge) {
+        load_state(spec.head_dim, state, page.max, page.sum, page.out.data());
+      } else {
+        attend_page(spec, args, row, start, page, split);
+      }
+      if (args.part == AttentionPart::pages) {
+        store_state(spec.head_dim, state, page.max, page.sum, page.out.data());
+      } else if (start <= lo) {
+        all = page;
+      } else {
+        merge(spec.head_dim, page, all);
+      }
     }
+    if (args.part == AttentionPart::pages) continue;
     float* out = args.out + row * args.out_stride;
     for (int64_t d = 0; d < spec.head_dim; ++d) out[d] = all.out[static_cast<size_t>(d)] / all.sum;
   }

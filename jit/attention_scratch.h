@@ -2,12 +2,14 @@
 // AttentionArgs::scratch. Shared by the generator and by attention_scratch_bytes().
 //
 //   lo, hi, first, end   int64 [rows]  visible positions; those of them in the present split
-//   max, sum             f32 [rows]    merged so far
-//   keep, add            f32 [rows]    merge factors of what is there and of the new split
+//   max, sum             f32 [rows]    of the present page so far
+//   all_max, all_sum     f32 [rows]    of all pages before it
+//   keep, add            f32 [rows]    merge factors of what is there and of what is new
 //   slope                f32 [rows]
 //   query                f32 [rows][width]   width = head_dim rounded up to 16
 //   weights              f32 [rows][kKvSplit]  scores of the present split, then exp of them
-//   partial, output      f32 [rows][width]   the present split's output, all splits' merged output
+//   partial, output      f32 [rows][width]   output of the present split, of its page so far
+//   all_output           f32 [rows][width]   of all pages before it
 #pragma once
 
 #include <cstdint>
@@ -21,9 +23,9 @@ inline constexpr int64_t kMaxHeadDim = 1024;
 
 struct AttentionScratch {
   int32_t lo, hi, first, end;
-  int32_t max, sum, keep, add, slope;
-  int32_t query, weights, partial, output;
-  int32_t width_bytes;  // of one row of query, partial and output
+  int32_t max, sum, all_max, all_sum, keep, add, slope;
+  int32_t query, weights, partial, output, all_output;
+  int32_t width_bytes;  // of one row of query, partial and outputs
   int32_t bytes;
 
   static constexpr AttentionScratch of(const AttentionSpec& spec) {
@@ -36,9 +38,11 @@ struct AttentionScratch {
     };
     s.width_bytes = static_cast<int32_t>((spec.head_dim + 15) / 16 * 64);
     for (int32_t* field : {&s.lo, &s.hi, &s.first, &s.end}) *field = take(8 * spec.rows);
-    for (int32_t* field : {&s.max, &s.sum, &s.keep, &s.add, &s.slope}) *field = take(4 * spec.rows);
+    for (int32_t* field : {&s.max, &s.sum, &s.all_max, &s.all_sum, &s.keep, &s.add, &s.slope}) {
+      *field = take(4 * spec.rows);
+    }
     s.weights = take(static_cast<int32_t>(kKvSplit) * 4 * spec.rows);
-    for (int32_t* field : {&s.query, &s.partial, &s.output}) {
+    for (int32_t* field : {&s.query, &s.partial, &s.output, &s.all_output}) {
       *field = take(s.width_bytes * spec.rows);
     }
     s.bytes = next;
@@ -52,20 +56,24 @@ struct AttentionScratch {
 //   lo, hi                int64 [rows]   visible positions
 //   first, end            int32 [rows]   those of them in the present split, relative to it
 //   newest                int32 [rows]   hi - 1
-//   max, sum              f32 [rows]     merged so far
+//   max, sum              f32 [rows]     of the present page so far
+//   all_max, all_sum      f32 [rows]     of all pages before it
 //   split_max, split_sum  f32 [rows]     of the present split
-//   factor                f32 [rows]     what one unit of the present split's dot is worth
+//   factor                f32 [rows]     what one unit of the present split's dot is worth; merge
+//                                        factor of the page
+//   inverse               f32 [rows]     one over factor, for rounding weights
 //   keep                  f32 [rows]     merge factor of what is there
 //   slope                 f32 [rows]
 //   row_scale             f32 [rows]     what one unit of a key's dot is worth, over its scale
 //   query                 int16 [rows][width]
 //   scores                s32, then f32 [rows][kKvSplit]
 //   weights               int16 [rows][kKvSplit]
-//   output                f32 [rows][width]   all splits' merged output
+//   output                f32 [rows][width]   of the present page so far
+//   all_output            f32 [rows][width]   of all pages before it
 struct IntegerAttentionScratch {
   int32_t lo, hi, first, end, newest;
-  int32_t max, sum, split_max, split_sum, factor, keep, slope, row_scale;
-  int32_t query, scores, weights, output;
+  int32_t max, sum, all_max, all_sum, split_max, split_sum, factor, inverse, keep, slope, row_scale;
+  int32_t query, scores, weights, output, all_output;
   int32_t query_bytes, output_bytes;  // of one row
   int32_t bytes;
 
@@ -83,14 +91,16 @@ struct IntegerAttentionScratch {
     s.query_bytes = width * 2;
     s.output_bytes = width * 4;
     for (int32_t* field : {&s.lo, &s.hi}) *field = take(8 * rows);
-    for (int32_t* field : {&s.first, &s.end, &s.newest, &s.max, &s.sum, &s.split_max, &s.split_sum,
-                           &s.factor, &s.keep, &s.slope, &s.row_scale}) {
+    for (int32_t* field :
+         {&s.first, &s.end, &s.newest, &s.max, &s.sum, &s.all_max, &s.all_sum, &s.split_max,
+          &s.split_sum, &s.factor, &s.inverse, &s.keep, &s.slope, &s.row_scale}) {
       *field = take(4 * rows);
     }
     s.query = take(s.query_bytes * rows);
     s.scores = take(split * 4 * rows);
     s.weights = take(split * 2 * rows);
     s.output = take(s.output_bytes * rows);
+    s.all_output = take(s.output_bytes * rows);
     s.bytes = next;
     return s;
   }

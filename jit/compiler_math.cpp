@@ -3,6 +3,7 @@
 #include <array>
 
 #include "jit/error.h"
+#include "jit/float16.h"
 
 namespace nibble::jit {
 namespace {
@@ -15,6 +16,9 @@ namespace x86 = asmjit::x86;
 constexpr uint32_t kSignBit = 0x80000000U;
 constexpr uint8_t kSwapPairs = 0x4E;       // dwords or qwords 2, 3, 0, 1
 constexpr uint8_t kSwapNeighbours = 0xB1;  // 1, 0, 3, 2
+// 128-bit quarters that vshuff64x2 takes: two of its first operand, two of its second.
+constexpr uint8_t kLowHalves = 0x44, kHighHalves = 0xEE;
+constexpr uint8_t kEvenQuarters = 0x88, kOddQuarters = 0xDD;
 
 bool is_wide(Isa isa) { return isa != Isa::avx2 && isa != Isa::avx_vnni; }
 
@@ -77,8 +81,25 @@ CompilerMath::Mem CompilerMath::pool(uint32_t bits) {
   return cc_.newConst(ConstPoolScope::kLocal, lanes.data(), sizeof(lanes));
 }
 
+void CompilerMath::hold(std::span<const float> values) {
+  if (!wide_) return;
+  for (const float value : values) {
+    Reg r = imm(value);
+    r.part[0] = vec(r, 0);
+    held_.push_back(r);
+  }
+}
+
+const CompilerMath::Vec* CompilerMath::held(uint32_t bits) const {
+  for (const Reg& r : held_) {
+    if (r.bits == bits) return &r.part[0];
+  }
+  return nullptr;
+}
+
 CompilerMath::Vec CompilerMath::vec(const Reg& a, int part) {
   if (!a.constant) return a.part[part];
+  if (const Vec* v = held(a.bits)) return *v;
   Vec v = new_vec();
   if (a.bits == 0) {
     cc_.vxorps(v, v, v);
@@ -93,6 +114,7 @@ CompilerMath::Vec CompilerMath::vec(const Reg& a, int part) {
 // A source that may be a memory operand: constants come straight from the pool.
 Operand CompilerMath::operand(const Reg& a, int part) {
   if (!a.constant) return a.part[part];
+  if (const Vec* v = held(a.bits)) return *v;
   Mem m = pool(a.bits);
   return wide_ ? m._1to16() : m;
 }
@@ -208,6 +230,22 @@ CompilerMath::Reg CompilerMath::int_max(const Reg& a, const Reg& b) {
   return commutative(Inst::kIdVpmaxsd, a, b);
 }
 
+CompilerMath::Reg CompilerMath::shift_right(const Reg& a, int bits) {
+  Reg r = fresh();
+  for (int p = 0; p < parts(); ++p) cc_.vpsrld(r.part[p], vec(a, p), bits);
+  return r;
+}
+
+CompilerMath::Reg CompilerMath::to_bf16_activation(const Reg& a) {
+  constexpr uint32_t kInfinity = 0x7F800000U, kNan = 0x7FC0U;
+  const Reg magnitude = abs(a);
+  const Reg odd = binary(Inst::kIdVandps, shift_right(a, 16), imm_bits(1));
+  const Reg rounded = shift_right(int_add(int_add(a, odd), imm_bits(0x7FFF)), 16);
+  const uint32_t below = std::bit_cast<uint32_t>(kLeastBf16Activation) - 1;
+  const Reg kept = keep(int_greater(magnitude, imm_bits(below)), rounded);
+  return select(int_greater(magnitude, imm_bits(kInfinity)), imm_bits(kNan), kept);
+}
+
 CompilerMath::Reg CompilerMath::accumulator(const Reg& init) {
   Reg r = fresh();
   assign(r, init);
@@ -269,6 +307,52 @@ CompilerMath::Reg CompilerMath::reduce_add(const Reg& a) { return reduce(Inst::k
 CompilerMath::Reg CompilerMath::reduce_max(const Reg& a) { return reduce(Inst::kIdVmaxps, a); }
 CompilerMath::Reg CompilerMath::reduce_int_add(const Reg& a) { return reduce(Inst::kIdVpaddd, a); }
 CompilerMath::Reg CompilerMath::reduce_int_max(const Reg& a) { return reduce(Inst::kIdVpmaxsd, a); }
+
+// Lanes l and l + 8 of a, then of b.
+CompilerMath::Reg CompilerMath::reduce_two(uint32_t instruction, const Reg& a, const Reg& b) {
+  const Vec high = new_vec();
+  Reg r = fresh();
+  cc_.vshuff64x2(r.part[0], vec(a, 0), vec(b, 0), kLowHalves);
+  cc_.vshuff64x2(high, vec(a, 0), vec(b, 0), kHighHalves);
+  cc_.emit(instruction, r.part[0], r.part[0], high);
+  return r;
+}
+
+// Lanes l and l + 4 of four rows of 8 lanes, then the last two steps within their four.
+CompilerMath::Reg CompilerMath::reduce_rows(uint32_t instruction, const Reg& ab, const Reg& cd) {
+  const Vec other = new_vec();
+  Reg r = fresh();
+  cc_.vshuff64x2(r.part[0], vec(ab, 0), vec(cd, 0), kEvenQuarters);
+  cc_.vshuff64x2(other, vec(ab, 0), vec(cd, 0), kOddQuarters);
+  cc_.emit(instruction, r.part[0], r.part[0], other);
+  for (const uint8_t swap : {kSwapPairs, kSwapNeighbours}) {
+    cc_.vpermilps(other, r.part[0], swap);
+    cc_.emit(instruction, r.part[0], r.part[0], other);
+  }
+  return r;
+}
+
+CompilerMath::Reg CompilerMath::reduce_two_add(const Reg& a, const Reg& b) {
+  return reduce_two(Inst::kIdVaddps, a, b);
+}
+CompilerMath::Reg CompilerMath::reduce_two_max(const Reg& a, const Reg& b) {
+  return reduce_two(Inst::kIdVmaxps, a, b);
+}
+CompilerMath::Reg CompilerMath::reduce_rows_add(const Reg& ab, const Reg& cd) {
+  return reduce_rows(Inst::kIdVaddps, ab, cd);
+}
+CompilerMath::Reg CompilerMath::reduce_rows_max(const Reg& ab, const Reg& cd) {
+  return reduce_rows(Inst::kIdVmaxps, ab, cd);
+}
+
+// Every fourth dword, by taking every second one twice.
+void CompilerMath::store_rows(const Mem& to, const Reg& rows) {
+  const asmjit::x86::Ymm pairs = cc_.newYmm();
+  const asmjit::x86::Xmm singles = cc_.newXmm();
+  cc_.vpmovqd(pairs, vec(rows, 0));
+  cc_.vpmovqd(singles, pairs);
+  cc_.vmovups(to, singles);
+}
 
 void CompilerMath::loop(const Gp& i, const Gp& end, int64_t step, const Body& body) {
   Label top = cc_.newLabel();

@@ -11,6 +11,7 @@
 #include <bit>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "jit/isa.h"
@@ -64,6 +65,11 @@ class CompilerMath : private asmjit::ErrorHandler {
   Reg abs(const Reg& a);
   Reg neg(const Reg& a);
 
+  // From here to release() these constants are in registers, for loops that have some to spare:
+  // AVX-512 has, AVX2 reads them from the pool as ever.
+  void hold(std::span<const float> values);
+  void release() { held_.clear(); }
+
   // More fp32, and the same bits read as int32.
   Reg sqrt(const Reg& a);
   Reg imm_bits(uint32_t bits);
@@ -71,6 +77,8 @@ class CompilerMath : private asmjit::ErrorHandler {
   Reg to_float(const Reg& a);
   Reg int_add(const Reg& a, const Reg& b);
   Reg int_max(const Reg& a, const Reg& b);  // signed
+  Reg shift_right(const Reg& a, int bits);  // logical
+  Reg to_bf16_activation(const Reg& a);     // float16.h's bf16_activation as int32 lanes
 
   // Registers that outlive an expression.
   Reg fresh();                       // undefined contents
@@ -87,6 +95,9 @@ class CompilerMath : private asmjit::ErrorHandler {
   void store_lane0(const Mem& to, const Reg& a);
   // int32 lanes as saturated int8; `count` = 8 or 16 of them.
   void store_int8(const Mem& to, const Reg& a, int count);
+
+  // The low words of int32 lanes that hold 0..65535; `count` = 8 or 16 of them.
+  void store_words(const Mem& to, const Reg& a, int count);
 
   // 16 halves as fp32; lanes past `count` are 0 and not read.
   Reg load_half(const Mem& from, int count);
@@ -117,6 +128,14 @@ class CompilerMath : private asmjit::ErrorHandler {
   Reg reduce_int_add(const Reg& a);
   Reg reduce_int_max(const Reg& a);
 
+  // The same trees of four rows together, AVX-512 only. First of rows two by two, then of those
+  // pairs: the result of row r is in lanes 4 r to 4 r + 3. store_rows() stores one of each.
+  Reg reduce_two_add(const Reg& a, const Reg& b);
+  Reg reduce_two_max(const Reg& a, const Reg& b);
+  Reg reduce_rows_add(const Reg& ab, const Reg& cd);
+  Reg reduce_rows_max(const Reg& ab, const Reg& cd);
+  void store_rows(const Mem& to, const Reg& rows);
+
   // Control flow. `body` is run while i < end, i advancing by step from the value it has; the
   // second form runs ceil(count / step) times.
   using Body = std::function<void()>;
@@ -144,13 +163,17 @@ class CompilerMath : private asmjit::ErrorHandler {
   Reg commutative(uint32_t instruction, const Reg& a, const Reg& b);
   Reg unary(uint32_t instruction, const Reg& a);
   Reg reduce(uint32_t instruction, const Reg& a);
+  Reg reduce_two(uint32_t instruction, const Reg& a, const Reg& b);
+  Reg reduce_rows(uint32_t instruction, const Reg& ab, const Reg& cd);
   asmjit::Operand operand(const Reg& a, int part);
   Mem pool(uint32_t bits);
+  const Vec* held(uint32_t bits) const;
   void load_words(const asmjit::x86::Xmm& words, const Mem& from, int count);
 
   asmjit::CodeHolder code_;
   asmjit::x86::Compiler cc_;
   Gp args_;
+  std::vector<Reg> held_;  // their bits beside their registers
   bool wide_ = false;
   bool vnni_ = false;
 };

@@ -86,6 +86,22 @@ void CompilerMath::store_int8(const Mem& to, const Reg& a, int count) {
   }
 }
 
+void CompilerMath::store_words(const Mem& to, const Reg& a, int count) {
+  x86::Ymm words = cc_.newYmm();
+  if (wide_) {
+    cc_.vpmovdw(words, vec(a, 0));
+  } else {
+    // vpackusdw works within 128 bits, as vpackssdw does above.
+    cc_.vpackusdw(words, vec(a, 0), vec(a, 1));
+    cc_.vpermq(words, words, 0xD8);
+  }
+  if (count == 8) {
+    cc_.vmovups(to, words.xmm());
+  } else {
+    cc_.vmovups(to, words);
+  }
+}
+
 // `count` < 8 words, zeros behind them. AVX2 has no masked 16-bit loads: they are put together from
 // qword, dword and word.
 void CompilerMath::load_words(const x86::Xmm& words, const Mem& from, int count) {

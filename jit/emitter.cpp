@@ -12,7 +12,6 @@ namespace {
 
 constexpr int kRowsPerPointer = 5;  // base + {0, 1, 2, 3, 4} strides
 constexpr int64_t kLineBytes = 64;
-constexpr int kActBytesPerStep = 4;
 
 bool has_byte_lines(const GemmSpec& spec, const Tiling& tiling) {
   return spec.weight.type == WeightType::u8 || tiling.panel;
@@ -56,7 +55,7 @@ Xbyak::Xmm Emitter::reg(int index) const {
 
 Xbyak::RegExp Emitter::a_address(int i, int k) const {
   const Xbyak::RegExp base(a_ptr_[i / kRowsPerPointer]);
-  const int offset = k * kActBytesPerStep;
+  const int offset = k * act_step_bytes();
   switch (i % kRowsPerPointer) {
     case 0:
       return base + offset;
@@ -81,7 +80,7 @@ void Emitter::begin() {
   const auto local = [&](int offset) { return out_.ptr[out_.rbp + offset]; };
   out_.mov(tile_ptr_, local(kFrameArgs));
   out_.mov(a_stride_, out_.ptr[tile_ptr_ + offsetof(GemmArgs, a_stride)]);
-  if (spec_.act == ActType::f32) out_.shl(a_stride_, 2);
+  if (spec_.act != ActType::s8) out_.shl(a_stride_, spec_.act == ActType::bf16 ? 1 : 2);
   out_.lea(a_stride3_, out_.ptr[a_stride_ + a_stride_ * 2]);
   out_.mov(a_ptr_[0], local(kFrameTileA));
   for (int p = 1; p * kRowsPerPointer < plan_.rows; ++p) {
@@ -95,8 +94,8 @@ void Emitter::begin() {
   out_.mov(a_sum_ptr_, local(kFrameTileASum));
   out_.mov(tile_ptr_, local(kFrameTileOut));
   if (plan_.mask_in_register) {
-    // f32 activations take dwords apart, s8 activations bytes.
-    const uint32_t mask = spec_.act == ActType::f32 ? 0x0fU : 0x0f0f0f0fU;
+    // f32 and bf16 activations take dwords apart, s8 activations bytes.
+    const uint32_t mask = spec_.act == ActType::s8 ? 0x0f0f0f0fU : 0x0fU;
     out_.vmovups(reg(plan_.mask), out_.constant(mask));
   }
   const Xbyak::Xmm clear = reg(plan_.work);
@@ -140,6 +139,11 @@ void Emitter::zero(int i, int j) {
       if (spec_.weight.asym) load_zero_point(zero_point(j, h), j, h);
       continue;
     }
+    if (plan_.dot == DotKind::bf16) {
+      if (i == 0 && spec_.weight.asym) load_zero_point(zero_point(j, h), j, h);
+      out_.vxorps(group_sum(i, j, h), group_sum(i, j, h), group_sum(i, j, h));
+      continue;
+    }
     const Xbyak::Xmm sum = acc(i, j, h);
     if (spec_.weight.asym) {
       out_.vxorps(sum, sum, sum);
@@ -155,13 +159,14 @@ void Emitter::zero(int i, int j) {
 
 void Emitter::load_b(int k, int j) {
   const bool as_stored =
-      spec_.weight.type == WeightType::f32 || (bytes_in_lines_ && plan_.dot != DotKind::fma);
+      spec_.weight.type == WeightType::f32 || (bytes_in_lines_ && spec_.act == ActType::s8);
   for (int h = 0; h < plan_.halves; ++h) {
     const Xbyak::RegExp bits = b_address(k, j, h);
     if (as_stored) {
       out_.vmovups(b(j, h), out_.ptr[bits]);
-    } else if (plan_.dot == DotKind::fma) {
-      load_dequantized(k, j, h);
+    } else if (spec_.act != ActType::s8) {
+      load_whole_number(k, j, h);
+      if (plan_.dot == DotKind::fma) out_.vmulps(b(j, h), b(j, h), scale(j, h));
     } else {
       unpack(b(j, h), bits, sub_step(k) * 4, 0x0f0f0f0fU);
     }
@@ -178,28 +183,33 @@ void Emitter::split_weights(int j, int half) {
   out_.vpsrlw(even, even, 8);
 }
 
-// (q - zero) * scale: the difference is exact, the product is rounded once.
-void Emitter::load_dequantized(int k, int j, int half) {
+// q - zero as floats, exact. (Its product with a scale is rounded once.)
+void Emitter::load_whole_number(int k, int j, int half) {
   const Xbyak::Xmm w = b(j, half);
   const int sub = sub_step(k);
   const Xbyak::RegExp bits = b_address(k, j, half);
   if (bytes_in_lines_) {
     unpack(w, bits, 8 * sub, 0xffU);
+    out_.vcvtdq2ps(w, w);
   } else {
-    unpack(w, bits, 8 * (sub % 4) + 4 * (sub / 4), 0x0fU);
+    unpack_nibbles(w, bits, 8 * (sub % 4) + 4 * (sub / 4));
   }
-  out_.vcvtdq2ps(w, w);
   if (spec_.weight.asym) {
     out_.vsubps(w, w, zero_point(j, half));
-  } else {
+  } else if (bytes_in_lines_ || !nibbles_are_centred()) {
     out_.vsubps(w, w, out_.constant(bytes_in_lines_ ? 128.0F : 8.0F));
   }
-  out_.vmulps(w, w, scale(j, half));
+}
+
+void Emitter::unpack_nibbles(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift) {
+  unpack(dst, bits, shift, 0x0fU);
+  out_.vcvtdq2ps(dst, dst);
 }
 
 // f32 = fma(float(sum), w_scale * a_scale, f32); asymmetric: float(sum) = fma(zero, a_sum, sum).
 void Emitter::fold(int i, int j, int half) {
   if (plan_.dot == DotKind::fma) return;
+  if (plan_.dot == DotKind::bf16) return fold_bf16(i, j, half);
   const Xbyak::Xmm column_scale = reg(plan_.work);
   const Xbyak::Xmm column_zero = reg(plan_.work + 1);
   const Xbyak::Xmm t = reg(plan_.work + 2);
@@ -231,6 +241,20 @@ void Emitter::fold(int i, int j, int half) {
   }
 }
 
+// f32 = fma(sum of the group, w_scale, f32)
+void Emitter::fold_bf16(int i, int j, int half) {
+  const Xbyak::Xmm column_scale = reg(plan_.work);
+  const Xbyak::Xmm sum = group_sum(i, j, half);
+  if (i == 0) load_scale(column_scale, j, half);
+  if (plan_.f32_in_memory) {
+    const auto partial = out_.ptr[scratch_address(i, j, half)];
+    out_.vfmadd213ps(sum, column_scale, partial);
+    out_.vmovups(partial, sum);
+  } else {
+    out_.vfmadd231ps(f32(i, j, half), sum, column_scale);
+  }
+}
+
 void Emitter::store(int i, int j) {
   if (plan_.f32_in_memory) return;
   for (int h = 0; h < plan_.halves; ++h) {
@@ -240,9 +264,30 @@ void Emitter::store(int i, int j) {
 
 void Emitter::end() { out_.ret(); }
 
+// A chunk of bf16 is a step of kBf16Step k: two chains from zero, which join the group's sum at its
+// end.
+void Emitter::begin_chunk(int steps) {
+  chunk_steps_ = steps;
+  if (plan_.dot != DotKind::bf16) return;
+  for (int index = 0; index < 2 * plan_.vectors(); ++index) {
+    const Xbyak::Xmm chain = reg(plan_.acc + index);
+    out_.vxorps(chain, chain, chain);
+  }
+}
+
+void Emitter::end_chunk() {
+  if (plan_.dot != DotKind::bf16) return;
+  for (int index = 0; index < plan_.vectors(); ++index) {
+    const Xbyak::Xmm even = reg(plan_.acc + index);
+    const Xbyak::Xmm sum = reg(plan_.group_sums + index);
+    out_.vaddps(even, even, reg(plan_.acc + plan_.vectors() + index));
+    out_.vaddps(sum, sum, even);
+  }
+}
+
 void Emitter::advance(int steps) {
   for (int p = 0; p * kRowsPerPointer < plan_.rows; ++p) {
-    out_.add(a_ptr_[p], steps * kActBytesPerStep);
+    out_.add(a_ptr_[p], steps * act_step_bytes());
   }
   const int lines = (steps + steps_per_line_ - 1) / steps_per_line_;
   out_.add(w_ptr_, static_cast<uint32_t>(lines * kLineBytes));
@@ -268,6 +313,12 @@ void Emitter::split_activations() {
   out_.vpsraw(odd, even, 8);
   out_.vpsllw(even, even, 8);
   out_.vpsraw(even, even, 8);
+}
+
+void Emitter::dot_bf16(int i, int j, int k) {
+  for (int h = 0; h < plan_.halves; ++h) {
+    out_.vfmadd231ps(acc(i, j, h, k % 2), b(j, h), reg(plan_.a));
+  }
 }
 
 void Emitter::dot_without_vnni(int i, int j, int k) {

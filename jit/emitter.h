@@ -7,7 +7,7 @@
 // epilogue (emitter_epilogue.h) takes them up. It may clobber every register but rbp and rsp.
 //
 // Indices: i is a row of the tile, j a column block of 16, k a step of the current chunk; a step is
-// one quad of k for s8 activations and one k for f32, 4 bytes of activations in either case.
+// one quad of k for s8 activations and one k for f32 and bf16.
 #pragma once
 
 #include <cstdint>
@@ -64,7 +64,8 @@ class Emitter {
   virtual void end();
 
   // The k loop's bookkeeping: a chunk is the steps between two moves of the pointers.
-  void begin_chunk(int steps) { chunk_steps_ = steps; }
+  void begin_chunk(int steps);
+  void end_chunk();
   void advance(int steps);
   void advance_group();
   void prefetch(int line, int j);
@@ -84,6 +85,9 @@ class Emitter {
   }
   Xbyak::Xmm acc(int i, int j, int half) const { return acc(i, j, half, 0); }
   Xbyak::Xmm acc16(int i, int j, int half) const { return reg(plan_.acc16 + vector(i, j, half)); }
+  Xbyak::Xmm group_sum(int i, int j, int half) const {
+    return reg(plan_.group_sums + vector(i, j, half));
+  }
   Xbyak::Xmm f32(int i, int j, int half) const { return reg(plan_.f32 + vector(i, j, half)); }
   Xbyak::Xmm b(int j, int half) const { return reg(plan_.b + j * plan_.halves + half); }
   Xbyak::Xmm scale(int j, int half) const { return reg(plan_.scale + j * plan_.halves + half); }
@@ -93,12 +97,18 @@ class Emitter {
   Xbyak::RegExp b_address(int k, int j, int half) const;
   Xbyak::RegExp scratch_address(int i, int j, int half) const;
   int sub_step(int k) const { return k % steps_per_line_; }
+  int act_step_bytes() const { return spec_.act == ActType::bf16 ? 2 : 4; }
   int64_t half_bytes() const { return plan_.zmm ? 64 : 32; }
 
   // dst = bits >> shift & mask in dword lanes, bits in memory; a mask that covers what the shift
   // leaves is skipped.
   virtual void unpack(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift,
                       uint32_t mask) = 0;
+  // dst = the nibbles above `shift` as floats, less 8 already where they are centred.
+  virtual void unpack_nibbles(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift);
+  virtual bool nibbles_are_centred() const { return false; }
+  // One k of bf16 into the chain that it belongs to.
+  void dot_bf16(int i, int j, int k);
   // vpmaddubsw or vpmaddwd in place of vpdpbusd, for both ISAs without VNNI.
   void dot_without_vnni(int i, int j, int k);
   // Splits the broadcast quad in a into sign-extended even and odd bytes.
@@ -116,7 +126,8 @@ class Emitter {
  private:
   void load_scale(const Xbyak::Xmm& dst, int j, int half);
   void load_zero_point(const Xbyak::Xmm& dst, int j, int half);
-  void load_dequantized(int k, int j, int half);
+  void load_whole_number(int k, int j, int half);
+  void fold_bf16(int i, int j, int half);
   void split_weights(int j, int half);
   void dot_nibbles(int i, int j, int k);
   void dot_bytes(int i, int j);

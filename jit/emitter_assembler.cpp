@@ -33,6 +33,10 @@ std::vector<uint8_t> Assembler::finish() {
     L(label);
     for (int lane = 0; lane < kLanes; ++lane) dd(bits);
   }
+  for (auto& [line, label] : lines_) {
+    L(label);
+    for (const uint32_t bits : line) dd(bits);
+  }
   if (uses_mask_table_) {
     L(mask_table_);
     for (int lane = 0; lane < kLanes; ++lane) dd(0xffffffffU);

@@ -5,6 +5,7 @@
 
 #include <xbyak/xbyak.h>
 
+#include <array>
 #include <bit>
 #include <cstdint>
 #include <map>
@@ -19,6 +20,9 @@ class Assembler : public Xbyak::CodeGenerator {
   // 64 bytes of one repeated 32-bit value: an operand for a register of any width.
   Xbyak::Address constant(uint32_t bits);
   Xbyak::Address constant(float value) { return constant(std::bit_cast<uint32_t>(value)); }
+  // 64 bytes of any 16 dwords.
+  using Line = std::array<uint32_t, 16>;
+  Xbyak::Address constant(const Line& line) { return ptr[rip + lines_[line]]; }
   // Loads the address of 16 dwords of ones followed by 16 of zeros: the mask of the first v lanes
   // starts (16 - v) * 4 bytes into it.
   void load_mask_table(const Xbyak::Reg64& reg);
@@ -28,6 +32,7 @@ class Assembler : public Xbyak::CodeGenerator {
 
  private:
   std::map<uint32_t, Xbyak::Label> constants_;
+  std::map<Line, Xbyak::Label> lines_;
   Xbyak::Label mask_table_;
   bool uses_mask_table_ = false;
 };

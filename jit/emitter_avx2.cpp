@@ -9,6 +9,11 @@ void Avx2Emitter::load_a(int i, int k) {
     out_.vbroadcastss(reg(plan_.a), source);
     return;
   }
+  if (plan_.dot == DotKind::bf16) {
+    out_.vpbroadcastw(reg(plan_.a), source);
+    out_.vpslld(reg(plan_.a), reg(plan_.a), 16);
+    return;
+  }
   out_.vpbroadcastd(reg(plan_.a), source);
   if (plan_.dot == DotKind::bytes) split_activations();
 }
@@ -32,6 +37,7 @@ void Avx2Emitter::unpack(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int s
 }
 
 void Avx2Emitter::dot(int i, int j, int k) {
+  if (plan_.dot == DotKind::bf16) return dot_bf16(i, j, k);
   if (plan_.dot != DotKind::fma) return dot_without_vnni(i, j, k);
   for (int h = 0; h < plan_.halves; ++h) {
     out_.vfmadd231ps(f32(i, j, h), b(j, h), reg(plan_.a));

@@ -1,11 +1,32 @@
 // AVX-512 with BW, and AVX512-VNNI as its override.
+#include <bit>
+
 #include "jit/emitter_isa.h"
 
 namespace nibble::jit {
 
+void Avx512Emitter::begin() {
+  Emitter::begin();
+  if (plan_.dot != DotKind::bf16) return;
+  constexpr uint32_t kHighWords = 0xaaaaaaaaU;
+  out_.mov(loop_counter().cvt32(), kHighWords);
+  out_.kmovd(high_words_, loop_counter().cvt32());
+  if (spec_.weight.type != WeightType::u4) return;
+  Assembler::Line values{};
+  for (uint32_t q = 0; q < values.size(); ++q) {
+    const float zero = nibbles_are_centred() ? 8.0F : 0.0F;
+    values[q] = std::bit_cast<uint32_t>(static_cast<float>(q) - zero);
+  }
+  out_.vmovups(reg(plan_.table), out_.constant(values));
+}
+
 void Avx512Emitter::load_a(int i, int k) {
   if (plan_.embed_a) return;
   const auto source = out_.ptr[a_address(i, k)];
+  if (plan_.dot == DotKind::bf16) {
+    out_.vpbroadcastw(reg(plan_.a) | high_words_ | out_.T_z, source);
+    return;
+  }
   if (plan_.dot == DotKind::fma) {
     out_.vbroadcastss(reg(plan_.a), source);
     return;
@@ -34,7 +55,20 @@ void Avx512Emitter::unpack(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int
   }
 }
 
+// vpermps looks at the low four bits of its indices alone.
+void Avx512Emitter::unpack_nibbles(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift) {
+  if (plan_.dot != DotKind::bf16) return Emitter::unpack_nibbles(dst, bits, shift);
+  const Xbyak::Zmm values(dst.getIdx());
+  if (shift == 0) {
+    out_.vmovups(values, out_.ptr[bits]);
+  } else {
+    out_.vpsrld(values, out_.ptr[bits], shift);
+  }
+  out_.vpermps(values, values, Xbyak::Zmm(plan_.table));
+}
+
 void Avx512Emitter::dot(int i, int j, int k) {
+  if (plan_.dot == DotKind::bf16) return dot_bf16(i, j, k);
   if (plan_.dot != DotKind::fma) return dot_without_vnni(i, j, k);
   if (plan_.embed_a) {
     out_.vfmadd231ps(f32(i, j, 0), b(j, 0), out_.ptr_b[a_address(i, k)]);

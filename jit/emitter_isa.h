@@ -27,11 +27,19 @@ class AvxVnniEmitter : public Avx2Emitter {
 class Avx512Emitter : public Emitter {
  public:
   using Emitter::Emitter;
+  void begin() override;
   void load_a(int i, int k) override;
   void dot(int i, int j, int k) override;
 
  protected:
   void unpack(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift, uint32_t mask) override;
+  void unpack_nibbles(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift) override;
+  bool nibbles_are_centred() const override {
+    return plan_.dot == DotKind::bf16 && !spec_.weight.asym;
+  }
+
+ private:
+  const Xbyak::Opmask high_words_{1};
 };
 
 class Avx512VnniEmitter : public Avx512Emitter {

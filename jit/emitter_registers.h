@@ -9,7 +9,14 @@
 //                + V                     fp32 sums, or 0: then they live in the tile's scratch
 //   work           max(3, C + a + ...)   weights, activations, and the temporaries of a fold
 //   mask           1                     0x0f bytes of u4; read from memory when nothing is left
-// and of f32 activations V fp32 sums, C weights, C scales, C zero points (asymmetric) and the mask.
+// of f32 activations V fp32 sums, C weights, C scales, C zero points (asymmetric) and the mask, and
+// of bf16 activations
+//   accumulators   2 V                   a step's chains of even and odd k
+//                + V                     sums of a group
+//                + V                     fp32 sums, or 0: in the tile's scratch
+//   work           C + 1 + ...           weights, activations, C zero points (asymmetric)
+//   table          1                     u4 with AVX-512: what a nibble is as a float
+//   mask           1                     u4 without, as above
 #pragma once
 
 #include <optional>
@@ -18,12 +25,13 @@
 
 namespace nibble::jit {
 
-// How one quad (s8) or one k (f32) of weights meets one of activations.
+// How one quad (s8) or one k (f32, bf16) of weights meets one of activations.
 enum class DotKind {
   vnni,     // vpdpbusd
   nibbles,  // vpmaddubsw into int16, at most 8 quads of 0..15, then vpmaddwd with ones
   bytes,    // 0..255 would saturate vpmaddubsw: even and odd bytes widened, two vpmaddwd
   fma,      // fp32
+  bf16,     // fp32 as well, even and odd k apart (kernel_spec.h)
 };
 
 struct RegisterPlan {
@@ -37,6 +45,7 @@ struct RegisterPlan {
   bool mask_in_register = false;
   // First register of each kind.
   int acc = 0, acc16 = 0, f32 = 0, b = 0, a = 0, tmp = 0, scale = 0, zero = 0, mask = 0;
+  int group_sums = 0, table = 0;  // bf16
   int work = 0;  // three registers that are free between dots (they overlap b, a, tmp)
   int used = 0;
 

@@ -1,7 +1,5 @@
 #include "jit/float16.h"
 
-#include <bit>
-
 namespace nibble::jit {
 
 float f16_to_f32(uint16_t half) {
@@ -36,6 +34,20 @@ uint16_t f32_to_f16(float value) {
   const uint32_t odd = (magnitude >> 13) & 1U;
   const uint32_t rounded = magnitude + 0xfffU + odd;
   return static_cast<uint16_t>(sign | ((rounded - 0x38000000U) >> 13));
+}
+
+uint16_t f32_to_bf16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7FFFFFFFU) > 0x7F800000U) return static_cast<uint16_t>((bits >> 16) | 0x40U);
+  return static_cast<uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
+}
+
+uint16_t bf16_activation(float value) {
+  constexpr uint16_t kNan = 0x7FC0;
+  const uint32_t magnitude = std::bit_cast<uint32_t>(value) & 0x7FFFFFFFU;
+  if (magnitude > 0x7F800000U) return kNan;
+  if (magnitude < std::bit_cast<uint32_t>(kLeastBf16Activation)) return 0;
+  return f32_to_bf16(value);
 }
 
 }  // namespace nibble::jit

@@ -11,7 +11,8 @@ namespace nibble::jit {
 // `scratch`; a call computes columns [nb_begin*16, nb_end*16) of all m rows. For gates nb counts
 // weight blocks (both even), and output columns are halved.
 struct GemmArgs {
-  const void* a = nullptr;  // s8 [m][a_stride] (zero padded to kpad) or f32 [m][a_stride]
+  // s8 or bf16 [m][a_stride], zero padded to kpad, or f32 [m][a_stride].
+  const void* a = nullptr;
   int64_t a_stride = 0;
   const float* a_scale = nullptr;  // s8: [m][groups]
   const int32_t* a_sum =

@@ -70,6 +70,7 @@ void Generator::chunk(Emitter& emitter, int steps) {
       for (int j = 0; j < emitter.blocks(); ++j) emitter.dot(i, j, k);
     }
   }
+  emitter.end_chunk();
 }
 
 void Generator::group(Emitter& emitter, int64_t steps) {

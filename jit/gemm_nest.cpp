@@ -16,7 +16,7 @@ constexpr int kLineBytes = 64;
 }  // namespace
 
 int64_t GemmNest::chunk_rows() const {
-  const int64_t row_bytes = spec_.act == ActType::s8 ? shape_.kpad : spec_.k * 4;
+  const int64_t row_bytes = shape_.kpad * act_bytes(spec_.act);
   return std::max<int64_t>(1, nest_.chunk_bytes / row_bytes / tiling_.mr) * tiling_.mr;
 }
 
@@ -115,7 +115,7 @@ void GemmNest::locate_rows() {
   out_.mov(out_.rax, local(kFrameRow));
   out_.mov(out_.rcx, arg(offsetof(GemmArgs, a_stride)));
   out_.imul(out_.rcx, out_.rax);
-  if (spec_.act == ActType::f32) out_.shl(out_.rcx, 2);
+  if (spec_.act != ActType::s8) out_.shl(out_.rcx, spec_.act == ActType::bf16 ? 1 : 2);
   out_.add(out_.rcx, arg(offsetof(GemmArgs, a)));
   out_.mov(local(kFrameTileA), out_.rcx);
   if (spec_.act != ActType::s8) return;

@@ -106,6 +106,36 @@ NIBBLE_INLINE Block block_dequantized(const Problem& p, int64_t row, int64_t nb)
   return acc;
 }
 
+// bf16 activations times the whole numbers q - zero, two chains a step.
+NIBBLE_INLINE Block block_bf16(const Problem& p, int64_t row, int64_t nb) {
+  const auto* a = static_cast<const uint16_t*>(p.args.a) + row * p.args.a_stride;
+  const bool nibbles = p.spec.weight.type == WeightType::u4;
+  const int mask = nibbles ? 15 : 255;
+  Block acc{};
+  for (int64_t g = 0; g < p.shape.groups; ++g) {
+    std::array<int, kColumnBlock> zero{};
+    for (int c = 0; c < kWidth; ++c) zero[c] = p.zero(nb, g, c);
+    Block sum{};
+    const int64_t end = p.group_end(g, p.spec.k);
+    for (int64_t first = g * p.shape.group; first < end; first += kBf16Step) {
+      std::array<Block, 2> chains{};  // of even and of odd k
+      for (int64_t kk = first; kk < std::min(first + kBf16Step, end); ++kk) {
+        const uint8_t* line = p.data(nb) + (nibbles ? kk / 8 : kk / 4) * 64 + kk % 4;
+        const int shift = nibbles && kk % 8 >= 4 ? 4 : 0;
+        const float x = bf16_to_f32(a[kk]);
+        Block& chain = chains[static_cast<size_t>(kk % 2)];
+        for (int c = 0; c < kWidth; ++c) {
+          const int q = (line[int64_t{c} * 4] >> shift) & mask;
+          chain[c] = std::fma(x, static_cast<float>(q - zero[c]), chain[c]);
+        }
+      }
+      for (int c = 0; c < kWidth; ++c) sum[c] += chains[0][c] + chains[1][c];
+    }
+    for (int c = 0; c < kWidth; ++c) acc[c] = std::fma(sum[c], p.scale(nb, g, c), acc[c]);
+  }
+  return acc;
+}
+
 NIBBLE_INLINE Block block_f32(const Problem& p, int64_t row, int64_t nb) {
   const float* a = static_cast<const float*>(p.args.a) + row * p.args.a_stride;
   Block acc{};
@@ -120,6 +150,7 @@ NIBBLE_INLINE Block block_f32(const Problem& p, int64_t row, int64_t nb) {
 // One column block of one row: products and bias. Columns past n have no bias to read.
 NIBBLE_INLINE Block compute_block(const Problem& p, int64_t row, int64_t nb) {
   Block acc = p.spec.act == ActType::s8               ? block_s8(p, row, nb)
+              : p.spec.act == ActType::bf16           ? block_bf16(p, row, nb)
               : p.spec.weight.type == WeightType::f32 ? block_f32(p, row, nb)
                                                       : block_dequantized(p, row, nb);
   if (!p.spec.bias) return acc;

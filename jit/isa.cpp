@@ -164,6 +164,7 @@ void read_features(CpuInfo& info) {
     info.avx512bw = bit(seven.ebx, 30);
     info.avx512vl = bit(seven.ebx, 31);
     info.avx512_vnni = bit(seven.ecx, 11);
+    info.avx512_vbmi = bit(seven.ecx, 1);
     info.avx512_bf16 = bit(seven_one.eax, 5);
     info.avx512_fp16 = bit(seven.edx, 23);
   }
@@ -228,8 +229,10 @@ std::string missing_features(const CpuInfo& info, Isa isa) {
   }
   if (isa >= Isa::avx512_vnni) need(info.avx512_vnni, "AVX512_VNNI");
   if (isa == Isa::amx_int8) {
+    need(info.avx512_vbmi, "AVX512_VBMI");
     need(info.amx_tile, "AMX-TILE");
     need(info.amx_int8, "AMX-INT8");
+    need(info.amx_bf16, "AMX-BF16");
     if (!info.amx_obstacle.empty()) out += fmt::format(" ({})", info.amx_obstacle);
   }
   return out;

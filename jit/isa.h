@@ -17,7 +17,7 @@ enum class Isa : uint8_t {
   avx_vnni,     // 256-bit vpdpbusd: VEX (AVX-VNNI), else EVEX (AVX512-VNNI with VL) on ymm0..15
   avx512,       // AVX-512 F, BW, VL, DQ: vpmaddubsw on zmm
   avx512_vnni,  // + vpdpbusd on zmm
-  amx_int8,     // + tiles
+  amx_int8,  // + tiles of int8 and of bf16, and AVX512_VBMI: processors with tiles have all three
 };
 
 // What CPUID says of this machine, read once.
@@ -26,8 +26,8 @@ struct CpuInfo {
   uint32_t family = 0, model = 0, stepping = 0;
   bool avx2 = false, fma = false, f16c = false, avx_vnni = false;
   bool avx512f = false, avx512bw = false, avx512vl = false, avx512dq = false, avx512_vnni = false;
-  bool avx512_bf16 = false, avx512_fp16 = false, amx_tile = false, amx_int8 = false,
-       amx_bf16 = false;
+  bool avx512_vbmi = false, avx512_bf16 = false, avx512_fp16 = false, amx_tile = false,
+       amx_int8 = false, amx_bf16 = false;
   // Why AMX is off although CPUID shows it (the kernel refused, or the trial instruction died).
   std::string amx_obstacle;
   // Of one core (L3: of the whole slice); 32 KiB, 512 KiB and 0 where CPUID does not tell.

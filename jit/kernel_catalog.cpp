@@ -40,8 +40,12 @@ void add_formats(std::vector<GemmSpec>& out) {
     add(weights(WeightType::u4, group), ActType::f32);
     add(weights(WeightType::u4, group, true), ActType::f32);
     add(weights(WeightType::u8, group), ActType::f32);
+    add(weights(WeightType::u4, group), ActType::bf16);
+    add(weights(WeightType::u4, group, true), ActType::bf16);
+    add(weights(WeightType::u8, group), ActType::bf16);
   }
   add(weights(WeightType::u8, 0), ActType::s8);
+  add(weights(WeightType::u4, 0), ActType::bf16);
   add(weights(WeightType::u4, 32, false, ScaleType::f32), ActType::f32);
   add(weights(WeightType::u8, 128, true, ScaleType::f32), ActType::f32);
   add(WeightFormat{.type = WeightType::f32}, ActType::f32);
@@ -55,7 +59,7 @@ void add_tails(std::vector<GemmSpec>& out) {
   for (const Shape s : {Shape{100, 200, 64}, Shape{17, 77, 32}, Shape{33, 24, 128}, Shape{5, 1, 0},
                         Shape{250, 1000, 0}}) {
     for (const WeightType type : {WeightType::u4, WeightType::u8}) {
-      for (const ActType act : {ActType::s8, ActType::f32}) {
+      for (const ActType act : {ActType::s8, ActType::f32, ActType::bf16}) {
         out.push_back(gemm(weights(type, s.group), act, s.n, s.k));
         out.push_back(gemm(weights(type, s.group, true, ScaleType::f32), act, s.n, s.k));
       }
@@ -93,6 +97,9 @@ void add_epilogues(std::vector<GemmSpec>& out) {
   last.bias = last.residual = last.gate = true;
   last.activation = Activation::silu;
   out.push_back(last);
+  last.weight = weights(WeightType::u4, 32);
+  last.act = ActType::bf16;
+  out.push_back(last);
 }
 
 void add_norms(std::vector<RowSpec>& out, int64_t n) {
@@ -109,6 +116,11 @@ void add_norms(std::vector<RowSpec>& out, int64_t n) {
       quantized.group = 0;
       quantized.zero = 1;
       out.push_back(quantized);
+      RowSpec rounded = plain;
+      rounded.quantize = rounded.bf16 = true;
+      out.push_back(rounded);
+      rounded.f32_out = false;
+      out.push_back(rounded);
     }
   }
   out.push_back({.op = RowOp::layer_norm, .n = n});
@@ -119,6 +131,7 @@ void add_elementwise(std::vector<RowSpec>& out, int64_t n) {
     out.push_back({.op = RowOp::quantize, .n = n, .group = group});
     out.push_back({.op = RowOp::quantize, .n = n, .group = group, .zero = 1});
   }
+  out.push_back({.op = RowOp::quantize, .n = n, .bf16 = true});
   for (const Activation activation : {Activation::silu, Activation::gelu, Activation::gelu_tanh,
                                       Activation::quick_gelu, Activation::relu}) {
     out.push_back({.op = RowOp::activation, .n = n, .activation = activation});

@@ -142,6 +142,7 @@ struct GemmCase {
         columns((s.gate ? s.n / 2 : s.n) - (s.gate ? 5 : 0)),
         a_f32(random_floats(random, s.act == ActType::f32 ? rows * a_stride() : 0, -1, 1)),
         a_s8(s.act == ActType::s8 ? rows * a_stride() : 0),
+        a_bf16(s.act == ActType::bf16 ? rows * a_stride() : 0),
         a_scale(random_floats(random, rows * weights.shape.groups, 0.001F, 0.02F)),
         a_sum(rows * weights.shape.groups),
         bias(random_floats(random, s.n, -1, 1)),
@@ -149,10 +150,26 @@ struct GemmCase {
         scratch(gemm_scratch_bytes(s, tiling)),
         c(rows * stride()) {
     if (s.act == ActType::s8) quantized_rows(random, rows);
+    if (s.act == ActType::bf16) rounded_rows(random, rows);
   }
 
   int64_t stride() const { return columns + 3; }
-  int64_t a_stride() const { return spec.act == ActType::s8 ? weights.shape.kpad : spec.k + 3; }
+  int64_t a_stride() const { return spec.act == ActType::f32 ? spec.k + 3 : weights.shape.kpad; }
+
+  const void* a() {
+    if (spec.act == ActType::s8) return a_s8.data();
+    if (spec.act == ActType::bf16) return a_bf16.data();
+    return a_f32.data();
+  }
+
+  void rounded_rows(Random& random, int64_t rows) {
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t kk = 0; kk < a_stride(); ++kk) {
+        const float x = kk < spec.k ? uniform(random, -1, 1) : 0;
+        a_bf16[row * a_stride() + kk] = bf16_activation(x);
+      }
+    }
+  }
 
   void quantized_rows(Random& random, int64_t rows) {
     const PackedShape& shape = weights.shape;
@@ -172,7 +189,7 @@ struct GemmCase {
   }
 
   GemmArgs args(int64_t m, int64_t nb_begin, int64_t nb_end, Buffer<float>& out) {
-    return {.a = spec.act == ActType::s8 ? static_cast<void*>(a_s8.data()) : a_f32.data(),
+    return {.a = a(),
             .a_stride = a_stride(),
             .a_scale = a_scale.data(),
             .a_sum = a_sum.data(),
@@ -196,6 +213,7 @@ struct GemmCase {
   int64_t columns;
   Buffer<float> a_f32;
   Buffer<int8_t> a_s8;
+  Buffer<uint16_t> a_bf16;
   Buffer<float> a_scale;
   Buffer<int32_t> a_sum;
   Buffer<float> bias, residual;
@@ -257,7 +275,7 @@ struct RowCase {
   }
 
   int64_t stride() const { return n + 3; }
-  int64_t q_stride() const { return (n + 7) / 8 * 8 + 8; }
+  int64_t q_stride() const { return ((n + 7) / 8 * 8 + 8) * (spec.bf16 ? 2 : 1); }
   int64_t groups() const { return spec.group == 0 ? 1 : (n + spec.group - 1) / spec.group; }
 
   RowArgs args(bool kernel) {

@@ -33,8 +33,8 @@ constexpr std::array<std::pair<RowOp, std::string_view>, 10> kRowOps = {{
 
 std::string gemm_name(const GemmSpec& spec) {
   const bool f32_weights = spec.weight.type == WeightType::f32;
-  std::string out = fmt::format("gemm_{}{}f32", weight_type_name(spec.weight.type),
-                                spec.act == ActType::s8 ? "s8" : "f32");
+  std::string out =
+      fmt::format("gemm_{}{}f32", weight_type_name(spec.weight.type), act_type_name(spec.act));
   // f32 weights have no groups; the field still takes part in ==, so an odd value shows.
   if (!f32_weights || spec.weight.group != WeightFormat{}.group) {
     out += fmt::format("_g{}", spec.weight.group);
@@ -59,6 +59,7 @@ std::string row_name(const RowSpec& spec) {
   if (spec.residual) out += "_res";
   if (spec.bias) out += "_bias";
   if (spec.quantize) out += "_q";
+  if (spec.bf16) out += "_bf16";
   if (!spec.f32_out) out += "_nof32";
   if (spec.group != 0) out += fmt::format("_g{}", spec.group);
   if (spec.zero != RowSpec{}.zero) out += fmt::format("_z{}", spec.zero);
@@ -159,6 +160,8 @@ std::optional<GemmSpec> read_gemm(Reader& in) {
     spec.act = ActType::s8;
   } else if (in.word("f32")) {
     spec.act = ActType::f32;
+  } else if (in.word("bf16")) {
+    spec.act = ActType::bf16;
   } else {
     return std::nullopt;
   }
@@ -186,6 +189,7 @@ std::optional<RowSpec> read_row(Reader& in) {
   spec.residual = in.field("res");
   spec.bias = in.field("bias");
   spec.quantize = in.field("q");
+  spec.bf16 = in.field("bf16");
   spec.f32_out = !in.field("nof32");
   in.numbered_field("g", spec.group);
   in.numbered_field("z", spec.zero);
@@ -252,10 +256,11 @@ void check_gemm_spec(const GemmSpec& spec) {
     fail("No kernel {} exists: a gate needs pairs of column blocks, so n must be a multiple of 32.",
          what);
   }
-  if (spec.act != ActType::s8) return;
-  if (spec.weight.type == WeightType::f32) {
-    fail("No kernel {} exists: f32 weights take f32 activations, not s8.", what);
+  if (spec.act != ActType::f32 && spec.weight.type == WeightType::f32) {
+    fail("No kernel {} exists: f32 weights take f32 activations, not {}.", what,
+         act_type_name(spec.act));
   }
+  if (spec.act != ActType::s8) return;
   const bool nibbles = spec.weight.type == WeightType::u4;
   const int64_t largest = spec.weight.asym ? (nibbles ? 15 : 255) : (nibbles ? 8 : 128);
   const int64_t longest = std::numeric_limits<int32_t>::max() / (largest * 128);
@@ -289,6 +294,18 @@ std::optional<Tiling> parse_tiling_name(std::string_view text) {
   Tiling tiling;
   if (!read_tiling(in, tiling) || name(tiling) != text) return std::nullopt;
   return tiling;
+}
+
+std::string_view act_type_name(ActType act) {
+  switch (act) {
+    case ActType::s8:
+      return "s8";
+    case ActType::f32:
+      return "f32";
+    case ActType::bf16:
+      return "bf16";
+  }
+  return "unknown";
 }
 
 std::string_view activation_name(Activation activation) {

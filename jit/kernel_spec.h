@@ -14,11 +14,18 @@
 
 namespace nibble::jit {
 
-enum class ActType : uint8_t { s8, f32 };
+enum class ActType : uint8_t { s8, f32, bf16 };
 
 // Activation functions. gelu is the erf form, gelu_tanh the tanh form, quick_gelu
 // x*sigmoid(1.702x).
 enum class Activation : uint8_t { none, silu, gelu, gelu_tanh, quick_gelu, relu };
+
+// k of one step of bf16 products: the pairs of a 64-byte row of a tile.
+inline constexpr int64_t kBf16Step = 32;
+
+inline constexpr int64_t act_bytes(ActType act) {
+  return act == ActType::s8 ? 1 : act == ActType::bf16 ? 2 : 4;
+}
 
 // c[m][n] = epilogue(a[m][k] * w[n][k]^T).
 //
@@ -28,7 +35,16 @@ enum class Activation : uint8_t { none, silu, gelu, gelu_tanh, quick_gelu, relu 
 //   where for asymmetric weights float(isum) = fma(float(zero), float(-sum q_a), float(sum q_w
 //   q_a)).
 // f32 activations: acc = fma(a[k], w[k], acc) in ascending k, w[k] = (q - zero) * scale rounded
-// once. Then, in this order: acc += bias[n]; gate: out = act(acc_even_block) * acc_odd_block, else
+// once.
+// bf16 activations (u4 and u8 weights): that of TDPBF16PS. A group in ascending order is cut into
+// steps of kBf16Step k, the last may be shorter; per step and group
+//     even = fma(a[k], q - zero, even) over the even k of the step in ascending order, odd likewise
+//     sum  = sum + (even + odd)                             from even = odd = 0 and sum = 0
+//     acc  = fma(sum, w_scale, acc)                         at the end of the group
+//   q - zero is a whole number of at most 8 bits and sign: exact in bf16, so that activations are
+//   all that is rounded. They are what bf16_activation (float16.h) makes, which rules out subnormal
+//   numbers everywhere, and finite: a row with infinities or NaN has no finite result, on no ISA.
+// Then, in this order: acc += bias[n]; gate: out = act(acc_even_block) * acc_odd_block, else
 // out = act(acc); out += residual.
 struct GemmSpec {
   WeightFormat weight{};
@@ -66,6 +82,7 @@ struct RowSpec {
   bool residual = false;     // norms: add a residual row first and store the sum
   bool bias = false;         // layer_norm
   bool quantize = false;     // norms: also write the quantized row
+  bool bf16 = false;         // the quantized row is bf16: no groups, scales nor sums
   bool f32_out = true;       // norms: write the fp32 row
   int64_t group = 0;         // quantization group, 0 = whole row
   int32_t zero = 8;          // quantizer stores -zero * sum(q); 1 for asymmetric weights
@@ -125,6 +142,7 @@ void check_gemm_spec(const GemmSpec& spec);
 std::optional<KernelKey> parse_kernel_name(std::string_view text);
 std::optional<Tiling> parse_tiling_name(std::string_view text);
 
+std::string_view act_type_name(ActType act);  // "s8", "f32", "bf16"
 std::string_view activation_name(Activation activation);
 std::optional<Activation> parse_activation(std::string_view name);
 std::string_view kv_type_name(KvType type);

@@ -68,12 +68,6 @@ __attribute__((target("avx,f16c"))) void halves_f16c(const float* from, int64_t 
   }
 }
 
-uint16_t f32_to_bf16(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  if ((bits & 0x7FFFFFFFU) > 0x7F800000U) return static_cast<uint16_t>((bits >> 16) | 0x40U);
-  return static_cast<uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
-}
-
 void convert(KvType type, const float* from, int64_t count, uint16_t* to) {
   if (type == KvType::bf16) {
     for (int64_t i = 0; i < count; ++i) to[i] = f32_to_bf16(from[i]);

@@ -143,9 +143,16 @@ class RowGenerator {
                 [&](const Mask* mask, int) { v_.store(element(y, i), value(i, mask), mask); });
       return;
     }
-    if (!spec_.f32_out) return quantize_row(value, value);
+    if (!spec_.f32_out) return spec_.bf16 ? round_row(value) : quantize_row(value, value);
     // The first pass stores y, which may replace the row it is computed from; the second reads y.
     const Gp y = y_row();
+    if (spec_.bf16) {
+      return round_row([&](const Gp& i, const Mask* mask) {
+        Reg result = value(i, mask);
+        v_.store(element(y, i), result, mask);
+        return result;
+      });
+    }
     quantize_row(
         [&](const Gp& i, const Mask* mask) {
           Reg result = value(i, mask);
@@ -160,7 +167,18 @@ class RowGenerator {
   void quantize_only() {
     const Gp x = x_row();
     const Value value = [&](const Gp& i, const Mask* mask) { return v_.load(element(x, i), mask); };
+    if (spec_.bf16) return round_row(value);
     quantize_row(value, value);
+  }
+
+  void round_row(const Value& value) {
+    const Gp q = row_pointer(offsetof(RowArgs, q), offsetof(RowArgs, q_stride), 1, "q");
+    const Gp i = v_.zero_gp("i");
+    v_.blocks(i, spec_.n, [&](const Mask* mask, int lanes) {
+      Reg words = v_.to_bf16_activation(value(i, mask));
+      if (mask != nullptr) words = v_.keep(*mask, words);
+      v_.store_words(x86::ptr(q, i, 1), words, lanes <= 8 ? 8 : 16);
+    });
   }
 
   // `first` and `second` give the same values in the two passes over each group.

@@ -11,6 +11,7 @@
 //               when amax < kQuantizeTiny (127 / amax would overflow); sum = -zero * sum(q).
 //               q is padded with zeros to a multiple of 8. A group is a multiple of 8 long.
 //               A non-finite x gives a NaN scale and q = 0: the poison stays visible.
+//               bf16: q = bf16_activation(x) (float16.h), padded likewise; no groups, nothing else
 //   rope        head rows in place: (a, b) -> (a*cos - b*sin, b*cos + a*sin), as
 //               fma(a, cos, -(b*sin)) and fma(b, cos, a*sin), the inner products rounded;
 //               row r's cos and sin are the rotary/2 floats at x2 and x3 + r * x2_stride
@@ -41,8 +42,8 @@ struct RowArgs {
   int64_t y_stride = 0;
   float* sum = nullptr;  // norms with residual: x + residual
   int64_t sum_stride = 0;
-  int8_t* q = nullptr;       // quantized result
-  int64_t q_stride = 0;      // bytes, >= n rounded up to 8
+  void* q = nullptr;         // quantized result, s8 or bf16
+  int64_t q_stride = 0;      // bytes; a row holds n rounded up to 8 elements
   float* q_scale = nullptr;  // [rows][groups]
   int32_t* q_sum = nullptr;  // [rows][groups]
   int64_t q_groups = 0;      // groups a row (stride of the two above)

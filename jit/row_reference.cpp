@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "jit/error.h"
+#include "jit/float16.h"
 #include "jit/reference_lanes.h"
 #include "jit/row_generator.h"
 #include "jit/row_kernels.h"
@@ -37,9 +38,17 @@ void quantize_group(int32_t zero, int64_t begin, int64_t end, const Value& value
 }
 
 template <typename Value>
+void round_row(const RowSpec& spec, const RowArgs& args, int64_t row, const Value& value) {
+  auto* q = static_cast<uint16_t*>(args.q) + row * args.q_stride / 2;
+  for (int64_t i = 0; i < spec.n; ++i) q[i] = bf16_activation(value(i));
+  for (int64_t i = spec.n; i % 8 != 0; ++i) q[i] = 0;
+}
+
+template <typename Value>
 void quantize_row(const RowSpec& spec, const RowArgs& args, int64_t row, const Value& value) {
+  if (spec.bf16) return round_row(spec, args, row, value);
   const int64_t group = spec.group == 0 ? spec.n : spec.group;
-  int8_t* q = args.q + row * args.q_stride;
+  int8_t* q = static_cast<int8_t*>(args.q) + row * args.q_stride;
   float* scale = args.q_scale + row * args.q_groups;
   int32_t* sum = args.q_sum + row * args.q_groups;
   for (int64_t begin = 0; begin < spec.n; begin += group) {
@@ -167,8 +176,14 @@ void check_row_spec(const RowSpec& spec) {
     fail("A row kernel quantizes in groups of {}, expected a multiple of 8, or 0 for the row.",
          spec.group);
   }
+  if (spec.bf16 && (!quantizes || spec.group != 0 || spec.zero != RowSpec{}.zero)) {
+    fail(
+        "A row kernel makes bf16 in groups of {} with zero point {}, but bf16 rows have neither, "
+        "and quantize and norms alone make them.",
+        spec.group, spec.zero);
+  }
   const int64_t group = spec.group == 0 ? spec.n : std::min(spec.group, spec.n);
-  if (quantizes && (spec.zero < 0 || int64_t{spec.zero} * 127 * group > INT32_MAX)) {
+  if (quantizes && !spec.bf16 && (spec.zero < 0 || int64_t{spec.zero} * 127 * group > INT32_MAX)) {
     fail(
         "A row kernel sums groups of {} times a zero point of {}, which must be positive and whose "
         "product must fit 32 bits.",

@@ -70,8 +70,10 @@ struct Operands {
         scales(allocate(static_cast<size_t>(shape.scale_bytes * copies))),
         zeros(allocate(static_cast<size_t>(shape.zero_bytes * copies))),
         // A stride of a whole page would put every row into the same cache sets.
-        a_stride((spec.act == ActType::s8 ? shape.kpad : spec.k) + 64),
+        a_stride(shape.kpad + 64),
         a_s8(static_cast<size_t>(rows * a_stride), 1),
+        a_bf16(spec.act == ActType::bf16 ? static_cast<size_t>(rows * a_stride) : 0,
+               bf16_activation(0.5F)),
         a_f32(spec.act == ActType::f32 ? static_cast<size_t>(rows * a_stride) : 0, 0.5F),
         a_scale(static_cast<size_t>(rows * shape.groups), 0.01F),
         a_sum(a_scale.size(), -8),
@@ -91,7 +93,10 @@ struct Operands {
   }
 
   GemmArgs args(const GemmSpec& spec, int64_t m, int64_t copy) {
-    return {.a = spec.act == ActType::s8 ? static_cast<void*>(a_s8.data()) : a_f32.data(),
+    const void* a = a_f32.data();
+    if (spec.act == ActType::s8) a = a_s8.data();
+    if (spec.act == ActType::bf16) a = a_bf16.data();
+    return {.a = a,
             .a_stride = a_stride,
             .a_scale = a_scale.data(),
             .a_sum = a_sum.data(),
@@ -116,6 +121,7 @@ struct Operands {
   Bytes scales, zeros;
   int64_t a_stride;
   std::vector<int8_t> a_s8;
+  std::vector<uint16_t> a_bf16;
   std::vector<float> a_f32, a_scale;
   std::vector<int32_t> a_sum;
   std::vector<float> bias, residual, c;

@@ -22,7 +22,7 @@
 #include "jit/error.h"
 #include "jit/float16.h"
 #include "jit/isa.h"
-#include "quant/random_weights.h"
+#include "quant/formats/random_weights.h"
 #include "runtime/machine_roofs.h"
 #include "runtime/session.h"
 

@@ -18,6 +18,11 @@ constexpr int64_t kRows = 8;
 constexpr int64_t kSoftmaxLength = 2048;
 constexpr int64_t kHeads = 32;
 
+// Bytes of a quantized row.
+int64_t q_stride(const RowSpec& spec, int64_t width) {
+  return (width + 7) / 8 * 8 * (spec.bf16 ? 2 : 1);
+}
+
 struct Operands {
   explicit Operands(const RowSpec& spec)
       : n(length_at_run_time(spec.op) ? kSoftmaxLength : spec.n),
@@ -30,7 +35,7 @@ struct Operands {
         bias(size(width), 0.25F),
         y(size(kRows * width), 0.5F),
         sum(y.size()),
-        q(size(kRows * ((width + 7) / 8 * 8))),
+        q(size(kRows * q_stride(spec, width))),
         q_scale(size(kRows * groups)),
         q_sum(size(kRows * groups)) {
     for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 1000) * 0.01F - 5.0F;
@@ -48,7 +53,7 @@ struct Operands {
             .sum = sum.data(),
             .sum_stride = width,
             .q = q.data(),
-            .q_stride = (width + 7) / 8 * 8,
+            .q_stride = q_stride(spec, width),
             .q_scale = q_scale.data(),
             .q_sum = q_sum.data(),
             .q_groups = groups,

@@ -1,5 +1,6 @@
 // The steps of attention: keys and values into the cache, and attention over it.
 #include <algorithm>
+#include <atomic>
 
 #include "jit/attention.h"
 #include "jit/kv_layout.h"
@@ -8,6 +9,15 @@
 
 namespace nibble::runtime {
 namespace {
+
+// Passes of at most so many rows may share attention by pages, where they have fewer blocks than
+// so many a thread: threads that take that many blocks each end together well enough.
+constexpr int64_t kPagedRows = 8;
+constexpr int64_t kBlocksPerThread = 4;
+
+int64_t pages_for(int64_t positions) noexcept {
+  return (positions + jit::kKvPage - 1) / jit::kKvPage;
+}
 
 // Normalises and rotates `heads` adjacent heads in place.
 void turn_heads(const CacheStep& s, const StepContext& context, float* x, int64_t heads,
@@ -71,67 +81,133 @@ const jit::Kernel& kernel_of(const AttentionStep& s, const StepContext& context)
   return *context.attention[s.head.layer];
 }
 
-// One query head block: `rows` rows that share a KV head, `first` the first row and `q_head` its
-// head.
+// One block of a cut, and what is to be computed of it.
 struct AttentionBlock {
-  int64_t kv_head = 0, q_head = 0, row = 0, rows = 0;
-  bool over_heads = false;  // rows are heads of one token; otherwise tokens of one head
+  int64_t kv_head = 0, q_head = 0;  // of its first row
+  int64_t row = 0, rows = 0;
+  jit::AttentionPart part = jit::AttentionPart::whole;
+  int64_t first_page = 0, end_page = 0;  // of AttentionPart::pages
+  std::byte* states = nullptr;
 };
 
-void run_attention_block(const AttentionStep& s, const StepContext& context,
-                         const AttentionBlock& block) noexcept {
+AttentionBlock block_of(const AttentionCut& cut, const HeadLayout& head, int64_t index) noexcept {
+  const int64_t share = head.heads / head.kv_heads;
+  const int64_t lane = index / cut.blocks, first = index % cut.blocks * cut.block_rows;
+  AttentionBlock block;
+  block.rows = std::min(cut.block_rows, cut.span - first);
+  block.kv_head = cut.over_heads ? lane : lane / share;
+  block.q_head = cut.over_heads ? lane * share + first : lane;
+  block.row = cut.over_heads ? 0 : first;
+  return block;
+}
+
+int64_t first_visible(const AttentionStep& s, int64_t position) noexcept {
+  return s.window > 0 ? std::max<int64_t>(0, position + 1 - s.window) : 0;
+}
+
+void run_block(const AttentionStep& s, const StepContext& context, const AttentionCut& cut,
+               const AttentionBlock& block) noexcept {
   const HeadLayout& head = s.head;
   int64_t lo[jit::kMaxAttentionRows], hi[jit::kMaxAttentionRows];
   float slope[jit::kMaxAttentionRows];
+  const int64_t row = context.row + block.row;
   for (int64_t i = 0; i < block.rows; ++i) {
-    const int64_t position = context.position + block.row + (block.over_heads ? 0 : i);
+    const int64_t position = context.position + row + (cut.over_heads ? 0 : i);
     hi[i] = position + 1;
-    lo[i] = s.window > 0 ? std::max<int64_t>(0, hi[i] - s.window) : 0;
-    const auto h = static_cast<size_t>(block.q_head + (block.over_heads ? i : 0));
+    lo[i] = first_visible(s, position);
+    const auto h = static_cast<size_t>(block.q_head + (cut.over_heads ? i : 0));
     slope[i] = s.slopes ? (*s.slopes)[h] : 0.0F;
   }
   jit::AttentionArgs args;
-  args.q = context.at<float>(s.qkv, block.row) + block.q_head * head.head_dim;
-  args.q_stride = block.over_heads ? head.head_dim : s.qkv.width;
+  args.q = context.at<float>(s.qkv, row) + block.q_head * head.head_dim;
+  args.q_stride = cut.over_heads ? head.head_dim : s.qkv.width;
   args.cache = context.kv->head(head.layer, block.kv_head);
   args.lo = lo;
   args.hi = hi;
   args.slope = slope;
   args.scale = s.scale;
   args.softcap = s.softcap;
-  args.out = context.at<float>(s.out, block.row) + block.q_head * head.head_dim;
-  args.out_stride = block.over_heads ? head.head_dim : s.out.width;
+  args.out = context.at<float>(s.out, row) + block.q_head * head.head_dim;
+  args.out_stride = cut.over_heads ? head.head_dim : s.out.width;
   args.rows = block.rows;
   args.scratch = context.scratch;
+  args.part = block.part;
+  args.begin = block.first_page * jit::kKvPage;
+  args.end = block.end_page * jit::kKvPage;
+  args.states = block.states;
+  args.state_stride = cut.page_bytes;
   kernel_of(s, context).run(args);
+}
+
+// Pages of all blocks are taken as they come. Whoever ends the last page of a block merges them: in
+// their order, whichever thread had which.
+void run_by_pages(const AttentionStep& s, const StepContext& context, const AttentionCut& cut,
+                  int64_t first_page, int64_t pages) noexcept {
+  context.claim(cut.count() * pages, 1, [&](int64_t begin, int64_t end) {
+    while (begin < end) {
+      const int64_t index = begin / pages, page = begin % pages;
+      const int64_t taken = std::min(end - begin, pages - page);
+      AttentionBlock block = block_of(cut, s.head, index);
+      block.part = jit::AttentionPart::pages;
+      block.first_page = first_page + page;
+      block.end_page = block.first_page + taken;
+      block.states = context.page_states + (index * pages - first_page) * cut.page_bytes;
+      run_block(s, context, cut, block);
+      std::atomic<int64_t>& done = context.page_counters[index].taken;
+      if (done.fetch_add(taken, std::memory_order_acq_rel) + taken == pages) {
+        done.store(0, std::memory_order_relaxed);
+        block.part = jit::AttentionPart::merge;
+        run_block(s, context, cut, block);
+      }
+      begin += taken;
+    }
+  });
 }
 
 void run_attention(const Step& step, const StepContext& context) noexcept {
   const auto& s = *std::get_if<AttentionStep>(&step.body);
-  const HeadLayout& head = s.head;
-  const int64_t share = head.heads / head.kv_heads;
-  const bool over_heads = context.rows == 1;
-  // Units in the order (KV head, query head, row block): neighbours share cached keys and values.
-  const int64_t span = over_heads ? share : context.rows;
-  const int64_t most = std::get_if<jit::AttentionSpec>(&kernel_of(s, context).key.spec)->rows;
-  const int64_t blocks = (span + most - 1) / most;
-  const int64_t lanes = over_heads ? head.kv_heads : head.heads;
-  context.claim(lanes * blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t lane = unit / blocks;
-      const int64_t first = unit % blocks * most;
-      AttentionBlock block;
-      block.over_heads = over_heads;
-      block.rows = std::min(most, span - first);
-      block.kv_head = over_heads ? lane : lane / share;
-      block.q_head = over_heads ? lane * share + first : lane;
-      block.row = context.row + (over_heads ? 0 : first);
-      run_attention_block(s, context, block);
+  const AttentionCut cut =
+      cut_attention(s.head, context.rows, kernel_of(s, context), context.share.threads());
+  if (cut.by_pages) {
+    const int64_t position = context.position + context.row;
+    const int64_t first = first_visible(s, position) / jit::kKvPage;
+    const int64_t pages = pages_for(position + context.rows) - first;
+    if (pages > 1) return run_by_pages(s, context, cut, first, pages);
+  }
+  context.claim(cut.count(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      run_block(s, context, cut, block_of(cut, s.head, i));
     }
   });
 }
 
 }  // namespace
+
+AttentionCut cut_attention(const HeadLayout& head, int64_t rows, const jit::Kernel& kernel,
+                           int threads) noexcept {
+  AttentionCut cut;
+  cut.over_heads = rows == 1;
+  cut.lanes = cut.over_heads ? head.kv_heads : head.heads;
+  cut.span = cut.over_heads ? head.heads / head.kv_heads : rows;
+  cut.block_rows =
+      std::min<int64_t>(cut.span, std::get_if<jit::AttentionSpec>(&kernel.key.spec)->rows);
+  cut.blocks = (cut.span + cut.block_rows - 1) / cut.block_rows;
+  cut.by_pages = threads > 1 && rows <= kPagedRows && cut.count() < threads * kBlocksPerThread;
+  cut.page_bytes = cut.block_rows * jit::attention_state_bytes(head.head_dim);
+  return cut;
+}
+
+PageStates page_states(const HeadLayout& head, int64_t positions, const jit::Kernel& kernel,
+                       int threads) noexcept {
+  PageStates most;
+  for (int64_t rows = 1; rows <= kPagedRows; ++rows) {
+    const AttentionCut cut = cut_attention(head, rows, kernel, threads);
+    if (!cut.by_pages) continue;
+    most.bytes = std::max(most.bytes, cut.count() * pages_for(positions) * cut.page_bytes);
+    most.counters = std::max(most.counters, cut.count());
+  }
+  return most;
+}
 
 Step Step::of(CacheStep body) { return Step::with(std::move(body), run_cache); }
 Step Step::of(AttentionStep body) { return Step::with(std::move(body), run_attention); }

@@ -34,9 +34,11 @@ struct Operand {
   bool present() const { return place != -1; }
 };
 
-// A row of activations quantized for a matmul.
+// A row of activations quantized for a matmul. Its width is in bytes.
 struct QuantizedOperand {
-  Operand q, scale, sum;  // s8 [rows][kpad], f32 and s32 [rows][groups]
+  Operand q;           // s8 or bf16 [rows][kpad]
+  Operand scale, sum;  // of s8: f32 and s32 [rows][groups]
+  int64_t element_bytes = 1;
 };
 
 // Token (and position) embedding: x = table[id] * scale (+ positions[position + offset]).
@@ -64,7 +66,7 @@ struct GemmStep {
   }
   bool gate = false;
   Operand a;                   // f32 activations, or
-  QuantizedOperand quantized;  // s8 activations
+  QuantizedOperand quantized;  // s8 or bf16 activations
   std::shared_ptr<const std::vector<float>> bias;
   Operand residual, out;
   int64_t out_columns = 0;

@@ -83,6 +83,19 @@ int64_t scratch_bytes(const Plan& plan, const std::vector<const jit::Kernel*>& a
   return bytes;
 }
 
+// The most that any layer's attention needs to be shared by pages.
+PageStates states_for(const Plan& plan, const std::vector<const jit::Kernel*>& attention,
+                      int64_t positions, int threads) {
+  PageStates most;
+  for (size_t layer = 0; layer < attention.size(); ++layer) {
+    if (attention[layer] == nullptr) continue;
+    const PageStates one = page_states(plan.layers[layer], positions, *attention[layer], threads);
+    most.bytes = std::max(most.bytes, one.bytes);
+    most.counters = std::max(most.counters, one.counters);
+  }
+  return most;
+}
+
 size_t page_round(int64_t bytes) { return (static_cast<size_t>(bytes) + 4095) / 4096 * 4096; }
 
 }  // namespace
@@ -93,10 +106,11 @@ struct Session::Impl {
   int64_t context_length = 0, position = 0, max_rows = 0;
   KvCache kv;
   std::vector<const jit::Kernel*> attention;
+  PageStates states_needed;
   size_t scratch_stride = 0, copies_stride = 0;
-  Memory arena, scratch, copies;
+  Memory arena, scratch, copies, page_states;
   // Two sets of one counter a thread: while a step uses one, the other is cleared for the next.
-  std::vector<WorkCounter> work;
+  std::vector<WorkCounter> work, page_counters;
   std::vector<std::unique_ptr<RopeValues>> rope_values;
   std::vector<RopeRows> rope_rows;
   int64_t rope_positions = 0;
@@ -111,12 +125,15 @@ struct Session::Impl {
         max_rows(std::min(options.prefill_chunk, context)),
         kv(plan->layers, options.kv, context, pool->placement().nodes.size() < 2),
         attention(attention_kernels(*plan, options.kv)),
+        states_needed(states_for(*plan, attention, context, pool->size())),
         scratch_stride(page_round(scratch_bytes(*plan, attention))),
         copies_stride(page_round(plan->row_bytes * kReplicatedRows)),
         arena(page_round(plan->row_bytes * max_rows), "activation arena"),
         scratch(scratch_stride * static_cast<size_t>(pool->size()), "kernels' scratch"),
         copies(copies_stride * static_cast<size_t>(pool->size()), "threads' copies of activations"),
+        page_states(page_round(states_needed.bytes), "states of attention"),
         work(2 * static_cast<size_t>(pool->size())),
+        page_counters(static_cast<size_t>(states_needed.counters)),
         last_logits(static_cast<size_t>(plan->vocab_size)) {
     for (const RopeTable& table : plan->rope_tables) {
       const auto half = static_cast<int64_t>(table.inv_freq.size());
@@ -174,6 +191,8 @@ struct Session::Impl {
     context.attention = attention.data();
     context.rope = rope_rows.data();
     context.scratch = scratch.data() + at * scratch_stride;
+    context.page_states = page_states.data();
+    context.page_counters = page_counters.data();
     for (size_t i = 0; i < plan->steps.size(); ++i) {
       const Step& step = plan->steps[i];
       if (step.tail && logits == nullptr) break;  // and so are all behind it

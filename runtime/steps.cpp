@@ -49,10 +49,12 @@ void run_gemm(const Step& step, const StepContext& context) noexcept {
     args.a = context.at<float>(s.a, context.row);
     args.a_stride = s.a.width;
   } else {
-    args.a = context.at<int8_t>(s.quantized.q, context.row);
-    args.a_stride = s.quantized.q.width;
-    args.a_scale = context.at<float>(s.quantized.scale, context.row);
-    args.a_sum = context.at<int32_t>(s.quantized.sum, context.row);
+    args.a = context.at<std::byte>(s.quantized.q, context.row);
+    args.a_stride = s.quantized.q.width / s.quantized.element_bytes;
+    if (s.quantized.scale.present()) {
+      args.a_scale = context.at<float>(s.quantized.scale, context.row);
+      args.a_sum = context.at<int32_t>(s.quantized.sum, context.row);
+    }
   }
   args.w = s.weight.view.data;
   args.w_scale = s.weight.view.scales;
@@ -116,8 +118,10 @@ void run_row(const Step& step, const StepContext& context) noexcept {
       args.y_stride = s.y.width;
     }
     if (s.quantized.q.present()) {
-      args.q = context.at<int8_t>(s.quantized.q, r);
+      args.q = context.at<std::byte>(s.quantized.q, r);
       args.q_stride = s.quantized.q.width;
+    }
+    if (s.quantized.scale.present()) {
       args.q_scale = context.at<float>(s.quantized.scale, r);
       args.q_sum = context.at<int32_t>(s.quantized.sum, r);
       args.q_groups = s.groups;

@@ -36,6 +36,8 @@ struct StepContext {
   const jit::Kernel* const* attention = nullptr;  // by layer, for the type of that cache
   const RopeRows* rope = nullptr;                 // by table
   std::byte* scratch = nullptr;                   // this thread's
+  std::byte* page_states = nullptr;               // of attention that is shared by pages, and
+  WorkCounter* page_counters = nullptr;           // how many pages of a block are done
 
   // Work in about kPiecesPerThread pieces a thread (WorkShare::claim).
   static constexpr int64_t kPiecesPerThread = 8;
@@ -56,6 +58,29 @@ struct StepContext {
     return reinterpret_cast<T*>(arena + operand.place * max_rows) + r * operand.width;
   }
 };
+
+// How a pass's attention is cut: into blocks of query rows that share a KV head (rows are the heads
+// of one token, or the tokens of one head), in the order (KV head, query head, block). Where those
+// are few beside the threads, their pages of the KV cache (jit/attention.h) are shared too.
+struct AttentionCut {
+  bool over_heads = false;
+  int64_t lanes = 0, span = 0;         // lanes of so many rows each
+  int64_t block_rows = 0, blocks = 0;  // rows of a block at most; blocks of a lane
+  bool by_pages = false;
+  int64_t page_bytes = 0;  // states of one page of one block
+
+  int64_t count() const noexcept { return lanes * blocks; }
+};
+AttentionCut cut_attention(const HeadLayout& head, int64_t rows, const jit::Kernel& kernel,
+                           int threads) noexcept;
+
+// What sharing by pages needs at most, for any number of rows: bytes of states (64-byte aligned),
+// and counters, which are zero before a step and after it.
+struct PageStates {
+  int64_t bytes = 0, counters = 0;
+};
+PageStates page_states(const HeadLayout& head, int64_t positions, const jit::Kernel& kernel,
+                       int threads) noexcept;
 
 // How the column blocks of a matmul are shared (WorkShare::claim): in units that its kernel takes
 // together, a piece at a time. While memory is the bound a piece is a microsecond or two of

@@ -172,9 +172,6 @@ std::vector<std::string> described_architectures() {
 }
 
 Description describe(const File& file, Checkpoint& checkpoint) {
-  if (const int64_t parts = file.integer("split.count", 1); parts > 1) {
-    fail("{}: the model is split into {} files, but one file is expected.", file.path(), parts);
-  }
   Metadata meta(file);
   const auto* known = std::ranges::find_if(
       kArchitectures, [&](const Architecture& a) { return meta.architecture() == a.name; });

@@ -8,6 +8,7 @@
 #include <limits>
 #include <utility>
 
+#include "frontends/gguf/gguf_parts.h"
 #include "jit/error.h"
 
 namespace nibble::frontends::gguf {
@@ -279,6 +280,7 @@ class Parser {
         fail("{}: tensor '{}' of {} bytes at offset {} + {} ends past the file's {} bytes.", path(),
              tensor.name, place.bytes, begin, place.offset, all.size());
       }
+      tensor.file = out_.file_;
       tensor.data =
           all.subspan(static_cast<size_t>(begin + place.offset), static_cast<size_t>(place.bytes));
     }
@@ -300,7 +302,45 @@ class Parser {
   std::vector<Place> places_;
 };
 
-File File::open(const std::string& path) { return Parser(path).run(); }
+File File::open(const std::string& path) {
+  constexpr const char* kCount = "split.count";
+  File file = Parser(path).run();
+  const int64_t count = file.integer(kCount, 1);
+  if (count == 1) return file;
+  const std::vector<std::string> paths = part_paths(path);
+  if (std::cmp_not_equal(paths.size(), count)) {
+    fail(
+        "{}: metadata '{}' says that it is one of {} parts, but a part is named "
+        "NAME-00001-of-{:05}.gguf.",
+        path, kCount, count, count);
+  }
+  const auto open_part = [&](int64_t i) {
+    File part = Parser(paths[static_cast<size_t>(i)]).run();
+    const int64_t no = part.integer("split.no", -1), of = part.integer(kCount, 1);
+    if (no != i || of != count) {
+      fail("{}: the metadata says part {} (from 0) of {}, but {} of {} is expected.", part.path(),
+           no, of, i, count);
+    }
+    return part;
+  };
+  file = open_part(0);  // holds what the model is, the others only tensors
+  for (int64_t i = 1; i < count; ++i) file.append(open_part(i));
+  const auto found = static_cast<int64_t>(file.tensors_.size());
+  if (const int64_t all = file.integer("split.tensors.count", found); all != found) {
+    fail("{}: metadata 'split.tensors.count' is {}, but the {} parts hold {} tensors.", file.path(),
+         all, count, found);
+  }
+  return file;
+}
+
+void File::append(File part) {
+  for (Tensor& tensor : part.tensors_) {
+    if (!by_name_.emplace(tensor.name, tensors_.size()).second) {
+      fail("{}: tensor '{}' is in an earlier part too.", part.path(), tensor.name);
+    }
+    tensors_.push_back(std::move(tensor));
+  }
+}
 
 std::vector<std::string_view> File::keys() const {
   std::vector<std::string_view> keys;

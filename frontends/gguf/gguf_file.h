@@ -1,7 +1,7 @@
-// A GGUF file, versions 2 and 3, little-endian: its metadata and where its tensors lie. Everything
-// is checked against the file's length before it is used, nothing is copied but the directory, and
-// what is returned points into the mapped file. Knows no model: that is gguf_model.h. Source: the
-// GGUF specification of ggml (docs/gguf.md).
+// A GGUF file, versions 2 and 3, little-endian: its metadata and where its tensors lie, of all
+// parts where it is split (gguf_parts.h). Everything is checked against the file's length before it
+// is used, nothing is copied but the directory, and what is returned points into the mapped file.
+// Knows no model: that is gguf_model.h. Source: the GGUF specification of ggml (docs/gguf.md).
 #pragma once
 
 #include <cstddef>
@@ -53,15 +53,17 @@ struct Tensor {
       shape;  // row-major as everywhere here: the last is the fastest, GGUF's first
   GgmlType type = GgmlType::f32;
   std::span<const std::byte> data;
+  std::shared_ptr<const runtime::MappedFile> file;  // which holds `data`
 };
 
 class File {
  public:
-  // Throws Error naming the path, the offset or key or tensor, what was expected and what found.
+  // `path` is a file, or any part of one that is split. Throws Error naming the path, the offset or
+  // key or tensor, what was expected and what found.
   static File open(const std::string& path);
 
+  // Of the first part.
   const std::string& path() const { return file_->path(); }
-  const std::shared_ptr<const runtime::MappedFile>& mapped() const { return file_; }
   const std::vector<Tensor>& tensors() const { return tensors_; }
 
   std::vector<std::string_view> keys() const;  // in alphabetic order
@@ -87,6 +89,7 @@ class File {
  private:
   friend class Parser;
   File() = default;
+  void append(File part);
   const Value& value(std::string_view key) const;
   [[noreturn]] void wrong_type(std::string_view key, std::string_view expected) const;
 

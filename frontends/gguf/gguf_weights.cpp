@@ -16,11 +16,11 @@ using graph::TensorData;
 // Rows of blocks: a row of the file is a column of the matrix.
 class DequantizedColumns : public graph::ColumnReader {
  public:
-  DequantizedColumns(const Tensor& tensor, std::shared_ptr<const void> owner)
+  explicit DequantizedColumns(const Tensor& tensor)
       : ColumnReader(tensor.shape[0], tensor.shape[1]),
         type_(tensor.type),
         data_(tensor.data),
-        owner_(std::move(owner)) {}
+        owner_(tensor.file) {}
 
   void read_column(int64_t c, std::span<float> out) const override {
     const GgmlBlock& block = ggml_block(type_);
@@ -28,6 +28,7 @@ class DequantizedColumns : public graph::ColumnReader {
     dequantize(type_, data_.subspan(static_cast<size_t>(c) * bytes, bytes), out);
   }
   std::string_view type() const override { return ggml_block(type_).name; }
+  bool is_dequantized() const override { return true; }
   void release() const noexcept override { runtime::release_pages(data_); }
 
  private:
@@ -73,7 +74,7 @@ std::shared_ptr<const QuantizedMatrix> quantized(const Tensor& tensor,
 
 void add(const File& file, const Tensor& tensor, decoder::Checkpoint& out) {
   const std::string name(tensor.name);
-  const std::shared_ptr<const void> owner = file.mapped();
+  const std::shared_ptr<const void> owner = tensor.file;
   if (!is_weight(tensor.type)) {
     fail("{}: the tensor '{}' is {}, but weights are expected.", file.path(), name,
          ggml_block(tensor.type).name);
@@ -95,7 +96,7 @@ void add(const File& file, const Tensor& tensor, decoder::Checkpoint& out) {
   if (tensor.type == GgmlType::q4_0 || tensor.type == GgmlType::q8_0) {
     return out.add(name, graph::MatrixSource::whole(quantized(tensor, owner)));
   }
-  const auto columns = std::make_shared<DequantizedColumns>(tensor, owner);
+  const auto columns = std::make_shared<DequantizedColumns>(tensor);
   out.add(name, graph::MatrixSource::whole(std::shared_ptr<const graph::ColumnReader>(columns)));
 }
 

@@ -181,13 +181,15 @@ std::string WeightWriter::multiply(const graph::Node& linear, const std::string&
     return writer_.node("MatMul", node, {x, writer_.floats(name, {view.k, n}, values)});
   }
   const Tensors tensors = whole ? shared(view, name, false) : write(view, name, columns, false);
-  const bool exact = linear.get_string("compute", "int8") == "f32";
+  // The numbers that onnxruntime has for them.
+  const std::string compute = linear.get_string("compute", "int8");
+  const int64_t accuracy = compute == "f32" ? 1 : compute == "bf16" ? 3 : 4;
   return writer_.node("MatMulNBits", node, {x, tensors.values, tensors.scales, tensors.zeros},
                       {{"K", view.k},
                        {"N", static_cast<int64_t>(columns.size())},
                        {"bits", tensors.bits},
                        {"block_size", tensors.block},
-                       {"accuracy_level", int64_t{exact ? 1 : 4}}},
+                       {"accuracy_level", accuracy}},
                       kMicrosoft);
 }
 

@@ -1,14 +1,17 @@
 // The GGUF reader: what a sound file says, and one sentence for every way of being damaged.
 #include "frontends/gguf/gguf_file.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <array>
 #include <cstring>
 #include <limits>
 
+#include "frontends/gguf/gguf_parts.h"
 #include "jit/error.h"
 #include "tests/runtime/temporary_folder.h"
+#include "tests/support/error_of.h"
 #include "tests/support/gguf_builder.h"
 
 namespace nibble::frontends::gguf {
@@ -81,7 +84,7 @@ TEST_F(GgufFileTest, TensorsStandAtTheFilesOwnAlignment) {
   make.u32("general.alignment", 256).align(256);
   make.tensor("a", 0, {1}, GgufBuilder::floats({1})).tensor("b", 0, {1}, GgufBuilder::floats({2}));
   const File file = read(make.file());
-  EXPECT_EQ((file.find("b")->data.data() - file.mapped()->bytes().data()) % 256, 0);
+  EXPECT_EQ((file.find("b")->data.data() - file.find("b")->file->bytes().data()) % 256, 0);
   expect_refused(GgufBuilder().u32("general.alignment", 24).file(), "power of two");
 }
 
@@ -292,6 +295,67 @@ TEST(GgmlTypes, DequantizeLikeGgml) {
       hash = (hash ^ std::to_integer<uint64_t>(b)) * 0x100000001B3U;
     }
     EXPECT_EQ(hash, golden.hash) << golden.name;
+  }
+}
+
+// What gguf-split writes: the metadata in the first part, tensors in all.
+GgufBuilder part(uint16_t no, uint16_t count, const std::string& tensor) {
+  GgufBuilder make;
+  if (no == 0) make.string("general.architecture", "llama").u32("split.tensors.count", 3);
+  make.raw("split.no", 2, GgufBuilder::number(no));
+  make.raw("split.count", 2, GgufBuilder::number(count));
+  make.tensor(tensor, 0, {1}, GgufBuilder::floats({static_cast<float>(no)}));
+  return make;
+}
+
+TEST_F(GgufFileTest, PartsAreOneFile) {
+  std::vector<std::string> paths;
+  for (uint16_t i = 0; i < 3; ++i) {
+    paths.push_back(folder_.write(fmt::format("m-{:05}-of-00003.gguf", i + 1),
+                                  part(i, 3, fmt::format("t{}", i)).file()));
+  }
+  for (const std::string& path : paths) {
+    EXPECT_EQ(part_paths(path), paths);
+    const File file = File::open(path);
+    EXPECT_EQ(file.path(), paths[0]);
+    EXPECT_EQ(file.text("general.architecture"), "llama");
+    ASSERT_EQ(file.tensors().size(), 3U);
+    for (int i = 0; i < 3; ++i) {
+      const Tensor* tensor = file.find(fmt::format("t{}", i));
+      ASSERT_NE(tensor, nullptr);
+      float value = -1;
+      std::memcpy(&value, tensor->data.data(), sizeof(value));
+      EXPECT_EQ(value, static_cast<float>(i));
+      EXPECT_EQ(tensor->file->path(), paths[static_cast<size_t>(i)]);
+    }
+  }
+}
+
+TEST_F(GgufFileTest, PartsThatDoNotBelongTogetherAreRefused) {
+  const auto refusal_of = [&](const GgufBuilder& second) {
+    folder_.write("m-00002-of-00002.gguf", second.file());
+    return test::error_of([&] { File::open(folder_.path("m-00001-of-00002.gguf")); });
+  };
+  const auto expect_part = [](const std::string& message, const std::string& wanted) {
+    EXPECT_NE(message.find(wanted), std::string::npos) << message;
+  };
+  folder_.write("m-00001-of-00002.gguf", part(0, 2, "a").file());
+  expect_part(test::error_of([&] { File::open(folder_.path("m-00001-of-00002.gguf")); }),
+              "m-00002-of-00002.gguf");
+  expect_part(refusal_of(part(0, 2, "b")),
+              "the metadata says part 0 (from 0) of 2, but 1 of 2 is expected");
+  expect_part(refusal_of(part(1, 3, "b")), "part 1 (from 0) of 3");
+  expect_part(refusal_of(part(1, 2, "a")), "tensor 'a' is in an earlier part too");
+  expect_part(refusal_of(part(1, 2, "b")), "is 3, but the 2 parts hold 2 tensors");
+  expect_refused(part(0, 2, "a").file(), "a part is named NAME-00001-of-00002.gguf");
+}
+
+TEST(GgufParts, OtherNamesAreOfNoPart) {
+  for (const char* path :
+       {"", "m.gguf", "m-00001-of-00002.bin", "m-00003-of-00002.gguf", "-00001-of-00002.gguf",
+        "m-00000-of-00002.gguf", "m-0001-of-00002.gguf", "m-000+1-of-00002.gguf",
+        "m_00001-of-00002.gguf", "m-00001-of_00002.gguf"}) {
+    EXPECT_EQ(part_paths(path), std::vector<std::string>()) << path;
   }
 }
 

@@ -423,7 +423,7 @@ TEST_F(GgufModelTest, RefusesWhatItDoesNotKnow) {
                  "'llama.attention.scale' is not known");
   expect_refused(with([](GgufBuilder& m) { m.string("llama.rope.scaling.type", "ntk"); }),
                  "'llama.rope.scaling.type' is \"ntk\", but none, linear, yarn or longrope");
-  expect_refused(with([](GgufBuilder& m) { m.u32("split.count", 3); }), "split into 3 files");
+  expect_refused(with([](GgufBuilder& m) { m.u32("split.count", 3); }), "one of 3 parts");
   expect_refused(with([](GgufBuilder& m) { m.u32("llama.attention.value_length", 32); }),
                  "'llama.attention.value_length' is 32, but 64 is expected");
   expect_refused(with([](GgufBuilder& m) { m.u32("llama.attention.key_length", 0); }),

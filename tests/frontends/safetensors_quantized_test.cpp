@@ -6,7 +6,7 @@
 #include "frontends/safetensors/open_checkpoint.h"
 #include "jit/error.h"
 #include "jit/packed_layout.h"
-#include "quant/quantize.h"
+#include "quant/formats/quantize.h"
 #include "tests/frontends/safetensors_writer.h"
 #include "tests/runtime/temporary_folder.h"
 

@@ -8,7 +8,7 @@
 #include "frontends/onnx/onnx.h"
 #include "graph/interpreted_decoder.h"
 #include "jit/isa.h"
-#include "quant/dequantize.h"
+#include "quant/formats/dequantize.h"
 #include "tests/runtime/temporary_folder.h"
 #include "tests/support/fused_model.h"
 #include "tests/support/zoo.h"

@@ -13,7 +13,7 @@
 #include "frontends/tokenizer/tokenizer.h"
 #include "graph/graph.h"
 #include "graph/passes.h"
-#include "quant/quantize.h"
+#include "quant/formats/quantize.h"
 #include "tests/fuzz/scratch_folder.h"
 #include "tests/fuzz/targets.h"
 

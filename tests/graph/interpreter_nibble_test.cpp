@@ -4,6 +4,7 @@
 #include <cmath>
 #include <random>
 
+#include "jit/float16.h"
 #include "jit/packed_layout.h"
 #include "runtime/packed_matrix.h"
 #include "tests/graph/one_node.h"
@@ -242,6 +243,14 @@ TEST(Linear, PackedWeights) {
       EXPECT_EQ(y.shape, (Shape{1, rows, n}));
       expect_near(y.floats(), expected_linear(w, x, rows, int8), 2e-4F);
     }
+    F rounded = x;
+    for (float& value : rounded) value = jit::bf16_to_f32(jit::f32_to_bf16(value));
+    const Array y = nibble_op("Linear")
+                        .in(floats({1, rows, k}, x))
+                        .constant(w)
+                        .attr("compute", std::string("bf16"))
+                        .one();
+    expect_near(y.floats(), expected_linear(w, rounded, rows, false), 2e-4F);
   }
 }
 

@@ -6,7 +6,7 @@
 
 #include "graph/ops.h"
 #include "jit/error.h"
-#include "quant/random_weights.h"
+#include "quant/formats/random_weights.h"
 #include "runtime/session.h"
 #include "tests/graph/pass_fixture.h"
 
@@ -93,6 +93,27 @@ TEST_F(LowerTest, EmitsTheStepsInOrder) {
   runtime::Session session(plan, std::make_shared<runtime::ThreadPool>(2), {});
   const std::vector<int32_t> ids = {1, 2, 3};
   for (float logit : session.forward(ids)) ASSERT_TRUE(std::isfinite(logit));
+}
+
+// Rows of bf16 are rounded once, by whoever makes them, and have neither scales nor sums.
+TEST_F(LowerTest, Bf16RoundsRowsWhereInt8Quantizes) {
+  const auto plan = lower(make_.graph, {.compute = Compute::bf16, .isa = jit::selected_isa()});
+  int rounded = 0, matmuls = 0;
+  for (const runtime::Step& step : plan->steps) {
+    if (const auto* row = std::get_if<runtime::RowStep>(&step.body)) {
+      EXPECT_TRUE(std::get<jit::RowSpec>(row->kernel->key.spec).bf16) << step.label;
+      EXPECT_TRUE(row->quantized.q.present());
+      EXPECT_FALSE(row->quantized.scale.present());
+      ++rounded;
+    }
+    const auto* gemm = std::get_if<runtime::GemmStep>(&step.body);
+    if (gemm == nullptr) continue;
+    EXPECT_EQ(std::get<jit::GemmSpec>(gemm->kernel(1).key.spec).act, jit::ActType::bf16);
+    ++matmuls;
+  }
+  EXPECT_EQ(rounded, 3);
+  EXPECT_EQ(matmuls, 3);
+  EXPECT_EQ(plan->notes.back(), "bf16 compute");
 }
 
 // Every thread may repeat a row kernel; nobody waits behind it, so what it reads must outlive the

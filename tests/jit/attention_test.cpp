@@ -268,6 +268,61 @@ TEST_P(AttentionKernels, CuttingAPromptDifferentlyChangesNothing) {
   }
 }
 
+// Runs a call in parts, `taken` pages at a time from the last to the first, then merges them.
+template <typename Run>
+void run_by_pages(const Run& run, AttentionArgs args, int64_t taken) {
+  Range all{args.lo[0], args.hi[0]};
+  for (int64_t r = 1; r < args.rows; ++r) {
+    all = {std::min(all.lo, args.lo[r]), std::max(all.hi, args.hi[r])};
+  }
+  const int64_t first = all.lo / kKvPage, end = (all.hi + kKvPage - 1) / kKvPage;
+  const int64_t row_bytes = attention_state_bytes(args.q_stride - 3);
+  args.state_stride = args.rows * row_bytes + 64;
+  GuardedBuffer<std::byte> states(static_cast<size_t>((end - first) * args.state_stride));
+  std::ranges::fill(states, std::byte{0xFF});
+  args.states = states.data() - first * args.state_stride;
+  args.part = AttentionPart::pages;
+  for (int64_t page = end; page > first; page -= taken) {
+    args.begin = std::max(first, page - taken) * kKvPage;
+    args.end = page * kKvPage;
+    run(args);
+  }
+  args.part = AttentionPart::merge;
+  run(args);
+}
+
+TEST_P(AttentionKernels, PagesByThemselvesMergeToTheWhole) {
+  const std::vector<std::vector<Range>> cases = {
+      causal(1, 1100),
+      causal(1, 1030, 600),
+      causal(5, 765),
+      causal(7, 766, 300),
+      {{0, 10}, {700, 900}, {256, 512}, {255, 513}},
+  };
+  for (const auto& ranges : cases) {
+    for (const KvType kv : kAllTypes) {
+      for (const bool adjusted : {false, true}) {
+        const AttentionSpec spec{
+            .head_dim = 36, .kv = kv, .rows = 8, .alibi = adjusted, .softcap = adjusted};
+        const GeneratedCode<AttentionFn> kernel(generate_attention(spec, GetParam()));
+        const auto generated = [&](const AttentionArgs& args) { kernel(args); };
+        const auto reference = [&](const AttentionArgs& args) { attention_reference(spec, args); };
+        const Cache cache(spec, hull(ranges), capacity_for(ranges), 1);
+        Call expected(cache, ranges, 2);
+        attention_reference(spec, expected.args);
+        for (const int64_t taken : {1, 2, 9}) {
+          Call found(cache, ranges, 2);
+          run_by_pages(generated, found.args, taken);
+          ASSERT_TRUE(same_bits(found.out.span(), expected.out.span())) << repeat(spec, GetParam());
+        }
+        Call plain(cache, ranges, 2);
+        run_by_pages(reference, plain.args, 2);
+        ASSERT_TRUE(same_bits(plain.out.span(), expected.out.span()));
+      }
+    }
+  }
+}
+
 TEST_P(AttentionKernels, LargeScoresEqualTheReference) {
   for (KvType kv : {KvType::f32, KvType::int16}) {
     const AttentionSpec spec{.head_dim = 64, .kv = kv, .rows = 2};

@@ -72,5 +72,39 @@ TEST(Float16, EqualsTheInstructions) {
   }
 }
 
+TEST(Bfloat16, RoundsToNearestEven) {
+  EXPECT_EQ(f32_to_bf16(1.0F), 0x3f80);
+  EXPECT_EQ(f32_to_bf16(1.0F + 0x1p-8F), 0x3f80);    // half of the last bit: to even
+  EXPECT_EQ(f32_to_bf16(1.0F + 0x1.8p-7F), 0x3f82);  // one and a half of it
+  EXPECT_EQ(f32_to_bf16(1.0F + 0x1.02p-8F), 0x3f81);
+  EXPECT_EQ(f32_to_bf16(std::numeric_limits<float>::max()), 0x7f80);
+  EXPECT_EQ(f32_to_bf16(0x1p-133F), 1);  // the smallest
+  for (uint32_t b = 0; b < 0x10000; ++b) {
+    const auto value = static_cast<uint16_t>(b);
+    const bool nan = std::isnan(bf16_to_f32(value));
+    EXPECT_EQ(f32_to_bf16(bf16_to_f32(value)), nan ? value | 0x40 : value) << b;
+  }
+}
+
+// Activations are multiples of 2^-126: no sum of their products with whole numbers is subnormal.
+TEST(Bfloat16, ActivationsAreZeroOrFarFromSubnormal) {
+  for (uint32_t high = 0; high < 0x10000; ++high) {
+    for (const uint32_t low : {0x0000U, 0x7fffU, 0x8000U, 0x8001U, 0xffffU}) {
+      const float value = std::bit_cast<float>(high << 16 | low);
+      const uint16_t activation = bf16_activation(value);
+      if (std::isnan(value)) {
+        ASSERT_EQ(activation, 0x7fc0) << bits(value);
+      } else if (std::fabs(value) < kLeastBf16Activation) {
+        ASSERT_EQ(activation, 0) << bits(value);
+      } else {
+        ASSERT_EQ(activation, f32_to_bf16(value)) << bits(value);
+        if (std::isinf(value)) continue;
+        const double units = double{bf16_to_f32(activation)} / 0x1p-126;
+        ASSERT_EQ(units, std::trunc(units)) << bits(value);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace nibble::jit

@@ -51,6 +51,36 @@ void add_types(std::vector<GemmSpec>& out) {
   }
 }
 
+// The same for bf16, whose steps are half as long.
+void add_bf16(std::vector<GemmSpec>& out) {
+  for (const WeightType type : {WeightType::u4, WeightType::u8}) {
+    for (const bool asym : {false, true}) {
+      const ScaleType scale = asym ? ScaleType::f32 : ScaleType::f16;
+      for (const int64_t group : {8, 16, 24, 32, 40, 64, 88, 128, 256, 0}) {
+        const int64_t k = std::max<int64_t>(2 * group, 96) + (asym ? 44 : 20);
+        out.push_back(
+            {.weight = weights(type, group, asym, scale), .act = ActType::bf16, .n = 40, .k = k});
+      }
+      for (const auto& [n, k, group] : {std::array<int64_t, 3>{48, 384, 128},
+                                        {17, 77, 32},
+                                        {5, 1, 0},
+                                        {33, 24, 128},
+                                        {70, 256, 32}}) {
+        out.push_back(
+            {.weight = weights(type, group, asym, scale), .act = ActType::bf16, .n = n, .k = k});
+      }
+    }
+  }
+  out.push_back({.weight = weights(WeightType::u4, 32, true, ScaleType::f16),
+                 .act = ActType::bf16,
+                 .n = 96,
+                 .k = 96,
+                 .bias = true,
+                 .residual = true,
+                 .activation = Activation::silu,
+                 .gate = true});
+}
+
 void add_epilogues(std::vector<GemmSpec>& out) {
   for (const Activation activation :
        {Activation::none, Activation::silu, Activation::gelu, Activation::gelu_tanh,
@@ -73,6 +103,7 @@ std::vector<GemmSpec> all_specs() {
   std::vector<GemmSpec> out;
   add_groups(out);
   add_types(out);
+  add_bf16(out);
   add_epilogues(out);
   return out;
 }
@@ -90,7 +121,10 @@ std::vector<Tiling> tile_tilings(const GemmSpec& spec) {
 }
 
 // Whether this machine can run amx_int8 kernels, emulated or not; they are AVX-512 around tiles.
-std::string obstacle() { return missing_features(cpu(), Isa::avx512_vnni); }
+std::string obstacle() {
+  const std::string missing = missing_features(cpu(), Isa::avx512_vnni);
+  return missing.empty() && !cpu().avx512_vbmi ? "AVX512_VBMI" : missing;
+}
 
 class AmxGemm : public ::testing::Test {
  protected:
@@ -214,6 +248,27 @@ TEST_F(AmxGemm, TwoByTwoTilesLoadOncePerProduct) {
   EXPECT_EQ(AmxEmulator::executed() - before, kSteps * 8 + kGroups * 8 + kConfigureAndRelease);
 }
 
+// bf16: twice the steps of half the k, and no more stores.
+TEST_F(AmxGemm, Bf16TilesLoadOncePerProductToo) {
+  if (cpu().amx_tile) GTEST_SKIP() << "instructions are counted by the emulator";
+  GemmSpec spec = llama_spec(32);
+  spec.act = ActType::bf16;
+  const GemmProblem problem(spec, 32, Filling::random, 7);
+  Runner run(spec, Isa::amx_int8, default_tiling(spec, Isa::amx_int8, 512));
+  const uint64_t before = AmxEmulator::executed();
+  check_rows(problem, run, 32);
+  constexpr uint64_t kSteps = 128, kGroups = 32, kConfigureAndRelease = 2;
+  EXPECT_EQ(AmxEmulator::executed() - before, kSteps * 8 + kGroups * 8 + kConfigureAndRelease);
+}
+
+TEST_F(AmxGemm, Bf16RowsBeyondOneChunkOfActivations) {
+  GemmSpec spec = llama_spec(40);
+  spec.act = ActType::bf16;
+  const GemmProblem problem(spec, 150, Filling::random, 9);
+  Runner run(spec, Isa::amx_int8, default_tiling(spec, Isa::amx_int8, 300));
+  check_rows(problem, run, 150);
+}
+
 TEST_F(AmxGemm, ThreadsShareTheColumns) {
   const GemmSpec spec = llama_spec(96);
   const GemmProblem problem(spec, 33, Filling::random, 8);
@@ -242,6 +297,10 @@ TEST(AmxTiling, FewRowsAndFloatsTakeVectorsManyRowsTiles) {
   GemmSpec f32 = spec;
   f32.act = ActType::f32;
   EXPECT_FALSE(tiles(f32, 512));
+  GemmSpec bf16 = spec;
+  bf16.act = ActType::bf16;
+  EXPECT_FALSE(tiles(bf16, 8));
+  EXPECT_TRUE(tiles(bf16, 9));
   EXPECT_FALSE(runs_on_tiles(spec, Isa::avx512_vnni, {.mr = 16, .nr = 1}));
 }
 
@@ -275,6 +334,10 @@ TEST(AmxTiling, RefusesTilesThatDoNotFit) {
   EXPECT_FALSE(fits(u4, {.mr = 32, .nr = 2}));                 // nibbles are no bytes
   EXPECT_TRUE(fits(u8, {.mr = 32, .nr = 2}));                  // read where they are
   EXPECT_FALSE(fits(u8, {.mr = 32, .nr = 2, .panel = true}));  // one name a kernel
+  GemmSpec bf16 = u8;
+  bf16.act = ActType::bf16;
+  EXPECT_TRUE(fits(bf16, {.mr = 32, .nr = 2, .panel = true}));
+  EXPECT_FALSE(fits(bf16, {.mr = 32, .nr = 2}));  // bytes are no bf16
   EXPECT_TRUE(fits(shifted, {.mr = 32, .nr = 2, .panel = true}));
   EXPECT_FALSE(fits(shifted, {.mr = 32, .nr = 2}));
   EXPECT_THROW(generate_gemm(u4, Isa::amx_int8, {.mr = 16, .nr = 3, .panel = true}), Error);
@@ -297,6 +360,13 @@ TEST(AmxTiling, PlansStepsAsDrawn) {
   EXPECT_EQ(odd.last_group, 32);
   EXPECT_EQ(odd.shift(32), 32);
   EXPECT_EQ(odd.block_bytes, (2 + 2 + 1) * 64 * 16);
+  const AmxPlan bf16 =
+      plan_amx({.weight = {.group = 88}, .act = ActType::bf16, .n = 16, .k = 2 * 88 + 30});
+  EXPECT_EQ(bf16.step, 32);
+  EXPECT_EQ(bf16.steps(88), 3);
+  EXPECT_EQ(bf16.shift(88), 8);
+  EXPECT_EQ(bf16.shift(32), 0);
+  EXPECT_EQ(bf16.block_bytes, (3 + 3 + 1) * 32 * 16 * 2);
   const AmxPlan tiny = plan(1024, 5);
   EXPECT_EQ(tiny.step, 8);
   EXPECT_EQ(tiny.groups, 1);

@@ -27,11 +27,12 @@ GemmProblem::GemmProblem(const jit::GemmSpec& s, int64_t rows, Filling filling, 
       random_(seed),
       rows_(rows),
       columns_(output_columns(s)),
-      a_stride_(s.act == ActType::s8 ? shape.kpad + 4 : s.k + 3),
+      a_stride_(s.act == ActType::f32 ? s.k + 3 : shape.kpad + 4),
       data_(static_cast<size_t>(shape.data_bytes)),
       scales_(static_cast<size_t>(shape.scale_bytes)),
       zeros_(static_cast<size_t>(shape.zero_bytes)),
       a_s8_(when(s.act == ActType::s8, (rows - 1) * a_stride_ + shape.kpad)),
+      a_bf16_(when(s.act == ActType::bf16, (rows - 1) * a_stride_ + shape.kpad)),
       a_f32_(when(s.act == ActType::f32, (rows - 1) * a_stride_ + s.k)),
       a_scale_(when(s.act == ActType::s8, rows * shape.groups)),
       a_sum_(when(s.act == ActType::s8, rows * shape.groups)),
@@ -85,8 +86,10 @@ void GemmProblem::fill_block(Filling filling, int64_t nb) {
 
 void GemmProblem::fill_activations(Filling filling) {
   for (float& x : a_f32_) x = filling == Filling::zeros && integer(0, 1) == 0 ? 0 : uniform(-2, 2);
-  if (spec.act == ActType::f32) return;
-  for (int64_t row = 0; row < rows_; ++row) fill_row(filling, row);
+  for (int64_t row = 0; row < rows_; ++row) {
+    if (spec.act == ActType::s8) fill_row(filling, row);
+    if (spec.act == ActType::bf16) fill_bf16_row(filling, row);
+  }
 }
 
 void GemmProblem::fill_row(Filling filling, int64_t row) {
@@ -106,6 +109,20 @@ void GemmProblem::fill_row(Filling filling, int64_t row) {
   }
 }
 
+// At the extremes of every magnitude that there is: sums of the smallest cancel down to where tiles
+// would take them for zero.
+void GemmProblem::fill_bf16_row(Filling filling, int64_t row) {
+  uint16_t* a = a_bf16_.data() + row * a_stride_;
+  for (int64_t kk = 0; kk < spec.k; ++kk) {
+    const bool silent = filling == Filling::zeros && integer(0, 1) == 0;
+    float x = silent ? 0 : uniform(-2, 2);
+    if (filling == Filling::extremes) {
+      x *= row % 3 == 0 ? jit::kLeastBf16Activation : row % 3 == 1 ? 0x1p100F : 0x1p40F;
+    }
+    a[kk] = jit::bf16_activation(x);
+  }
+}
+
 jit::PackedView GemmProblem::weights() const {
   return {spec.weight, spec.n, spec.k, data_.data(), scales_.data(), zeros_.data()};
 }
@@ -113,6 +130,7 @@ jit::PackedView GemmProblem::weights() const {
 jit::GemmArgs GemmProblem::args(int64_t m, float* c) const {
   const void* a = a_s8_.data();
   if (spec.act == ActType::f32) a = a_f32_.data();
+  if (spec.act == ActType::bf16) a = a_bf16_.data();
   return {.a = a,
           .a_stride = a_stride_,
           .a_scale = a_scale_.data(),

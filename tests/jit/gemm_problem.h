@@ -14,7 +14,8 @@ namespace nibble::test {
 // What the operands are drawn from.
 enum class Filling {
   random,    // all of the range
-  extremes,  // weights at either end, activations of +-127 (s8), scales of both signs
+  extremes,  // weights at either end, activations of +-127 (s8) or at either end (bf16), scales of
+             // both signs
   zeros,     // every second group of activations is all zero, with scale 0
 };
 
@@ -43,6 +44,7 @@ class GemmProblem {
   void fill_block(Filling filling, int64_t nb);
   void fill_activations(Filling filling);
   void fill_row(Filling filling, int64_t row);
+  void fill_bf16_row(Filling filling, int64_t row);
   void compute_reference();
   float uniform(float low, float high);
   int64_t integer(int64_t low, int64_t high);
@@ -51,6 +53,7 @@ class GemmProblem {
   const int64_t rows_, columns_, a_stride_;
   GuardedBuffer<uint8_t> data_, scales_, zeros_;
   GuardedBuffer<int8_t> a_s8_;
+  GuardedBuffer<uint16_t> a_bf16_;
   GuardedBuffer<float> a_f32_, a_scale_;
   GuardedBuffer<int32_t> a_sum_;
   GuardedBuffer<float> bias_, residual_;

@@ -57,6 +57,7 @@ struct Problem {
   void make_activations() {
     a_f32 = floats(kRows * spec.k);
     if (spec.act == ActType::f32) return;
+    if (spec.act == ActType::bf16) return make_bf16();
     a_s8.assign(kRows * shape.kpad, 0);
     const int zero = spec.weight.asym ? 1 : (spec.weight.type == WeightType::u4 ? 8 : 128);
     for (int64_t row = 0; row < kRows; ++row) {
@@ -75,8 +76,19 @@ struct Problem {
     }
   }
 
+  void make_bf16() {
+    a_bf16.assign(kRows * shape.kpad, 0);
+    for (int64_t row = 0; row < kRows; ++row) {
+      for (int64_t kk = 0; kk < spec.k; ++kk) {
+        float& x = a_f32[row * spec.k + kk];
+        a_bf16[row * shape.kpad + kk] = bf16_activation(x);
+        x = bf16_to_f32(a_bf16[row * shape.kpad + kk]);
+      }
+    }
+  }
+
   void run(int64_t nb_begin, int64_t nb_end) {
-    GemmArgs args{.a_stride = spec.act == ActType::s8 ? shape.kpad : spec.k,
+    GemmArgs args{.a_stride = spec.act == ActType::f32 ? spec.k : shape.kpad,
                   .a_scale = a_scale.data(),
                   .a_sum = a_sum.data(),
                   .w = data.data(),
@@ -92,6 +104,7 @@ struct Problem {
                   .nb_begin = nb_begin,
                   .nb_end = nb_end};
     args.a = spec.act == ActType::s8 ? static_cast<const void*>(a_s8.data()) : a_f32.data();
+    if (spec.act == ActType::bf16) args.a = a_bf16.data();
     gemm_reference(spec, args);
   }
 
@@ -137,6 +150,7 @@ struct Problem {
   std::vector<uint8_t> data, scales, zeros;
   std::vector<float> a_f32, a_scale, bias, residual, c;
   std::vector<int8_t> a_s8;
+  std::vector<uint16_t> a_bf16;
   std::vector<int32_t> a_sum;
 };
 
@@ -156,7 +170,7 @@ void expect_close(const GemmSpec& spec) {
 
 TEST(GemmReference, EveryFormat) {
   for (const WeightType type : {WeightType::u4, WeightType::u8}) {
-    for (const ActType act : {ActType::s8, ActType::f32}) {
+    for (const ActType act : {ActType::s8, ActType::f32, ActType::bf16}) {
       for (const int64_t group : {16, 32, 128, 0}) {
         for (const bool asym : {false, true}) {
           for (const ScaleType scale : {ScaleType::f16, ScaleType::f32}) {

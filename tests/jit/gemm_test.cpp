@@ -34,6 +34,13 @@ std::vector<Tiling> tilings(const GemmSpec& spec, Isa isa) {
       {.mr = 6, .nr = 4, .k_unroll = 4, .panel = true},
       {.mr = 20, .nr = 1, .k_unroll = 8},
   };
+  if (spec.act == ActType::bf16) {
+    all.insert(all.end(), {{.mr = 1, .nr = 1, .k_unroll = 32},
+                           {.mr = 1, .nr = 3, .k_unroll = 32, .prefetch = 512},
+                           {.mr = 2, .nr = 1, .k_unroll = 32},
+                           {.mr = 4, .nr = 2, .k_unroll = 32},
+                           {.mr = 8, .nr = 1, .k_unroll = 32}});
+  }
   std::erase_if(all, [&](const Tiling& t) { return !tiling_fits(spec, isa, t); });
   return all;
 }
@@ -48,13 +55,18 @@ void add_groups(std::vector<GemmSpec>& out) {
       const ScaleType scale = asym ? ScaleType::f32 : ScaleType::f16;
       const int64_t k = std::max<int64_t>(2 * group, 160) + 44;  // a short group, k % 8 == 4
       out.push_back({.weight = weights(WeightType::u4, group, asym, scale), .n = 40, .k = k});
+      if (group % 64 != 0) continue;
+      out.push_back({.weight = weights(WeightType::u4, group, asym, scale),
+                     .act = ActType::bf16,
+                     .n = 40,
+                     .k = k});
     }
   }
 }
 
 void add_types(std::vector<GemmSpec>& out) {
   for (const WeightType type : {WeightType::u4, WeightType::u8}) {
-    for (const ActType act : {ActType::s8, ActType::f32}) {
+    for (const ActType act : {ActType::s8, ActType::f32, ActType::bf16}) {
       for (const bool asym : {false, true}) {
         for (const ScaleType scale : {ScaleType::f16, ScaleType::f32}) {
           for (const auto& [n, k, group] :
@@ -65,6 +77,13 @@ void add_types(std::vector<GemmSpec>& out) {
         }
       }
     }
+  }
+  // Groups that are no whole number of steps of bf16.
+  for (const int64_t group : {8, 24, 40, 88}) {
+    out.push_back({.weight = weights(WeightType::u4, group, true, ScaleType::f16),
+                   .act = ActType::bf16,
+                   .n = 20,
+                   .k = 2 * group + 31});
   }
   for (const int64_t k : {1, 7, 64, 203}) {
     out.push_back({.weight = {.type = WeightType::f32}, .act = ActType::f32, .n = 37, .k = k});
@@ -86,6 +105,9 @@ void add_epilogues(std::vector<GemmSpec>& out) {
                       .gate = gate};
         out.push_back(spec);
         spec.act = ActType::f32;
+        out.push_back(spec);
+        if (activation != Activation::silu) continue;
+        spec.act = ActType::bf16;
         out.push_back(spec);
       }
     }
@@ -191,6 +213,9 @@ TEST(GemmGenerator, RefusesTilesThatDoNotFit) {
   GemmSpec f32 = spec;
   f32.act = ActType::f32;
   EXPECT_THROW(generate_gemm(f32, Isa::avx512, {.mr = 1, .nr = 1, .panel = true}), Error);
+  GemmSpec bf16 = spec;
+  bf16.act = ActType::bf16;
+  EXPECT_THROW(generate_gemm(bf16, Isa::avx512, {.mr = 1, .nr = 1, .k_unroll = 8}), Error);
   GemmSpec gate = spec;
   gate.gate = true;
   EXPECT_THROW(generate_gemm(gate, Isa::avx512_vnni, {.mr = 1, .nr = 3}), Error);
@@ -202,17 +227,20 @@ TEST(GemmGenerator, EveryTileWithinBudgetIsGenerated) {
     for (const GemmSpec& spec :
          {llama_spec(), GemmSpec{.weight = {.asym = true}, .n = 64, .k = 96},
           GemmSpec{.weight = {.type = WeightType::u8}, .n = 64, .k = 96},
-          GemmSpec{.weight = {.asym = true}, .act = ActType::f32, .n = 64, .k = 96}}) {
+          GemmSpec{.weight = {.asym = true}, .act = ActType::f32, .n = 64, .k = 96},
+          GemmSpec{.act = ActType::bf16, .n = 64, .k = 96},
+          GemmSpec{.weight = {.asym = true}, .act = ActType::bf16, .n = 64, .k = 96}}) {
       int largest = 0;
       for (int mr = 1; mr <= kMaxRows; ++mr) {
         for (int nr = 1; nr <= kMaxBlocks; ++nr) {
-          const Tiling tiling{.mr = mr, .nr = nr};
+          Tiling tiling{.mr = mr, .nr = nr};
+          if (spec.act == ActType::bf16) tiling.k_unroll = kBf16Step;
           if (!tiling_fits(spec, isa, tiling)) continue;
           EXPECT_NO_THROW(generate_gemm(spec, isa, tiling)) << repro(spec, isa, tiling);
           largest = std::max(largest, mr * nr);
         }
       }
-      EXPECT_GE(largest, 2);
+      EXPECT_GE(largest, spec.act == ActType::bf16 && isa < Isa::avx512 ? 1 : 2);
     }
   }
 }

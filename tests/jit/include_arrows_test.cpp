@@ -18,7 +18,7 @@ TEST(IncludeArrows, RightOnesPass) {
   EXPECT_EQ(wrong_arrows({{"jit/isa.cpp", "jit/isa.h"},
                           {"runtime/plan.h", "jit/gemm.h"},
                           {"graph/lower.cpp", "runtime/plan.h"},
-                          {"quant/rtn.cpp", "graph/graph.h"},
+                          {"quant/formats/rtn.cpp", "graph/graph.h"},
                           {"frontends/onnx/onnx.cpp", "graph/graph.h"},
                           {"frontends/tokenizer/tokenizer.cpp", "jit/error.h"},
                           {"frontends/tokenizer/tokenizer.cpp", "runtime/mapped_file.h"},
@@ -27,7 +27,7 @@ TEST(IncludeArrows, RightOnesPass) {
                           {"frontends/chat/lexer.cpp", "frontends/tokenizer/unicode.h"},
                           {"frontends/gguf/gguf_model.cpp", "frontends/decoder/weights.h"},
                           {"tools/cli/main.cpp", "frontends/tokenizer/tokenizer.h"},
-                          {"tools/cli/main.cpp", "quant/quantize.h"},
+                          {"tools/cli/main.cpp", "quant/formats/quantize.h"},
                           {"perf/gemm_bench.cpp", "tools/cli/bench.h"},
                           {"tests/jit/isa_test.cpp", "tests/support/guarded_buffer.h"}}),
             std::vector<std::string>{});
@@ -36,10 +36,10 @@ TEST(IncludeArrows, RightOnesPass) {
 TEST(IncludeArrows, WrongOnesAreReported) {
   const std::vector<Include> wrong = {{"jit/isa.cpp", "runtime/plan.h"},
                                       {"runtime/session.cpp", "graph/graph.h"},
-                                      {"graph/lower.cpp", "quant/rtn.h"},
+                                      {"graph/lower.cpp", "quant/formats/rtn.h"},
                                       {"graph/lower.cpp", "frontends/onnx/onnx.h"},
-                                      {"quant/rtn.cpp", "frontends/onnx/onnx.h"},
-                                      {"frontends/onnx/onnx.cpp", "quant/rtn.h"},
+                                      {"quant/formats/rtn.cpp", "frontends/onnx/onnx.h"},
+                                      {"frontends/onnx/onnx.cpp", "quant/formats/rtn.h"},
                                       {"frontends/tokenizer/bpe.cpp", "graph/graph.h"},
                                       {"frontends/tokenizer/bpe.cpp", "frontends/chat/lexer.h"},
                                       {"frontends/onnx/onnx.cpp", "frontends/gguf/gguf_file.h"},
@@ -50,7 +50,7 @@ TEST(IncludeArrows, WrongOnesAreReported) {
                                       {"tools/cli/main.cpp", "perf/roofline.h"},
                                       {"tools/cli/main.cpp", "tests/support/shared_files.h"},
                                       {"jit/isa.cpp", "isa.h"},
-                                      {"quant/rtn.cpp", "graph/../frontends/onnx/onnx.h"},
+                                      {"quant/formats/rtn.cpp", "graph/../frontends/onnx/onnx.h"},
                                       {"jit/isa.cpp", "vendor/isa.h"}};
   for (const Include& include : wrong) {
     EXPECT_EQ(wrong_arrows({include}).size(), 1U) << include.file << " " << include.target;

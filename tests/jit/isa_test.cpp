@@ -36,7 +36,7 @@ CpuInfo alder_lake() {
 
 CpuInfo sapphire_rapids() {
   CpuInfo info = ice_lake();
-  info.avx_vnni = info.amx_tile = info.amx_int8 = true;
+  info.avx_vnni = info.avx512_vbmi = info.amx_tile = info.amx_int8 = info.amx_bf16 = true;
   return info;
 }
 
@@ -83,6 +83,14 @@ TEST(Isa, AmxObstacleIsTold) {
   info.amx_obstacle = "the kernel refused";
   EXPECT_EQ(choose_isa(info, nullptr), Isa::avx512_vnni);
   EXPECT_NE(refusal(info, "amx_int8").find("the kernel refused"), std::string::npos);
+}
+
+// Kernels of amx_int8 use both kinds of tiles.
+TEST(Isa, HalfOfAmxIsNoAmx) {
+  CpuInfo info = sapphire_rapids();
+  info.amx_bf16 = false;
+  EXPECT_EQ(choose_isa(info, nullptr), Isa::avx512_vnni);
+  EXPECT_NE(refusal(info, "amx_int8").find("AMX-BF16"), std::string::npos);
 }
 
 TEST(Isa, NoAvx2IsRefused) {

@@ -33,6 +33,10 @@ TEST(KernelName, Examples) {
   key = {.spec = GemmSpec{.weight = {.type = WeightType::f32}, .act = ActType::f32, .n = 8, .k = 9},
          .isa = Isa::avx512};
   EXPECT_EQ(name(key), "gemm_f32f32f32_n8_k9_avx512_1x16x8");
+  key = {.spec = GemmSpec{.act = ActType::bf16, .n = 8, .k = 9}, .isa = Isa::amx_int8};
+  EXPECT_EQ(name(key), "gemm_u4bf16f32_g32_n8_k9_amx_int8_1x16x8");
+  key = {.spec = RowSpec{.op = RowOp::quantize, .n = 96, .bf16 = true}, .isa = Isa::avx2};
+  EXPECT_EQ(name(key), "row_quantize_n96_bf16_avx2");
   key = {.spec = RowSpec{.op = RowOp::rms_norm, .n = 4096, .quantize = true, .group = 32},
          .isa = Isa::avx_vnni};
   EXPECT_EQ(name(key), "row_rms_norm_n4096_q_g32_avx_vnni");
@@ -52,7 +56,7 @@ KernelKey random_key(std::mt19937& random) {
                                      .group = static_cast<int64_t>(random() % 5 * 16),
                                      .asym = flip(),
                                      .scale = static_cast<ScaleType>(random() % 2)},
-                          .act = static_cast<ActType>(random() % 2),
+                          .act = static_cast<ActType>(random() % 3),
                           .n = static_cast<int64_t>(random() % 50),
                           .k = static_cast<int64_t>(random()),
                           .bias = flip(),
@@ -71,6 +75,7 @@ KernelKey random_key(std::mt19937& random) {
                          .residual = flip(),
                          .bias = flip(),
                          .quantize = flip(),
+                         .bf16 = flip(),
                          .f32_out = flip(),
                          .group = static_cast<int64_t>(random() % 3 * 8),
                          .zero = static_cast<int32_t>(random() % 12) - 1,
@@ -135,6 +140,8 @@ TEST(GemmSpec, ImpossibleSpecsAreRefused) {
   GemmSpec spec = good;
   spec.weight.type = WeightType::f32;
   EXPECT_THROW(check_gemm_spec(spec), Error);  // s8 activations
+  spec.act = ActType::bf16;
+  EXPECT_THROW(check_gemm_spec(spec), Error);
   spec.act = ActType::f32;
   check_gemm_spec(spec);
   spec = good;

@@ -54,7 +54,7 @@ struct Operands {
         bias(count(width)),
         y(count(kRows * width), 77.0F),
         sum(count(kRows * width), 77.0F),
-        q(count(kRows * ((width + 7) / 8 * 8)), 99),
+        q(count(kRows * ((width + 7) / 8 * 8) * (spec.bf16 ? 2 : 1)), 99),
         q_scale(count(kRows * groups), 77.0F),
         q_sum(count(kRows * groups), 77) {
     fill(x.span(), how, seed);
@@ -80,7 +80,7 @@ struct Operands {
     args.y = y.data();
     args.sum = sum.data();
     args.q = q.data();
-    args.q_stride = (width + 7) / 8 * 8;
+    args.q_stride = (width + 7) / 8 * 8 * (spec.bf16 ? 2 : 1);
     args.q_scale = q_scale.data();
     args.q_sum = q_sum.data();
     args.q_groups = groups;
@@ -147,6 +147,9 @@ TEST_P(RowKernels, NormsEqualTheReference) {
         spec.group = n % 3 == 0 ? 0 : 32;
         spec.f32_out = n % 2 == 0;
         check(spec, n, GetParam());
+        spec.group = 0;
+        spec.bf16 = true;
+        check(spec, n, GetParam());
       }
     }
   }
@@ -154,6 +157,7 @@ TEST_P(RowKernels, NormsEqualTheReference) {
 
 TEST_P(RowKernels, QuantizeEqualsTheReference) {
   for (int64_t n : lengths()) {
+    check({.op = RowOp::quantize, .n = n, .bf16 = true}, n, GetParam());
     for (int64_t group : {0, 8, 16, 24, 32, 128}) {
       check({.op = RowOp::quantize, .n = n, .group = group, .zero = n % 2 == 0 ? 8 : 1}, n,
             GetParam());
@@ -358,6 +362,10 @@ TEST(RowSpecs, InvalidOnesAreRefused) {
       {.op = RowOp::rms_norm, .n = 8, .f32_out = false},
       {.op = RowOp::quantize, .n = 64, .group = 12},
       {.op = RowOp::quantize, .n = 64, .group = -8},
+      {.op = RowOp::quantize, .n = 64, .bf16 = true, .group = 32},
+      {.op = RowOp::quantize, .n = 64, .bf16 = true, .zero = 1},
+      {.op = RowOp::rms_norm, .n = 64, .bf16 = true},
+      {.op = RowOp::add, .n = 64, .bf16 = true},
       {.op = RowOp::quantize, .n = int64_t{1} << 22},
       {.op = RowOp::softmax, .n = 64},
       {.op = RowOp::add, .n = 8, .residual = true},

@@ -1,4 +1,4 @@
-#include "quant/awq.h"
+#include "quant/solvers/awq.h"
 
 #include <gtest/gtest.h>
 
@@ -7,9 +7,9 @@
 #include <limits>
 
 #include "jit/error.h"
-#include "quant/awq_clip.h"
-#include "quant/gptq.h"
-#include "quant/sign_round_gram.h"
+#include "quant/solvers/awq_clip.h"
+#include "quant/solvers/gptq.h"
+#include "quant/solvers/sign_round_gram.h"
 #include "tests/quant/solver_inputs.h"
 
 namespace nibble::quant {
@@ -65,6 +65,41 @@ TEST(AwqTest, TheLossIsTheOutputErrorOfTheScaledLayer) {
       dequantize(solve_rtn(layer.w, layer.n, layer.k, format, {}, nullptr, pool), pool);
   const double before = output_error(layer.w, plain, layer.n, layer.k, layer.stats.gram, pool).sum;
   EXPECT_NEAR(found.identity_loss, before, 1e-5 * before);
+}
+
+// Many rows are looked at in two heats: what wins has its loss in all of them, the least of all
+// exponents, which one heat of the same rows finds.
+TEST(AwqTest, HeatsFindWhatAllRowsFind) {
+  runtime::ThreadPool alone(1), team(3);
+  const Layer layer = outlier_layer(511, 192, 31);
+  const WeightFormat format = u4(64);
+  // Each row four times, so that the first heat, every fourth, sees all of them.
+  std::vector<float> four;
+  for (int64_t row = 0; row < layer.n; ++row) {
+    for (int i = 0; i < 4; ++i) {
+      four.insert(four.end(), layer.w.begin() + row * layer.k,
+                  layer.w.begin() + (row + 1) * layer.k);
+    }
+  }
+  const AwqSharer few{layer.w, layer.n, format}, many{four, 4 * layer.n, format};
+  const AwqScales one = search_awq_scales({&few, 1}, layer.stats, {}, {.rows = 0}, team);
+  std::vector<double> shares;
+  const AwqOptions options{.rows = 0, .told = [&](double share) { shares.push_back(share); }};
+  const AwqScales heats = search_awq_scales({&many, 1}, layer.stats, {}, options, team);
+  ASSERT_FALSE(one.identity);
+  EXPECT_EQ(heats.exponent, one.exponent);
+  EXPECT_EQ(heats.inputs_alone, one.inputs_alone);
+  ASSERT_EQ(heats.scales.size(), one.scales.size());
+  for (size_t i = 0; i < one.scales.size(); ++i) {  // means of more rows are rounded otherwise
+    EXPECT_NEAR(heats.scales[i], one.scales[i], 1e-6 * one.scales[i]) << i;
+  }
+  EXPECT_NEAR(heats.loss, 4 * one.loss, 1e-6 * heats.loss);
+  EXPECT_NEAR(heats.identity_loss, 4 * one.identity_loss, 1e-6 * heats.identity_loss);
+  EXPECT_TRUE(std::is_sorted(shares.begin(), shares.end()));
+  EXPECT_GT(shares.size(), 5U);
+  const AwqScales again = search_awq_scales({&many, 1}, layer.stats, {}, {.rows = 0}, alone);
+  EXPECT_EQ(again.scales, heats.scales);
+  EXPECT_EQ(again.loss, heats.loss);
 }
 
 TEST(AwqTest, ScalingLeavesTheOutputsAsTheyAre) {

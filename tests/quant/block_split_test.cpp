@@ -1,6 +1,6 @@
 // Blocks of synthetic graphs and of the models of the zoo, which all of their blocks in a row
 // compute.
-#include "quant/block_split.h"
+#include "quant/blocks/block_split.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include "graph/interpreted_decoder.h"
 #include "graph/passes.h"
 #include "jit/error.h"
-#include "quant/node_forward.h"
+#include "quant/blocks/node_forward.h"
 #include "tests/quant/fused_fixture.h"
 #include "tests/support/fused_model.h"
 #include "tests/support/zoo.h"

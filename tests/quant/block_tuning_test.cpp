@@ -1,5 +1,5 @@
 // Blocks tuned by gradients: the pieces on their own, and what tuning wins over round-to-nearest.
-#include "quant/block_tuning.h"
+#include "quant/tuning/block_tuning.h"
 
 #include <gtest/gtest.h>
 
@@ -11,10 +11,10 @@
 #include "frontends/tokenizer/tokenizer.h"
 #include "graph/passes.h"
 #include "jit/error.h"
-#include "quant/block_weights.h"
-#include "quant/fake_quantize.h"
-#include "quant/folds.h"
-#include "quant/quantize.h"
+#include "quant/folds/folds.h"
+#include "quant/formats/quantize.h"
+#include "quant/solvers/fake_quantize.h"
+#include "quant/tuning/block_weights.h"
 #include "tests/quant/fused_fixture.h"
 #include "tests/support/zoo.h"
 

@@ -1,4 +1,4 @@
-#include "quant/cholesky.h"
+#include "quant/solvers/cholesky.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "quant/continuations.h"
+#include "quant/scores/continuations.h"
 
 #include <gtest/gtest.h>
 

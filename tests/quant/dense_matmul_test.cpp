@@ -1,4 +1,4 @@
-#include "quant/dense_matmul.h"
+#include "quant/products/dense_matmul.h"
 
 #include <gtest/gtest.h>
 

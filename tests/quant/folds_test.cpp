@@ -1,4 +1,4 @@
-#include "quant/folds.h"
+#include "quant/folds/folds.h"
 
 #include <gtest/gtest.h>
 
@@ -13,7 +13,7 @@
 #include "graph/interpreter.h"
 #include "graph/ops.h"
 #include "jit/error.h"
-#include "quant/quantize.h"
+#include "quant/formats/quantize.h"
 #include "tests/support/quantized_tensors.h"
 
 namespace nibble::quant {

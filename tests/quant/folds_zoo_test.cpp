@@ -13,7 +13,7 @@
 #include "frontends/onnx/onnx.h"
 #include "graph/ops.h"
 #include "jit/isa.h"
-#include "quant/folds.h"
+#include "quant/folds/folds.h"
 #include "tests/support/fused_model.h"
 #include "tests/support/zoo.h"
 

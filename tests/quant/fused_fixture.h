@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "graph/interpreter.h"
-#include "quant/node_forward.h"
+#include "quant/blocks/node_forward.h"
 #include "tests/graph/pass_fixture.h"
 
 namespace nibble::test {

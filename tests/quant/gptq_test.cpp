@@ -1,4 +1,4 @@
-#include "quant/gptq.h"
+#include "quant/solvers/gptq.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <string>
 
 #include "jit/error.h"
-#include "quant/group_grid.h"
+#include "quant/formats/group_grid.h"
 #include "tests/quant/solver_inputs.h"
 
 namespace nibble::quant {

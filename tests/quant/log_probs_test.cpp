@@ -1,4 +1,4 @@
-#include "quant/log_probs.h"
+#include "quant/scores/log_probs.h"
 
 #include <gtest/gtest.h>
 

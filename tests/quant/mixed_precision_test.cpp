@@ -1,4 +1,4 @@
-#include "quant/mixed_precision.h"
+#include "quant/formats/mixed_precision.h"
 
 #include <gtest/gtest.h>
 

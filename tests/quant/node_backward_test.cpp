@@ -1,11 +1,11 @@
 // Every derivative against finite differences of the forward, by single elements and along random
 // directions.
-#include "quant/node_backward.h"
+#include "quant/blocks/node_backward.h"
 
 #include <gtest/gtest.h>
 
 #include "jit/error.h"
-#include "quant/linear_node.h"
+#include "quant/blocks/linear_node.h"
 #include "tests/quant/fused_fixture.h"
 #include "tests/support/zoo.h"
 

@@ -1,11 +1,11 @@
 // Every fused operator, with every attribute, against the interpreter, which computes in double.
-#include "quant/node_forward.h"
+#include "quant/blocks/node_forward.h"
 
 #include <gtest/gtest.h>
 
 #include "jit/error.h"
-#include "quant/quantize.h"
-#include "quant/random_weights.h"
+#include "quant/formats/quantize.h"
+#include "quant/formats/random_weights.h"
 #include "tests/quant/fused_fixture.h"
 #include "tests/support/zoo.h"
 

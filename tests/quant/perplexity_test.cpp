@@ -1,4 +1,4 @@
-#include "quant/perplexity.h"
+#include "quant/scores/perplexity.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "quant/quantize_model.h"
+#include "quant/recipes/quantize_model.h"
 
 #include <gtest/gtest.h>
 
@@ -12,7 +12,7 @@
 #include "graph/ops.h"
 #include "graph/passes.h"
 #include "jit/error.h"
-#include "quant/block_files.h"
+#include "quant/recipes/block_files.h"
 #include "tests/runtime/temporary_folder.h"
 
 namespace nibble::quant {
@@ -139,6 +139,45 @@ TEST(QuantizeModelTest, GoesOnWhereItWasAndEndsWithTheSameBytes) {
       EXPECT_EQ(resumed.outcomes[i].name, whole.outcomes[i].name);
       EXPECT_EQ(resumed.outcomes[i].error, whole.outcomes[i].error);
     }
+  }
+}
+
+// Progress moves within the work on a weight and a layer, and ending it there loses no more than
+// the layer.
+TEST(QuantizeModelTest, IsToldOfStepsAndEndsAtAnyOfThem) {
+  struct Stop {};
+  runtime::ThreadPool pool(2);
+  for (const char* method : {"rtn", "awq+gptq", "signround-blocks"}) {
+    int64_t last = 0, calls = 0, largest = 0, total = 0;
+    const auto follow = [&](int64_t done, int64_t all, const std::string&) {
+      EXPECT_GE(done, last) << method;
+      EXPECT_LE(done, all) << method;
+      largest = std::max(largest, done - last);
+      last = done;
+      total = all;
+      ++calls;
+    };
+    const QuantizedModel whole = quantize_model(demo_graph(), recipe(method), calibration(), pool,
+                                                {.store = nullptr, .progress = follow});
+    EXPECT_EQ(last, total) << method;
+    EXPECT_LT(largest, total / 5) << method;
+    if (method == std::string("rtn")) continue;
+    EXPECT_GT(calls, 200) << method;
+
+    FailingStore store;
+    int64_t left = calls * 3 / 4;
+    const auto stop = [&](int64_t, int64_t, const std::string&) {
+      if (--left == 0) throw Stop{};
+    };
+    EXPECT_THROW(quantize_model(demo_graph(), recipe(method), calibration(), pool,
+                                {.store = &store, .progress = stop}),
+                 Stop);
+    EXPECT_GE(store.blocks.size(), 3U) << method;
+    last = calls = 0;
+    const QuantizedModel resumed = quantize_model(demo_graph(), recipe(method), calibration(), pool,
+                                                  {.store = &store, .progress = follow});
+    EXPECT_TRUE(bytes_of(resumed.graph) == bytes_of(whole.graph)) << method;
+    EXPECT_EQ(last, total) << method;
   }
 }
 

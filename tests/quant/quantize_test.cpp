@@ -1,4 +1,4 @@
-#include "quant/quantize.h"
+#include "quant/formats/quantize.h"
 
 #include <gtest/gtest.h>
 
@@ -12,8 +12,8 @@
 
 #include "graph/ops.h"
 #include "jit/error.h"
-#include "quant/dequantize.h"
-#include "quant/random_weights.h"
+#include "quant/formats/dequantize.h"
+#include "quant/formats/random_weights.h"
 
 namespace nibble::quant {
 namespace {

@@ -4,7 +4,7 @@
 #include <random>
 
 #include "graph/ops.h"
-#include "quant/quantize.h"
+#include "quant/formats/quantize.h"
 #include "tests/support/quantized_tensors.h"
 
 namespace nibble::quant {
@@ -192,6 +192,31 @@ TEST(QuantizedSource, OptionsDoNotRequantize) {
   // fp32 holds the numbers too.
   const auto f32 = default_options("f32", 32, false, jit::ScaleType::f16);
   EXPECT_EQ(choose_formats(graph, f32).at(graph.nodes[1].inputs[1]).type, WeightType::f32);
+}
+
+// Numbers that were rounded once, in a way that no format has.
+class RoundedColumns : public graph::ColumnReader {
+ public:
+  RoundedColumns() : ColumnReader(64, 64) {}
+  void read_column(int64_t, std::span<float> out) const override {
+    std::fill(out.begin(), out.end(), 1.0F);
+  }
+  std::string_view type() const override { return "rounded"; }
+  bool is_dequantized() const override { return true; }
+};
+
+TEST(QuantizedSource, NumbersThatAreRoundedAlreadyBecomeInt8UnlessInt4IsChosen) {
+  graph::Graph graph = graph_of(random_source({4, 64, true}, 64, 64, 7));
+  const graph::ValueId weight = graph.nodes[1].inputs[1];
+  graph.values[static_cast<size_t>(weight)].constant = MatrixSource::whole(
+      std::shared_ptr<const graph::ColumnReader>(std::make_shared<RoundedColumns>()));
+  QuantizeOptions options = default_options("int4", 64, false, jit::ScaleType::f32);
+  EXPECT_EQ(choose_formats(graph, options).at(weight), options.linear);
+  options.keep_dequantized = true;
+  EXPECT_EQ(choose_formats(graph, options).at(weight),
+            (WeightFormat{WeightType::u8, 32, false, jit::ScaleType::f16}));
+  options.linear = default_options("f32", 0, false, jit::ScaleType::f32).linear;
+  EXPECT_EQ(choose_formats(graph, options).at(weight), options.linear);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "quant/range_search.h"
+#include "quant/solvers/range_search.h"
 
 #include <gtest/gtest.h>
 
@@ -11,7 +11,7 @@
 #include "graph/matrix_source.h"
 #include "jit/error.h"
 #include "jit/float16.h"
-#include "quant/quantize.h"
+#include "quant/formats/quantize.h"
 #include "tests/quant/solver_inputs.h"
 
 namespace nibble::quant {

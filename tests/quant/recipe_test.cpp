@@ -1,9 +1,9 @@
-#include "quant/recipe.h"
+#include "quant/recipes/recipe.h"
 
 #include <gtest/gtest.h>
 
 #include "jit/error.h"
-#include "quant/recipe_loop.h"
+#include "quant/recipes/recipe_loop.h"
 #include "tests/support/error_of.h"
 
 namespace nibble::quant {

@@ -1,4 +1,4 @@
-#include "quant/rtn.h"
+#include "quant/formats/rtn.h"
 
 #include <gtest/gtest.h>
 

@@ -1,11 +1,11 @@
-#include "quant/scaled_columns.h"
+#include "quant/solvers/scaled_columns.h"
 
 #include <gtest/gtest.h>
 
 #include <array>
 
 #include "jit/error.h"
-#include "quant/quantize.h"
+#include "quant/formats/quantize.h"
 
 namespace nibble::quant {
 namespace {

@@ -1,4 +1,4 @@
-#include "quant/sign_round.h"
+#include "quant/solvers/sign_round.h"
 
 #include <gtest/gtest.h>
 
@@ -9,8 +9,8 @@
 
 #include "jit/error.h"
 #include "jit/float16.h"
-#include "quant/range_search.h"
-#include "quant/sign_round_gram.h"
+#include "quant/solvers/range_search.h"
+#include "quant/solvers/sign_round_gram.h"
 #include "tests/quant/solver_inputs.h"
 
 namespace nibble::quant {

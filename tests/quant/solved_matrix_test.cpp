@@ -1,4 +1,4 @@
-#include "quant/solved_matrix.h"
+#include "quant/solvers/solved_matrix.h"
 
 #include <gtest/gtest.h>
 
@@ -7,8 +7,8 @@
 #include <string>
 
 #include "jit/error.h"
-#include "quant/dequantize.h"
-#include "quant/range_search.h"
+#include "quant/formats/dequantize.h"
+#include "quant/solvers/range_search.h"
 #include "tests/quant/solver_inputs.h"
 
 namespace nibble::quant {
@@ -114,6 +114,36 @@ TEST(OutputErrorTest, IsTheSquaredErrorOfTheOutputs) {
   EXPECT_EQ(one.sum, three.sum);
   EXPECT_EQ(output_error(w, w, n, k, stats.gram, team).relative, 0);
   EXPECT_THROW(output_error(w, changed, n, k - 1, stats.gram, alone), Error);
+}
+
+// The triangle of G, in panels of columns and parts of the rows, beside the whole product.
+TEST(InputStatsTest, ErrorsOfRowsAreThoseOfTheWholeProduct) {
+  const int64_t n = 4100, k = 900;
+  const InputStats stats =
+      make_stats(make_inputs({.k = k, .rows = 300, .factors = 20, .outliers = 8}, 21), k);
+  const std::vector<float> d = normal_numbers(n * k, 22, 0.01F);
+  runtime::ThreadPool alone(1), team(3);
+  std::vector<double> one(static_cast<size_t>(n)), three(one), want(one);
+  std::vector<float> product(d.size());
+  double share = 0;
+  int told = 0;
+  row_errors(d, n, k, stats.gram, alone, one, [&](double done) {
+    EXPECT_GE(done, share);
+    EXPECT_LT(done, 1);
+    share = done;
+    ++told;
+  });
+  EXPECT_EQ(told, 4);  // two panels of two parts
+  row_errors(d, n, k, stats.gram, team, three);
+  row_errors_and_products(d, n, k, stats.gram, team, want, product);
+  for (size_t row = 0; row < want.size(); ++row) {
+    ASSERT_NEAR(one[row], want[row], 1e-5 * want[row]) << row;
+    ASSERT_EQ(one[row], three[row]) << row;
+  }
+  struct Stop {};
+  EXPECT_THROW(row_errors(d, n, k, stats.gram, team, one, [](double) { throw Stop{}; }), Stop);
+  EXPECT_THROW(
+      row_errors_and_products(d, n, k, stats.gram, team, want, std::span(product).first(7)), Error);
 }
 
 TEST(InputStatsTest, RefusesWhatDoesNotFitOrIsNotANumber) {

@@ -7,9 +7,9 @@
 #include <random>
 #include <vector>
 
-#include "quant/dense_matmul.h"
-#include "quant/input_stats.h"
-#include "quant/solved_matrix.h"
+#include "quant/products/dense_matmul.h"
+#include "quant/solvers/input_stats.h"
+#include "quant/solvers/solved_matrix.h"
 
 namespace nibble::quant {
 

@@ -1,4 +1,4 @@
-#include "quant/statistics.h"
+#include "quant/scores/statistics.h"
 
 #include <gtest/gtest.h>
 

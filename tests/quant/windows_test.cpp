@@ -1,4 +1,4 @@
-#include "quant/windows.h"
+#include "quant/scores/windows.h"
 
 #include <gtest/gtest.h>
 

@@ -7,7 +7,7 @@
 
 #include "graph/lower.h"
 #include "graph/passes.h"
-#include "quant/quantize.h"
+#include "quant/formats/quantize.h"
 #include "runtime/session.h"
 
 namespace nibble::test {

@@ -20,16 +20,28 @@ Rooms operator+(Rooms left, const Rooms& right) {
 const std::map<std::string, Rooms, std::less<>>& visible_rooms() {
   static const Rooms runtime = {"runtime", "jit"};
   static const Rooms graph = runtime + Rooms{"graph"};
+  static const Rooms quant = {"quant/calibration", "quant/formats", "quant/products",
+                              "quant/solvers",     "quant/scores",  "quant/blocks",
+                              "quant/folds",       "quant/tuning",  "quant/recipes"};
   static const Rooms below_tools =
-      graph +
-      Rooms{"quant",          "frontends/chat", "frontends/decoder",     "frontends/documents",
-            "frontends/gguf", "frontends/onnx", "frontends/safetensors", "frontends/tokenizer",
-            "frontends/wire"};
+      graph + quant + Rooms{"frontends/chat",      "frontends/decoder", "frontends/documents",
+                            "frontends/gguf",      "frontends/onnx",    "frontends/safetensors",
+                            "frontends/tokenizer", "frontends/wire"};
   static const std::map<std::string, Rooms, std::less<>> rooms = {
       {"jit", {"jit"}},
       {"runtime", runtime},
       {"graph", graph},
-      {"quant", graph + Rooms{"quant"}},
+      {"quant/calibration", {"quant/calibration"}},
+      {"quant/formats", graph + Rooms{"quant/formats"}},
+      {"quant/products", runtime + Rooms{"quant/products"}},
+      {"quant/solvers", graph + Rooms{"quant/solvers", "quant/formats", "quant/products"}},
+      {"quant/scores", graph + Rooms{"quant/scores"}},
+      {"quant/blocks",
+       graph + Rooms{"quant/blocks", "quant/products", "quant/solvers", "quant/scores"}},
+      {"quant/folds", graph + Rooms{"quant/folds", "quant/solvers"}},
+      {"quant/tuning", graph + Rooms{"quant/tuning", "quant/blocks", "quant/folds", "quant/solvers",
+                                     "quant/formats", "quant/products"}},
+      {"quant/recipes", graph + quant},
       {"frontends/wire", runtime + Rooms{"frontends/wire"}},
       {"frontends/documents", graph + Rooms{"frontends/documents"}},
       {"frontends/decoder", graph + Rooms{"frontends/decoder"}},
@@ -58,7 +70,8 @@ Rooms top_folders() {
 
 std::string room_of(std::string_view path) {
   size_t end = path.find('/');
-  if (path.substr(0, end) == "frontends") end = path.find('/', end + 1);
+  const std::string_view top = path.substr(0, end);
+  if (top == "frontends" || top == "quant") end = path.find('/', end + 1);
   return std::string(path.substr(0, end));
 }
 

@@ -22,8 +22,12 @@ using runtime::TemporaryFolder;
 constexpr uint32_t kQ4_0 = 2;
 
 // A Llama of one layer and 64 dimensions with a vocabulary of bytes.
-GgufBuilder tiny_model(uint32_t head_type) {
+// With `rest`, the tensors of the layer are put there.
+GgufBuilder tiny_model(uint32_t head_type, GgufBuilder* rest = nullptr) {
   GgufBuilder make;
+  const auto place = [&](const std::string& name) -> GgufBuilder& {
+    return rest != nullptr && name.starts_with("blk.") ? *rest : make;
+  };
   make.string("general.architecture", "llama").u32("llama.block_count", 1);
   make.u32("llama.embedding_length", 64).u32("llama.feed_forward_length", 64);
   make.u32("llama.attention.head_count", 2).u32("llama.context_length", 64);
@@ -51,7 +55,7 @@ GgufBuilder tiny_model(uint32_t head_type) {
         bytes += static_cast<char>(block == 20 && j < 4 ? 0 : state >> 24);
       }
     }
-    make.tensor(name, type, {64, n}, bytes);
+    place(name).tensor(name, type, {64, n}, bytes);
   };
   const std::string ones = GgufBuilder::floats(std::vector<float>(64, 1.0F));
   matrix("token_embd.weight", tokens.size(), kQ4_0);
@@ -61,9 +65,29 @@ GgufBuilder tiny_model(uint32_t head_type) {
     matrix(fmt::format("blk.0.{}.weight", name), 64, kQ4_0);
   }
   for (const char* name : {"output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"}) {
-    make.tensor(std::string(name) + ".weight", 0, {64}, ones);
+    place(name).tensor(std::string(name) + ".weight", 0, {64}, ones);
   }
   return make;
+}
+
+TEST(Gguf, AFolderOfPartsAnswersAsTheWholeFileDoes) {
+  const TemporaryFolder folder;
+  GgufBuilder second;
+  GgufBuilder first = tiny_model(kQ4_0, &second);
+  uint32_t no = 0;
+  for (GgufBuilder* part : {&first, &second}) part->u32("split.no", no++).u32("split.count", 2);
+  folder.write("m-00001-of-00002.gguf", first.file());
+  const std::string last = folder.write("m-00002-of-00002.gguf", second.file());
+  const TemporaryFolder other;
+  const std::string whole = other.write("tiny.gguf", tiny_model(kQ4_0).file());
+  std::vector<std::string> found;
+  for (const std::string& source : {whole, folder.path(""), last}) {
+    const Outcome run = nibble({"run", source, "-p", "ab", "-n", "8", "--greedy", "--json"});
+    ASSERT_EQ(run.code, 0) << run.err;
+    found.push_back(nlohmann::json::parse(run.out).at("ids").dump());
+  }
+  EXPECT_EQ(found[1], found[0]);
+  EXPECT_EQ(found[2], found[0]);
 }
 
 TEST(Gguf, AFileAnswersAsItsNibDoes) {
@@ -144,6 +168,7 @@ TEST(Gguf, SaysOnceWhatIsQuantizedAgain) {
   ASSERT_EQ(run.code, 0) << run.err;
   EXPECT_NE(run.err.find("1 tensors of "), std::string::npos) << run.err;
   EXPECT_NE(run.err.find("(1 of q4_1) are quantized again"), std::string::npos) << run.err;
+  EXPECT_NE(run.err.find("as int8 in groups of 32"), std::string::npos) << run.err;
   const Outcome exact = nibble({"run", model, "-p", "ab", "-n", "2", "--weights", "f32"});
   EXPECT_EQ(exact.err.find("quantized again"), std::string::npos) << exact.err;
 }

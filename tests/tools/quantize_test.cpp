@@ -88,8 +88,10 @@ TEST(QuantizeTest, AMissedMarkIsToldAndTheBestIsWritten) {
   EXPECT_TRUE(std::filesystem::exists(output));
 }
 
-// Starts the program and kills it when `sign` is there.
-void kill_when_there(const std::vector<std::string>& arguments, const std::string& sign) {
+// Starts the program, sends it a signal when `sign` is there, and gives what became of it within a
+// minute, in which it is killed otherwise.
+int signal_when_there(const std::vector<std::string>& arguments, const std::string& sign,
+                      int signal, const std::string& errors = "/dev/null") {
   std::vector<std::string> words = {NIBBLE_BINARY_DIR "/nibble"};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
@@ -98,18 +100,48 @@ void kill_when_there(const std::vector<std::string>& arguments, const std::strin
   posix_spawn_file_actions_t quiet;
   posix_spawn_file_actions_init(&quiet);
   posix_spawn_file_actions_addopen(&quiet, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-  posix_spawn_file_actions_addopen(&quiet, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+  posix_spawn_file_actions_addopen(&quiet, STDERR_FILENO, errors.c_str(), O_WRONLY | O_CREAT, 0600);
   pid_t child = 0;
-  ASSERT_EQ(posix_spawn(&child, argv[0], &quiet, nullptr, argv.data(), environ), 0);
+  EXPECT_EQ(posix_spawn(&child, argv[0], &quiet, nullptr, argv.data(), environ), 0);
   posix_spawn_file_actions_destroy(&quiet);
   int status = 0;
+  const auto moment = std::chrono::milliseconds(2);
   while (!std::filesystem::exists(sign)) {
-    ASSERT_EQ(waitpid(child, &status, WNOHANG), 0) << "it ended before " << sign << " was there";
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    if (waitpid(child, &status, WNOHANG) != 0) {
+      ADD_FAILURE() << "it ended before " << sign << " was there";
+      return status;
+    }
+    std::this_thread::sleep_for(moment);
   }
-  ASSERT_EQ(kill(child, SIGKILL), 0);
-  ASSERT_EQ(waitpid(child, &status, 0), child);
-  ASSERT_TRUE(WIFSIGNALED(status)) << "it was done before it could be killed";
+  EXPECT_EQ(kill(child, signal), 0);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  while (waitpid(child, &status, WNOHANG) == 0) {
+    if (std::chrono::steady_clock::now() > end) kill(child, SIGKILL);
+    std::this_thread::sleep_for(moment);
+  }
+  return status;
+}
+
+void kill_when_there(const std::vector<std::string>& arguments, const std::string& sign) {
+  ASSERT_TRUE(WIFSIGNALED(signal_when_there(arguments, sign, SIGKILL)))
+      << "it was done before it could be killed";
+}
+
+// A layer that would take long is left at once; those before it are kept.
+TEST(QuantizeTest, InterruptedWithinALayerItEndsSoonAndSaysHowToGoOn) {
+  const TemporaryFolder folder;
+  const std::string output = folder.path("a.nib"), errors = folder.path("errors");
+  const std::string recipe =
+      folder.write("long.json", R"({"method": "signround-blocks", "iterations": 100000})");
+  const int status = signal_when_there(quantize(output, {"--recipe", recipe}),
+                                       output + ".work/trial-0/block-0.nib", SIGINT, errors);
+  ASSERT_TRUE(WIFEXITED(status)) << "it had to be killed";
+  EXPECT_EQ(WEXITSTATUS(status), 1);
+  EXPECT_NE(read_file(errors).find("Interrupted; the same command goes on where it was"),
+            std::string::npos)
+      << read_file(errors);
+  EXPECT_FALSE(std::filesystem::exists(output));
+  EXPECT_TRUE(std::filesystem::exists(output + ".work/trial-0/block-0.nib"));
 }
 
 TEST(QuantizeTest, KilledItGoesOnAndEndsWithTheSameBytes) {

@@ -53,13 +53,16 @@ TEST(Run, GreedyIdsAreTheSameFromOnnxAndNibForEveryThreadCountIsaAndChunk) {
   }
 }
 
-TEST(Run, LogitsHaveTheSameBitsForEveryThreadCountIsaAndChunk) {
+class RunCompute : public testing::TestWithParam<const char*> {};
+
+TEST_P(RunCompute, LogitsHaveTheSameBitsForEveryThreadCountIsaAndChunk) {
   const TemporaryFolder folder;
   const std::string nib = folder.path("tale.nib"), ids = folder.path("ids.npy");
   Npy<int64_t> input{{2, 20}, {}};
   for (int64_t i = 0; i < 40; ++i) input.values.push_back(i * 97 % 4096);
   write_npy(ids, input);
-  json_of({"compile", demo_model(), "-o", nib, "--json"});
+  json_of({"compile", demo_model(), "-o", nib, "--compute", GetParam(), "--json"});
+  EXPECT_EQ(json_of({"run", nib, "--ids", "0,5", "-n", "1", "--json"})["compute"], GetParam());
   const auto logits = [&](const Arguments& more, const Surroundings& around = {}) {
     const std::string out = folder.path("logits.npy");
     const Outcome outcome =
@@ -80,6 +83,9 @@ TEST(Run, LogitsHaveTheSameBitsForEveryThreadCountIsaAndChunk) {
     EXPECT_TRUE(logits({}, around) == first) << isa;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(All, RunCompute, testing::Values("int8", "bf16"),
+                         [](const auto& info) { return std::string(info.param); });
 
 TEST(Run, SamplingRepeatsWithItsSeed) {
   const Arguments base = {"run", demo_model(), "-p", "The king", "-n", "16", "--json"};
@@ -138,7 +144,8 @@ TEST(Run, EveryKindOfWeightsRuns) {
   for (const Arguments& weights :
        {Arguments{"--weights", "int8"}, Arguments{"--weights", "f32"}, Arguments{"--asym"},
         Arguments{"--group", "0"}, Arguments{"--group", "128", "--scale", "f32"},
-        Arguments{"--compute", "f32"}, Arguments{"--no-fuse"}, Arguments{"--kv", "f32"}}) {
+        Arguments{"--compute", "f32"}, Arguments{"--compute", "bf16"}, Arguments{"--no-fuse"},
+        Arguments{"--kv", "f32"}}) {
     SCOPED_TRACE(testing::PrintToString(weights));
     const auto json = json_of(
         Arguments{"run", demo_model(), "-p", "Once upon a", "-n", "2", "--greedy", "--json"} +

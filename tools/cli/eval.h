@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "quant/statistics.h"
+#include "quant/scores/statistics.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/eval_data.h"
 #include "tools/cli/model_loader.h"

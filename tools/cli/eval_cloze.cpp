@@ -3,7 +3,7 @@
 #include <numeric>
 
 #include "jit/error.h"
-#include "quant/continuations.h"
+#include "quant/scores/continuations.h"
 #include "tools/cli/eval.h"
 #include "tools/cli/interrupt.h"
 

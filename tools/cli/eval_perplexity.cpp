@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "jit/error.h"
-#include "quant/perplexity.h"
+#include "quant/scores/perplexity.h"
 #include "tools/cli/eval.h"
 #include "tools/cli/interrupt.h"
 

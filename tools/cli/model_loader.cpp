@@ -55,7 +55,12 @@ std::string choose_compute(const graph::Graph& graph, const WeightOptions& weigh
   if (!weights.compute.empty()) return weights.compute;
   for (const graph::Node& node : graph.nodes) {
     if (node.is("Linear", graph::kNibbleDomain) && node.has("compute")) {
-      return node.get_string("compute", "int8");
+      const std::string compute = node.get_string("compute", "int8");
+      if (!graph::parse_compute(compute)) {
+        fail("{}: node '{}' computes in '{}', expected int8, bf16 or f32.", graph.origin, node.name,
+             compute);
+      }
+      return compute;
     }
   }
   return "int8";
@@ -171,11 +176,10 @@ LoadedModel load_model(const std::string& model, const std::string& shape,
     const bool exact = out.compute == "f32";
     const runtime::TuningDb& tunings = runtime::shared_tuning_db();
     if (!tunings.warning.empty()) warn(tunings.warning);
-    auto plan =
-        graph::lower(*out.graph, {.compute = exact ? graph::Compute::f32 : graph::Compute::int8,
-                                  .isa = isa,
-                                  .tunings = &tunings,
-                                  .threads = out.pool->size()});
+    auto plan = graph::lower(*out.graph, {.compute = *graph::parse_compute(out.compute),
+                                          .isa = isa,
+                                          .tunings = &tunings,
+                                          .threads = out.pool->size()});
     out.session = std::make_shared<runtime::Session>(
         std::move(plan), out.pool,
         runtime::SessionOptions{run.context, run.chunk, choose_kv(run, exact)});
@@ -211,9 +215,7 @@ std::shared_ptr<const runtime::Plan> plan_without_weights(const std::string& mod
       constant = std::move(described);
     }
   }
-  const bool exact = compute == "f32";
-  return graph::lower(graph,
-                      {.compute = exact ? graph::Compute::f32 : graph::Compute::int8, .isa = isa});
+  return graph::lower(graph, {.compute = *graph::parse_compute(compute), .isa = isa});
 }
 
 }  // namespace nibble::cli

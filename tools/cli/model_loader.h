@@ -35,7 +35,7 @@ struct LoadedModel {
   std::shared_ptr<runtime::Session> session;  // null when interpreted
   std::shared_ptr<runtime::Decoder> decoder;  // the session, or the interpreter
   graph::FusionReport report;
-  std::string compute;  // "int8", "f32"
+  std::string compute;  // "int8", "bf16", "f32"
   double load_s = 0, jit_ms = 0;
 
   std::string isa() const;

@@ -1,5 +1,7 @@
 #include "tools/cli/model_options.h"
 
+#include <algorithm>
+
 namespace nibble::cli {
 
 void WeightOptions::add_to(CLI::App& command) {
@@ -33,20 +35,28 @@ void WeightOptions::add_to(CLI::App& command) {
   };
   command
       .add_option("--compute", compute,
-                  "Activations of the matmuls: int8 or f32 (default: int8, or what a .nib says)")
-      ->check(CLI::IsMember({"int8", "f32"}))
+                  "Activations of the matmuls: int8, bf16 or f32 (default: int8, or what a .nib "
+                  "says)")
+      ->check(CLI::IsMember({"int8", "bf16", "f32"}))
       ->group(title);
 }
 
 quant::QuantizeOptions WeightOptions::quantize_options() const {
   const jit::ScaleType type = scale == "f32" ? jit::ScaleType::f32 : jit::ScaleType::f16;
   quant::QuantizeOptions options = quant::default_options(weights, group, asym, type);
+  options.keep_dequantized = !given("--weights");
   if (!head.empty()) options.head = quant::default_options(head, group, asym, type).linear;
   if (!embedding.empty()) {
     options.embedding = quant::default_options(embedding, group, asym, type).linear;
     options.embedding_chosen = true;
   }
   return options;
+}
+
+bool WeightOptions::given(const std::string& name) const {
+  return std::any_of(flags.begin(), flags.end(), [&](const CLI::Option* flag) {
+    return flag->get_name() == name && flag->count() > 0;
+  });
 }
 
 void RunOptions::add_to(CLI::App& command, bool with_context) {

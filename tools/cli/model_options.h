@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "quant/quantize.h"
+#include "quant/formats/quantize.h"
 
 namespace nibble::cli {
 
@@ -17,12 +17,13 @@ struct WeightOptions {
   bool asym = false;
   std::string scale = "f16";
   std::string head, embedding;  // "int4", "int8", "f32"; empty: as default_options chooses
-  std::string compute;          // "int8", "f32"; empty: int8, or what the .nib says
+  std::string compute;          // "int8", "bf16", "f32"; empty: int8, or what the .nib says
   bool no_fuse = false;
   std::vector<const CLI::Option*> flags;  // those that only apply to what is not yet quantized
 
   void add_to(CLI::App& command);
   quant::QuantizeOptions quantize_options() const;
+  bool given(const std::string& name) const;  // on the command line: "--group"
 };
 
 // How a model is run.

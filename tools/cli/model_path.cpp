@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "frontends/gguf/gguf_model.h"
+#include "frontends/gguf/gguf_parts.h"
 #include "frontends/onnx/onnx.h"
 #include "frontends/safetensors/safetensors.h"
 #include "jit/error.h"
@@ -55,7 +56,9 @@ ModelPath find_model(const std::string& model) {
   }
   if (!nib.empty()) return {nib[0].string(), true};
   if (onnx.empty() && tensors.empty()) {
-    if (gguf.size() == 1) return {gguf[0].string(), false, false, true};
+    const bool one =
+        gguf.size() == 1 || frontends::gguf::part_paths(gguf[0].string()).size() == gguf.size();
+    if (one) return {gguf[0].string(), false, false, true};
     fail("{}: the folder holds {} .gguf files; name the one that is meant.", model, gguf.size());
   }
   return {model, false, onnx.empty()};

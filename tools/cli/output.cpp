@@ -52,12 +52,13 @@ Progress::~Progress() {
 
 void Progress::update(int64_t done, int64_t total) {
   const double time = now();
+  if (first_ < 0) first_ = done;
   if (!terminal_ || total <= 0 || time - last_ < 0.1) return;
   last_ = time;
   shown_ = true;
   constexpr int kWidth = 30;
   const double share = std::clamp(static_cast<double>(done) / static_cast<double>(total), 0.0, 1.0);
-  const double rate = static_cast<double>(done) / std::max(time - start_, 1e-3);
+  const double rate = static_cast<double>(done - first_) / std::max(time - start_, 1e-3);
   const double left = rate > 0 ? static_cast<double>(total - done) / rate : 0;
   const int filled = static_cast<int>(share * kWidth);
   fmt::print(stderr, "\r\x1B[K{} [{:=<{}}{:<{}}] {:3.0f}%  {:.0f} {}/s  {:.0f} s left", what_, "",

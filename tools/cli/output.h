@@ -35,6 +35,7 @@ class Progress {
   double scale_;
   bool shown_ = false, terminal_ = false;
   double start_ = 0, last_ = 0;
+  int64_t first_ = -1;  // what was done before: the speed is that of the rest
 };
 
 // Seconds on a clock that only goes forward.

@@ -8,7 +8,7 @@
 #include <string_view>
 
 #include "jit/error.h"
-#include "quant/random_weights.h"
+#include "quant/formats/random_weights.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/output.h"
 
@@ -17,23 +17,17 @@ namespace {
 
 constexpr uint64_t kRandomWeightSeed = 1;
 
-// An option that was given, and what it asks of the weights that it is about.
-bool given(const WeightOptions& weights, const std::string& name) {
-  return std::any_of(weights.flags.begin(), weights.flags.end(), [&](const CLI::Option* flag) {
-    return flag->get_name() == name && flag->count() > 0;
-  });
-}
-
+// Whether an option was given that asks for something else.
 bool contradicts(const WeightOptions& weights, const quant::QuantizedWeight& weight) {
   using Part = quant::QuantizedWeight::Part;
   const jit::WeightFormat &wanted = weight.wanted, &own = *weight.own;
   const char* type = weight.part == Part::head        ? "--lm-head"
                      : weight.part == Part::embedding ? "--embedding"
                                                       : "--weights";
-  return (given(weights, type) && wanted.type != own.type) ||
-         (given(weights, "--group") && wanted.group != own.group) ||
-         (given(weights, "--asym") && wanted.asym != own.asym) ||
-         (given(weights, "--scale") && wanted.scale != own.scale);
+  return (weights.given(type) && wanted.type != own.type) ||
+         (weights.given("--group") && wanted.group != own.group) ||
+         (weights.given("--asym") && wanted.asym != own.asym) ||
+         (weights.given("--scale") && wanted.scale != own.scale);
 }
 
 // Columns that are dequantized when they are read are not kept as the file has them.
@@ -51,10 +45,15 @@ void warn_of_readers(const graph::Graph& graph, const WeightOptions& weights) {
   if (types.empty()) return;
   std::vector<std::string> counts;
   for (const auto& [type, count] : types) counts.push_back(fmt::format("{} of {}", count, type));
+  const char* as =
+      weights.given("--weights")
+          ? "(--weights f32 would keep their numbers)"
+          : "as int8 in groups of 32 (--weights int4 would take half the memory and lose "
+            "more, --weights f32 would keep their numbers)";
   warn(
       fmt::format("{} tensors of {} ({}) are quantized again, because their types are not computed "
-                  "with (--weights f32 would keep their numbers).",
-                  readers.size(), graph.origin, fmt::join(counts, ", ")));
+                  "with, {}.",
+                  readers.size(), graph.origin, fmt::join(counts, ", "), as));
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "graph/graph.h"
-#include "quant/quantize.h"
+#include "quant/formats/quantize.h"
 #include "runtime/packed_matrix.h"
 #include "runtime/thread_pool.h"
 #include "tools/cli/model_options.h"

@@ -288,8 +288,8 @@ void add_quantize(CLI::App& program, Action& action) {
       ->capture_default_str();
   command
       ->add_option("--compute", options->compute,
-                   "Activations of the quantized model's matmuls: int8 or f32")
-      ->check(CLI::IsMember({"int8", "f32"}))
+                   "Activations of the quantized model's matmuls: int8, bf16 or f32")
+      ->check(CLI::IsMember({"int8", "bf16", "f32"}))
       ->capture_default_str();
   command->add_option("--calib", options->calibration,
                       "Text to calibrate on, or .jsonl with \"text\" (default: built in)");

@@ -11,9 +11,9 @@
 #include "graph/lower.h"
 #include "jit/error.h"
 #include "jit/isa.h"
-#include "quant/block_files.h"
-#include "quant/block_logits.h"
-#include "quant/perplexity.h"
+#include "quant/blocks/block_logits.h"
+#include "quant/recipes/block_files.h"
+#include "quant/scores/perplexity.h"
 #include "runtime/atomic_file.h"
 #include "runtime/session.h"
 #include "tools/cli/interrupt.h"
@@ -188,7 +188,7 @@ class Trials {
                                   });
     }
     const bool exact = setup_.compute == "f32";
-    auto plan = graph::lower(graph, {.compute = exact ? graph::Compute::f32 : graph::Compute::int8,
+    auto plan = graph::lower(graph, {.compute = *graph::parse_compute(setup_.compute),
                                      .isa = jit::selected_isa(),
                                      .threads = pool_->size()});
     runtime::Session session(

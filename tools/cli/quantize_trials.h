@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "graph/graph.h"
-#include "quant/quantize_model.h"
-#include "quant/recipe_loop.h"
-#include "quant/windows.h"
+#include "quant/recipes/quantize_model.h"
+#include "quant/recipes/recipe_loop.h"
+#include "quant/scores/windows.h"
 #include "runtime/thread_pool.h"
 #include "tools/cli/output.h"
 
@@ -23,7 +23,7 @@ struct TrialSetup {
   quant::Calibration calibration;
   std::vector<int32_t> held_out;  // what is scored
   quant::Protocol protocol;
-  std::string compute;   // of the quantized models: "int8" or "f32"
+  std::string compute;   // of the quantized models: "int8", "bf16" or "f32"
   std::string folder;    // of what is finished
   std::string identity;  // of all that results depend on but the recipe; another one's folder is
                          // emptied. Blocks and scores know the recipe that made them.

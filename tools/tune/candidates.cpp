@@ -1,6 +1,7 @@
 #include "tools/tune/candidates.h"
 
 #include <algorithm>
+#include <span>
 
 #include "jit/emitter_registers.h"
 #include "jit/gemm.h"
@@ -15,6 +16,13 @@ constexpr int kDecodeUnroll[] = {2, 4, 8, 16, 32};
 constexpr int kDecodePrefetch[] = {0, 1024, 2048, 4096, 8192, 16384};
 constexpr int kBatchUnroll[] = {4, 8, 16};
 constexpr int kBatchPrefetch[] = {0, 2048, 8192};
+constexpr int kBf16Unroll[] = {static_cast<int>(jit::kBf16Step)};  // all that there is
+
+std::span<const int> unrolls(const jit::GemmSpec& spec, bool decode) {
+  if (spec.act == jit::ActType::bf16) return kBf16Unroll;
+  if (decode) return kDecodeUnroll;
+  return kBatchUnroll;
+}
 
 // Steps of k between two folds: loops unrolled further than that are the same code.
 int64_t steps_per_group(const jit::GemmSpec& spec) {
@@ -36,7 +44,7 @@ class Candidates {
   }
 
   void add(const jit::Tiling& tiling) {
-    const int shortest = decode_ ? kDecodeUnroll[0] : kBatchUnroll[0];
+    const int shortest = unrolls(spec_, decode_)[0];
     if (tiling.k_unroll > longest_ && tiling.k_unroll != shortest) return;
     if (tiling.nr > blocks_) return;
     if (!jit::tiling_fits(spec_, isa_, tiling)) return;
@@ -60,7 +68,7 @@ std::vector<jit::Tiling> candidate_tilings(const jit::GemmSpec& spec, jit::Isa i
   if (m == 1) {
     // A panel would be written and read once for one use.
     for (const int nr : kColumnBlocks) {
-      for (const int unroll : kDecodeUnroll) {
+      for (const int unroll : unrolls(spec, true)) {
         for (const int ahead : kDecodePrefetch) {
           out.add({.mr = 1, .nr = nr, .k_unroll = unroll, .prefetch = ahead});
         }
@@ -71,7 +79,7 @@ std::vector<jit::Tiling> candidate_tilings(const jit::GemmSpec& spec, jit::Isa i
   const int most = static_cast<int>(std::min<int64_t>(m, jit::kMaxRows));
   for (int mr = 1; mr <= most; ++mr) {
     for (const int nr : kColumnBlocks) {
-      for (const int unroll : kBatchUnroll) {
+      for (const int unroll : unrolls(spec, false)) {
         for (const int ahead : kBatchPrefetch) {
           for (const bool panel : {false, true}) {
             out.add({.mr = mr, .nr = nr, .k_unroll = unroll, .panel = panel, .prefetch = ahead});

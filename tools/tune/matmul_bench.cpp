@@ -11,8 +11,9 @@
 #include <utility>
 
 #include "jit/error.h"
+#include "jit/float16.h"
 #include "jit/gemm.h"
-#include "quant/random_weights.h"
+#include "quant/formats/random_weights.h"
 #include "runtime/steps.h"
 #include "tools/tune/candidates.h"
 
@@ -48,6 +49,14 @@ struct Operands {
       for (float& value : a_f32) value = uniform(-1, 1);
       return;
     }
+    if (spec.act == jit::ActType::bf16) {
+      a_bf16.resize(static_cast<size_t>(m * shape.kpad));
+      for (int64_t i = 0; i < m * shape.kpad; ++i) {
+        const float value = i % shape.kpad < spec.k ? uniform(-1, 1) : 0;
+        a_bf16[static_cast<size_t>(i)] = jit::bf16_activation(value);
+      }
+      return;
+    }
     a_s8.resize(static_cast<size_t>(m * shape.kpad));
     a_scale.resize(static_cast<size_t>(m * shape.groups));
     a_sum.resize(a_scale.size());
@@ -64,9 +73,11 @@ struct Operands {
   }
 
   jit::GemmArgs args(const jit::GemmSpec& spec, int64_t m, const jit::PackedView& w) {
-    const bool s8 = spec.act == jit::ActType::s8;
-    return {.a = s8 ? static_cast<const void*>(a_s8.data()) : a_f32.data(),
-            .a_stride = s8 ? shape.kpad : spec.k,
+    const void* a = a_f32.data();
+    if (spec.act == jit::ActType::s8) a = a_s8.data();
+    if (spec.act == jit::ActType::bf16) a = a_bf16.data();
+    return {.a = a,
+            .a_stride = spec.act == jit::ActType::f32 ? spec.k : shape.kpad,
             .a_scale = a_scale.data(),
             .a_sum = a_sum.data(),
             .w = w.data,
@@ -84,6 +95,7 @@ struct Operands {
   jit::PackedShape shape;
   int64_t columns;
   std::vector<int8_t> a_s8;
+  std::vector<uint16_t> a_bf16;
   std::vector<float> a_f32, a_scale;
   std::vector<int32_t> a_sum;
   std::vector<float> bias, residual, c;

@@ -7,7 +7,7 @@
 #include "frontends/safetensors/safetensors.h"
 #include "graph/nib_model.h"
 #include "graph/passes.h"
-#include "quant/quantize.h"
+#include "quant/formats/quantize.h"
 #include "runtime/nib_file.h"
 #include "runtime/thread_pool.h"
 #include "tests/frontends/safetensors_writer.h"

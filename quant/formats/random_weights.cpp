@@ -1,0 +1,166 @@
+#include "quant/formats/random_weights.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "jit/float16.h"
+
+namespace nibble::quant {
+namespace {
+
+using jit::kColumnBlock;
+using jit::PackedShape;
+using jit::WeightFormat;
+using jit::WeightType;
+
+constexpr int64_t kLine = 64;
+
+// Four xorshift64 streams side by side, which the compiler turns into vectors: several bytes a
+// cycle. The quality is no matter here, only that no two blocks look alike.
+class ByteStream {
+ public:
+  explicit ByteStream(uint64_t seed) {
+    for (uint64_t& s : state_) s = mix(seed += 0x9e3779b97f4a7c15) | 1;
+  }
+
+  void fill(uint8_t* out, int64_t bytes) {  // a multiple of 64
+    for (int64_t at = 0; at < bytes; at += kLine) {
+      std::array<uint64_t, 8> line;
+      for (size_t i = 0; i < line.size(); ++i) {
+        uint64_t s = state_[i];
+        s ^= s << 13;
+        s ^= s >> 7;
+        s ^= s << 17;
+        line[i] = state_[i] = s;
+      }
+      std::memcpy(out + at, line.data(), kLine);
+    }
+  }
+
+  // In [0, 1).
+  float uniform() {
+    uint64_t& s = state_[0];
+    s ^= s << 13;
+    s ^= s >> 7;
+    s ^= s << 17;
+    return static_cast<float>(s >> 40) * 0x1p-24F;
+  }
+
+ private:
+  static uint64_t mix(uint64_t x) {
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+    return x ^ (x >> 31);
+  }
+  std::array<uint64_t, 8> state_;
+};
+
+// What the layout asks of columns past n and of k past the end.
+void clear_padding(const WeightFormat& format, const PackedShape& shape, int64_t columns,
+                   uint8_t* data, const uint8_t* last_zeros) {
+  const bool nibbles = format.type == WeightType::u4;
+  const int64_t per_line = nibbles ? 8 : 4;
+  const auto value = [&](int64_t c) {
+    const uint8_t symmetric = nibbles ? 8 : 128;
+    return c < columns && last_zeros != nullptr ? last_zeros[c] : symmetric;
+  };
+  const int64_t first_line = columns < kColumnBlock ? 0 : shape.k / per_line;
+  for (int64_t line = first_line; line < shape.kpad / per_line; ++line) {
+    for (int64_t byte = 0; byte < kLine; ++byte) {
+      const int64_t c = byte / 4, low = line * per_line + byte % 4;
+      uint8_t& out = data[line * kLine + byte];
+      const bool clear_low = c >= columns || low >= shape.k;
+      if (!nibbles) {
+        if (clear_low) out = value(c);
+        continue;
+      }
+      const bool clear_high = c >= columns || low + 4 >= shape.k;
+      if (clear_low) out = static_cast<uint8_t>((out & 0xf0) | value(c));
+      if (clear_high) out = static_cast<uint8_t>((out & 0x0f) | (value(c) << 4));
+    }
+  }
+}
+
+void store_scale(const WeightFormat& format, void* scales, int64_t at, float value) {
+  if (format.scale == jit::ScaleType::f32) {
+    static_cast<float*>(scales)[at] = value;
+  } else {
+    static_cast<uint16_t*>(scales)[at] = jit::f32_to_f16(value);
+  }
+}
+
+struct Target {
+  WeightFormat format;
+  PackedShape shape;
+  const runtime::PackedBuffer* buffer;
+  float scale;
+};
+
+void fill_quantized(const Target& t, int64_t nb, ByteStream& random) {
+  const PackedShape& shape = t.shape;
+  const int64_t columns = std::min(kColumnBlock, shape.n - nb * kColumnBlock);
+  uint8_t* data = t.buffer->data + nb * shape.block_bytes;
+  random.fill(data, shape.block_bytes);
+  const int64_t entries = nb * shape.groups * kColumnBlock;
+  const uint8_t middle = t.format.type == WeightType::u4 ? 8 : 128;
+  for (int64_t i = 0; i < shape.groups * kColumnBlock; ++i) {
+    const bool real = i % kColumnBlock < columns;
+    const float scale = t.scale * (0.75F + 0.5F * random.uniform());
+    store_scale(t.format, t.buffer->scales, entries + i, real ? scale : 0.0F);
+    if (t.buffer->zeros == nullptr) continue;
+    const int offset = real ? static_cast<int>(random.uniform() * 3.0F) - 1 : 0;
+    t.buffer->zeros[entries + i] = static_cast<uint8_t>(middle + offset);
+  }
+  if (columns == kColumnBlock && shape.k == shape.kpad) return;
+  const uint8_t* zeros = t.buffer->zeros;
+  const uint8_t* last =
+      zeros == nullptr ? nullptr : zeros + entries + (shape.groups - 1) * kColumnBlock;
+  clear_padding(t.format, shape, columns, data, last);
+}
+
+void fill_floats(const Target& t, int64_t nb, ByteStream& random) {
+  const int64_t columns = std::min(kColumnBlock, t.shape.n - nb * kColumnBlock);
+  auto* data = reinterpret_cast<float*>(t.buffer->data + nb * t.shape.block_bytes);
+  for (int64_t i = 0; i < t.shape.k * kColumnBlock; ++i) {
+    const float value = (2.0F * random.uniform() - 1.0F) * t.scale;
+    data[i] = i % kColumnBlock < columns ? value : 0.0F;
+  }
+}
+
+// The standard deviation of a uniform value about its zero point.
+float deviation(WeightType type) {
+  switch (type) {
+    case WeightType::u4:
+      return 4.64F;
+    case WeightType::u8:
+      return 73.9F;
+    case WeightType::f32:
+      return 0.577F;
+  }
+  return 1.0F;
+}
+
+}  // namespace
+
+runtime::PackedMatrix random_matrix(const WeightFormat& format, int64_t n, int64_t k, uint64_t seed,
+                                    runtime::ThreadPool& pool) {
+  const runtime::PackedBuffer buffer = runtime::allocate_packed(format, n, k, &pool.placement());
+  Target target{format, jit::packed_shape(format, n, k), &buffer, 0};
+  target.scale = 1.0F / (std::sqrt(static_cast<float>(k)) * deviation(format.type));
+  pool.parallel_for(target.shape.nblocks, [&](int64_t begin, int64_t end, int) {
+    for (int64_t nb = begin; nb < end; ++nb) {
+      ByteStream random(seed * 0x2545f4914f6cdd1d + static_cast<uint64_t>(nb) * 8 + 1);
+      if (format.type == WeightType::f32) {
+        fill_floats(target, nb, random);
+      } else {
+        fill_quantized(target, nb, random);
+      }
+    }
+  });
+  return buffer.matrix;
+}
+
+}  // namespace nibble::quant
