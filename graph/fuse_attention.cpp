@@ -283,6 +283,13 @@ int64_t softmaxes_left(const Graph& graph) {
                        [](const Node& node) { return node.is("Softmax"); });
 }
 
+// Whether there is anything that mixes cached values: a Softmax, or attention that a frontend made.
+bool has_attention(const Graph& graph) {
+  return std::any_of(graph.nodes.begin(), graph.nodes.end(), [](const Node& node) {
+    return node.is("Softmax") || node.is("Attention", kNibbleDomain);
+  });
+}
+
 // An export without a cache: its attention has one now, so its masks and positions go. What no
 // probe has seen is not served.
 void finish_prefix(Graph& graph, FusionReport& report) {
@@ -326,7 +333,7 @@ int fuse_attention(Graph& graph, FusionReport& report) {
       report.entries.push_back(std::move(entry));
     }
   }
-  if (softmaxes_left(graph) == 0 && !graph.io.layers.empty()) {
+  if (!graph.io.layers.empty() && !has_attention(graph)) {
     report.entries.push_back(
         {-1, "attention", false, "no Softmax is there that would mix the cached values", ""});
   }

@@ -209,6 +209,16 @@ TEST_F(OnnxFormsTest, AnExportWithoutACacheGetsOne) {
   for (size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], wanted[i], 1e-4F) << i;
 }
 
+TEST_F(OnnxFormsTest, ACacheThatNothingMixesIsReported) {
+  Graph graph = load(tiny_decoder());
+  const graph::FusionReport report = graph::fuse(graph);
+  EXPECT_FALSE(report.complete());
+  const auto told = [&](const graph::FusionEntry& entry) {
+    return !entry.fused && entry.detail.find("no Softmax") != std::string::npos;
+  };
+  EXPECT_EQ(std::count_if(report.entries.begin(), report.entries.end(), told), 1);
+}
+
 // The head of prefix_decoder() over x[:, start:], which `start` names.
 OnnxModel with_sliced_head(const std::string& start) {
   OnnxModel model = prefix_decoder();
