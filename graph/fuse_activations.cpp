@@ -20,7 +20,7 @@ namespace {
 
 constexpr int64_t kTokens = 2;
 constexpr double kTolerance = 1e-5;
-constexpr const char* kActivations[] = {"silu", "gelu", "gelu_tanh", "quick_gelu", "relu"};
+constexpr const char* kActivations[] = {"silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2"};
 
 double evaluate(std::string_view activation, double x) {
   if (activation == "silu") return x / (1 + std::exp(-x));
@@ -29,7 +29,8 @@ double evaluate(std::string_view activation, double x) {
     return 0.5 * x * (1 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
   }
   if (activation == "quick_gelu") return x / (1 + std::exp(-1.702 * x));
-  return std::max(x, 0.0);
+  const double positive = std::max(x, 0.0);
+  return activation == "relu2" ? positive * positive : positive;
 }
 
 // A region that ends in `out` and starts from one or two Linears.

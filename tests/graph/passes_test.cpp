@@ -268,7 +268,7 @@ TEST(FuseActivations, MergesGateAndUpIntoOneLinear) {
 }
 
 TEST(FuseActivations, KnowsAFunctionByItsValues) {
-  for (const char* function : {"gelu"}) {
+  for (const char* function : {"gelu", "relu2"}) {
     Graph graph = mlp_graph(function);
     const Graph before = graph;
     FusionReport report;
