@@ -71,7 +71,7 @@ struct RegionFinder::Impl {
     for (;;) {
       const Node* node = links_.producer(at);
       if (node == nullptr) throw NotAttention("no product of Q and K leads to the softmax");
-      if (node->is("MatMul")) return *node;
+      if (node->is("MatMul") || is_swapped_product(*node)) return *node;
       ValueId next = kNoValue;
       for (ValueId input : node->inputs) {
         if (input == kNoValue || !data_[static_cast<size_t>(input)]) continue;
@@ -93,7 +93,7 @@ struct RegionFinder::Impl {
       const Node* next = nullptr;
       for (int32_t user : links_.consumers(at)) {
         const Node& node = graph_.nodes[static_cast<size_t>(user)];
-        if (node.is("MatMul") && node.inputs[0] == at) return node;
+        if ((node.is("MatMul") || is_swapped_product(node)) && node.inputs[0] == at) return node;
         if (node.is("IsNaN") || node.is("Shape")) continue;
         if (next != nullptr) throw NotAttention("the probabilities have several users");
         next = &node;

@@ -6,6 +6,7 @@
 
 #include "graph/attention_meaning.h"
 #include "graph/probe.h"
+#include "jit/error.h"
 
 namespace nibble::graph {
 namespace {
@@ -67,7 +68,16 @@ std::vector<float> scores_for(const Graph& graph, const Interpreter& interpreter
   Shape dims = shape.at(call, rows);
   const auto count = static_cast<size_t>(element_count(dims));
   feeds[region.products] = Array::of(std::move(dims), std::vector<float>(count, product));
-  const Array scores = interpreter.run_one(feeds, region.scores);
+  Array scores;
+  try {
+    scores = interpreter.run_one(feeds, region.scores);
+  } catch (const Error&) {
+    if (!call.thin_cache) throw;
+    // Masks that take the number of positions from heads of the cache, reshaped, need all of them.
+    ProbeCall whole = call;
+    whole.thin_cache = false;
+    return scores_for(graph, interpreter, region, shape, whole, product, heads);
+  }
   // The last tokens' scores, head by head.
   const int64_t total = call.past + call.tokens;
   if (scores.size() != heads * rows * total) {

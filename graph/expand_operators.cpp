@@ -1,14 +1,19 @@
 // Operators that stand for a whole subgraph become the subgraph, so that the passes that match
-// meaning see one spelling: Attention and GroupQueryAttention, and norms that first add a residual.
+// meaning see one spelling: Attention and GroupQueryAttention, norms that first add a residual, and
+// the products that onnxruntime fuses with their scales and activations, and Einsum.
 // What the subgraph cannot say (attention sinks, quantized caches) stays as it is.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <limits>
+#include <optional>
 
+#include "graph/einsum.h"
 #include "graph/ops.h"
 #include "graph/passes.h"
 #include "graph/rewrite.h"
 #include "graph/value_kinds.h"
+#include "jit/error.h"
 
 namespace nibble::graph {
 namespace {
@@ -277,6 +282,113 @@ bool is_skip_norm(const Node& node) {
          output(node, 1) == kNoValue && output(node, 2) == kNoValue;
 }
 
+// A product with a scale: the product alone, transposed or not, and the scale; not by a constant,
+// which form_linears scales. A Gemm with an activation likewise, and an activation of a sum.
+bool is_fused_product(const Graph& graph, const Node& node) {
+  if (node.is("BiasGelu", kMicrosoft) || node.is("FastGelu", kMicrosoft)) {
+    return node.input(1) != kNoValue;
+  }
+  if (node.is("FusedMatMul", kMicrosoft)) {
+    if (graph.tensor(node.inputs[1]) != nullptr) return false;
+    return node.get_int("transBatchA", 0) == 0 && node.get_int("transBatchB", 0) == 0;
+  }
+  const std::string activation = node.get_string("activation", "");
+  return node.is("FusedGemm", kMicrosoft) &&
+         (activation == "Relu" || activation == "Tanh" || activation == "Sigmoid");
+}
+
+void write_fused_product(Writer& w, const Node& node) {
+  if (node.op == "BiasGelu" || node.op == "FastGelu") {
+    const ValueId sum = w.op("Add", {node.inputs[0], node.inputs[1]});
+    w.op(node.op == "BiasGelu" ? "Gelu" : "FastGelu", {sum}, {}, node.outputs[0], kMicrosoft);
+    return;
+  }
+  if (node.op == "FusedGemm") {
+    Writer::Attributes attributes = node.attributes;
+    std::erase_if(attributes, [](const auto& a) { return a.first.starts_with("activation"); });
+    const ValueId y = w.op("Gemm", node.inputs, std::move(attributes));
+    w.op(node.get_string("activation", "").c_str(), {y}, {}, node.outputs[0]);
+    return;
+  }
+  const int64_t swap_a = node.get_int("transA", 0), swap_b = node.get_int("transB", 0);
+  const float alpha = node.get_float("alpha", 1);
+  const ValueId out = alpha == 1 ? node.outputs[0] : kNoValue;
+  ValueId y = kNoValue;
+  if (swap_a == 0 && swap_b == 0) {
+    y = w.op("MatMul", node.inputs, {}, out);
+  } else {
+    y = w.op("FusedMatMul", node.inputs, {{"transA", swap_a}, {"transB", swap_b}}, out, kMicrosoft);
+  }
+  if (alpha != 1) w.op("Mul", {y, w.real(alpha)}, {}, node.outputs[0]);
+}
+
+// The dimensions of a product of two, one letter each: of both operands and the output, of one and
+// the output, and the one that is summed.
+struct ProductDims {
+  std::string batch, rows, columns, summed;
+};
+
+// What an Einsum multiplies, when it is a MatMul of transposed operands, or a product of each with
+// each.
+std::optional<ProductDims> product_dims(const Einsum& einsum) {
+  if (einsum.operands.size() != 2) return std::nullopt;
+  const std::string &left = einsum.operands[0], &right = einsum.operands[1];
+  const auto count = [](const std::string& text, char c) {
+    return std::count(text.begin(), text.end(), c);
+  };
+  ProductDims dims;
+  for (const char c : left) {
+    const bool out = count(einsum.out, c) > 0, both = count(right, c) > 0;
+    if (count(left, c) > 1 || (!out && !both)) return std::nullopt;
+    (both ? out ? dims.batch : dims.summed : dims.rows).push_back(c);
+  }
+  for (const char c : right) {
+    if (count(right, c) > 1) return std::nullopt;
+    if (count(left, c) > 0) continue;
+    if (count(einsum.out, c) == 0) return std::nullopt;
+    dims.columns.push_back(c);
+  }
+  if (dims.columns.size() != 1 || dims.summed.size() > 1) return std::nullopt;
+  // One matrix on the right multiplies rows of any rank.
+  const bool one_matrix = dims.batch.empty() && !dims.summed.empty() && !dims.rows.empty();
+  if (dims.rows.size() != 1 && !one_matrix) return std::nullopt;
+  return dims;
+}
+
+std::optional<ProductDims> product_dims(const Node& node) {
+  if (!node.is("Einsum")) return std::nullopt;
+  try {
+    return product_dims(parse_einsum(node.get_string("equation", "")));
+  } catch (const Error&) {
+    return std::nullopt;  // what is wrong, the interpreter says
+  }
+}
+
+ValueId reordered(Writer& w, ValueId x, const std::string& from, const std::string& to,
+                  ValueId out = kNoValue) {
+  if (from == to && out == kNoValue) return x;
+  std::vector<int64_t> perm;
+  for (const char c : to) perm.push_back(static_cast<int64_t>(from.find(c)));
+  return w.op("Transpose", {x}, {{"perm", std::move(perm)}}, out);
+}
+
+void write_einsum(Writer& w, const Node& node, const ProductDims& dims) {
+  const Einsum einsum = parse_einsum(node.get_string("equation", ""));
+  const bool sums = !dims.summed.empty();
+  ValueId a =
+      reordered(w, node.inputs[0], einsum.operands[0], dims.batch + dims.rows + dims.summed);
+  ValueId b =
+      reordered(w, node.inputs[1], einsum.operands[1], dims.batch + dims.summed + dims.columns);
+  if (!sums) {
+    a = w.op("Unsqueeze", {a, w.ints({-1})});
+    b = w.op("Unsqueeze", {b, w.ints({-2})});
+  }
+  const std::string made = dims.batch + dims.rows + dims.columns;
+  const ValueId y =
+      w.op(sums ? "MatMul" : "Mul", {a, b}, {}, made == einsum.out ? node.outputs[0] : kNoValue);
+  if (made != einsum.out) reordered(w, y, made, einsum.out, node.outputs[0]);
+}
+
 }  // namespace
 
 int expand_operators(Graph& graph, FusionReport& report) {
@@ -288,7 +400,9 @@ int expand_operators(Graph& graph, FusionReport& report) {
   for (const Node& node : before) {
     const bool grouped = node.is("GroupQueryAttention", kMicrosoft);
     const bool standard = node.is("Attention");
-    if (!grouped && !standard && !is_skip_norm(node)) {
+    const bool product = is_fused_product(graph, node);
+    const auto einsum = product_dims(node);
+    if (!grouped && !standard && !product && !einsum && !is_skip_norm(node)) {
       nodes.push_back(node);
       continue;
     }
@@ -303,6 +417,10 @@ int expand_operators(Graph& graph, FusionReport& report) {
       Grouped(graph, node, writer).write();
     } else if (standard) {
       write_standard(writer, node, kinds);
+    } else if (product) {
+      write_fused_product(writer, node);
+    } else if (einsum) {
+      write_einsum(writer, node, *einsum);
     } else {
       write_skip_norm(writer, node, links);
     }

@@ -1,5 +1,6 @@
 // Evaluates what is constant and drops what computes nothing.
 #include <algorithm>
+#include <limits>
 
 #include "graph/interpreter.h"
 #include "graph/ops.h"
@@ -108,8 +109,41 @@ int evaluate_constants(Graph& graph) {
   return static_cast<int>(wanted.size());
 }
 
+bool all_of_tensor(const Graph& graph, ValueId id, bool (*holds)(int64_t)) {
+  const TensorData* tensor = id == kNoValue ? nullptr : graph.tensor(id);
+  if (tensor == nullptr || (tensor->dtype != DType::i64 && tensor->dtype != DType::i32)) {
+    return false;
+  }
+  const std::vector<int64_t> values = to_i64(*tensor);
+  return std::all_of(values.begin(), values.end(), holds);
+}
+
+// Slices from the first element to past the last that any array has are what they slice.
+int drop_whole_slices(Graph& graph) {
+  int changed = 0;
+  for (const Node& node : graph.nodes) {
+    if (!node.is("Slice") || !all_of_tensor(graph, node.input(1), [](int64_t v) { return v == 0; }))
+      continue;
+    if (!all_of_tensor(graph, node.input(2),
+                       [](int64_t v) { return v >= std::numeric_limits<int32_t>::max(); }))
+      continue;
+    if (node.input(4) != kNoValue &&
+        !all_of_tensor(graph, node.input(4), [](int64_t v) { return v == 1; }))
+      continue;
+    const ValueId out = node.outputs[0], in = node.inputs[0];
+    if (std::find(graph.outputs.begin(), graph.outputs.end(), out) != graph.outputs.end()) continue;
+    replace_uses(graph, out, in);
+    ++changed;
+  }
+  if (changed > 0) eliminate_dead(graph);
+  return changed;
+}
+
 }  // namespace
 
-int fold_constants(Graph& graph) { return drop_identities(graph) + evaluate_constants(graph); }
+int fold_constants(Graph& graph) {
+  const int changed = drop_identities(graph) + evaluate_constants(graph);
+  return changed + drop_whole_slices(graph);
+}
 
 }  // namespace nibble::graph

@@ -158,33 +158,64 @@ std::optional<int64_t> position_offset(const Graph& graph, const Interpreter& in
   return offset;
 }
 
+// The node that makes the rows of a value, which may have been given another shape: Reshape keeps
+// rows whole where it keeps their width.
+const Node* rows_behind(const Graph& graph, const Links& links, const Interpreter& interpreter,
+                        ValueId id) {
+  const Node* maker = links.producer(id);
+  if (maker == nullptr || !maker->is("Reshape")) return maker;
+  const ValueId wanted[] = {id, maker->inputs[0]};
+  try {
+    const auto found = interpreter.run(decoder_feeds(graph, {.tokens = 3, .past = 0}), wanted);
+    const Shape &after = found[0].shape, &before = found[1].shape;
+    if (after.empty() || before.empty() || after.back() != before.back()) return nullptr;
+  } catch (const Error&) {
+    return nullptr;  // depends on what a probe does not feed
+  }
+  return links.producer(maker->inputs[0]);
+}
+
+// An embedding and the table of the positions that are added to it.
+struct WithPositions {
+  Node embedding;
+  Lookup positions;
+};
+
+// The constant of such a table: as the file has it, or in fp32 where it is quantized.
+ValueId position_table(Graph& graph, const Lookup& positions) {
+  if (is_table(graph.tensor(positions.name))) return positions.name;
+  const MatrixSource& table = positions.table;
+  std::vector<float> values(static_cast<size_t>(table.n * table.k));
+  table.read_columns(0, table.n, values);
+  return graph.add_constant(graph.value_name(positions.name) + "/f32",
+                            make_f32({table.n, table.k}, std::move(values)));
+}
+
 // The embedding that `add` completes with positions, fused; nullopt when it does not.
-std::optional<Node> with_positions(const Graph& graph, const Links& links,
-                                   const Interpreter& interpreter, const Node& add) {
+std::optional<WithPositions> with_positions(const Graph& graph, const Links& links,
+                                            const Interpreter& interpreter, const Node& add) {
   for (size_t side = 0; side < 2; ++side) {
     const Node* embedding = links.producer(add.inputs[side]);
-    const Node* gather = links.producer(add.inputs[1 - side]);
-    if (embedding == nullptr || gather == nullptr || !gather->is("Gather")) continue;
+    const Node* gather = rows_behind(graph, links, interpreter, add.inputs[1 - side]);
+    if (embedding == nullptr || gather == nullptr) continue;
     if (!embedding->is("Embedding", kNibbleDomain) || embedding->input(2) != kNoValue) continue;
-    const TensorData* places = graph.tensor(gather->inputs[0]);
+    const auto lookup = lookup_of(graph, links, *gather);
     const auto& constant = graph.values[static_cast<size_t>(embedding->inputs[1])].constant;
     const auto* table = constant ? std::get_if<MatrixSource>(&*constant) : nullptr;
-    if (gather->get_int("axis", 0) != 0 || !is_table(places)) continue;
-    if (table == nullptr || places->shape[1] != table->k) continue;
+    if (!lookup || table == nullptr || lookup->table.k != table->k) continue;
     if (!links.single_use(embedding->outputs[0])) continue;
-    const auto offset = position_offset(graph, interpreter, gather->inputs[1]);
+    const auto offset = position_offset(graph, interpreter, lookup->index);
     if (!offset) continue;
     Node fused = *embedding;
-    fused.inputs.push_back(gather->inputs[0]);
     fused.attributes["position_offset"] = *offset;
     fused.outputs = add.outputs;
-    return fused;
+    return WithPositions{std::move(fused), *lookup};
   }
   return std::nullopt;
 }
 
 int absorb_positions(Graph& graph) {
-  std::vector<std::pair<size_t, Node>> fused;
+  std::vector<std::pair<size_t, WithPositions>> fused;
   {
     const Links links(graph);
     const Interpreter interpreter(graph, probe_limits(graph));
@@ -194,7 +225,10 @@ int absorb_positions(Graph& graph) {
       if (node) fused.emplace_back(i, std::move(*node));
     }
   }
-  for (auto& [index, node] : fused) graph.nodes[index] = std::move(node);
+  for (auto& [index, found] : fused) {
+    found.embedding.inputs.push_back(position_table(graph, found.positions));
+    graph.nodes[index] = std::move(found.embedding);
+  }
   if (!fused.empty()) eliminate_dead(graph);
   return static_cast<int>(fused.size());
 }

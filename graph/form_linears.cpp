@@ -49,9 +49,12 @@ struct Candidate {
 };
 
 std::optional<Candidate> candidate_of(const Graph& graph, const Links& links, const Node& node) {
-  if (node.is("MatMul")) {
-    auto source = weight_of(graph, links, node.inputs[1], true);
+  const bool fused = node.is("FusedMatMul", "com.microsoft") && node.get_int("transA", 0) == 0 &&
+                     node.get_int("transBatchA", 0) == 0 && node.get_int("transBatchB", 0) == 0;
+  if (node.is("MatMul") || fused) {
+    auto source = weight_of(graph, links, node.inputs[1], node.get_int("transB", 0) == 0);
     if (!source) return std::nullopt;
+    if (fused) source->parts[0].factor *= node.get_float("alpha", 1);
     return Candidate{std::move(*source), kNoValue, kNoValue, kNoValue};
   }
   if (node.is("MatMulNBits", "com.microsoft")) {

@@ -23,6 +23,7 @@ int plain(Graph& graph, FusionReport&) {
 constexpr Pass kPasses[] = {
     {"fold-constants", plain<fold_constants>},
     {"expand-operators", expand_operators},
+    {"form-softmax", plain<form_softmax>},
     {"form-linears", plain<form_linears>},
     {"form-norms", plain<form_norms>},
     {"form-embeddings", plain<form_embeddings>},

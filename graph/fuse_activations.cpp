@@ -20,7 +20,7 @@ namespace {
 
 constexpr int64_t kTokens = 2;
 constexpr double kTolerance = 1e-5;
-constexpr const char* kActivations[] = {"silu", "gelu", "gelu_tanh", "quick_gelu", "relu"};
+constexpr const char* kActivations[] = {"silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2"};
 
 double evaluate(std::string_view activation, double x) {
   if (activation == "silu") return x / (1 + std::exp(-x));
@@ -29,7 +29,8 @@ double evaluate(std::string_view activation, double x) {
     return 0.5 * x * (1 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
   }
   if (activation == "quick_gelu") return x / (1 + std::exp(-1.702 * x));
-  return std::max(x, 0.0);
+  const double positive = std::max(x, 0.0);
+  return activation == "relu2" ? positive * positive : positive;
 }
 
 // A region that ends in `out` and starts from one or two Linears.
@@ -39,14 +40,31 @@ struct Region {
   std::vector<int32_t> nodes;
 };
 
-// What the region computes: act(a), or act(a[gate]) * b[up].
+// What the region computes: act(a), or act(a[gate]) * b[up], times a factor, which belongs to the
+// Linears that multiply it.
 struct Meaning {
   std::string activation;
   bool gated = false;
   // Gated: where gate and up are: source index and first column.
   size_t gate_source = 0, up_source = 0;
   int64_t gate_column = 0, up_column = 0;
+  float factor = 1;
 };
+
+// found / expected where that is most certain; a fraction of small numbers where it is close to
+// one.
+float factor_between(std::span<const float> found, std::span<const float> expected) {
+  if (found.size() != expected.size() || found.empty()) return 1;
+  const auto largest = std::max_element(expected.begin(), expected.end(), [](float a, float b) {
+    return std::fabs(a) < std::fabs(b);
+  });
+  const double ratio = static_cast<double>(found[static_cast<size_t>(largest - expected.begin())]) /
+                       static_cast<double>(*largest);
+  if (!std::isfinite(ratio) || ratio == 0) return 1;
+  const double simple = std::round(ratio * 64) / 64;
+  const bool close = simple != 0 && std::fabs(ratio - simple) <= kTolerance * std::fabs(simple);
+  return static_cast<float>(close ? simple : ratio);
+}
 
 class ActivationFuser {
  public:
@@ -103,6 +121,7 @@ class ActivationFuser {
   // a clamp would show.
   std::optional<Meaning> meaning_of(const Interpreter& interpreter, const Region& region) const {
     std::vector<Meaning> left = candidates(region);
+    bool first = true;
     for (const float scale : {6.0F, 0.1F, 1000.0F}) {
       Feeds feeds = decoder_feeds(graph_, {.tokens = kTokens, .past = 0, .thin_cache = true});
       std::vector<std::vector<float>> inputs;
@@ -120,12 +139,45 @@ class ActivationFuser {
       } catch (const Error&) {
         return std::nullopt;  // depends on what a probe does not feed
       }
-      std::erase_if(left, [&](const Meaning& candidate) {
+      for (Meaning& candidate : left) {
+        if (!first) break;
         const auto expected = predict(candidate, inputs, result.size() / kTokens);
+        candidate.factor = factor_between(result.floats(), expected);
+      }
+      first = false;
+      std::erase_if(left, [&](const Meaning& candidate) {
+        auto expected = predict(candidate, inputs, result.size() / kTokens);
+        for (float& value : expected) value *= candidate.factor;
         return !(relative_difference(result.floats(), expected) < kTolerance);
       });
     }
+    std::erase_if(left, [&](const Meaning& candidate) {
+      return candidate.factor != 1 && !feeds_linears_alone(region.out);
+    });
     return left.empty() ? std::nullopt : std::optional<Meaning>(left.front());
+  }
+
+  // Whether all that use a value are Linears whose weights can be scaled.
+  bool feeds_linears_alone(ValueId id) const {
+    const auto& users = links_.consumers(id);
+    return !links_.is_output(id) && std::all_of(users.begin(), users.end(), [&](int32_t user) {
+      const Node& node = graph_.nodes[static_cast<size_t>(user)];
+      if (!node.is("Linear", kNibbleDomain) || node.inputs[0] != id || node.input(3) == id) {
+        return false;
+      }
+      const auto& constant = graph_.values[static_cast<size_t>(node.inputs[1])].constant;
+      return constant && std::holds_alternative<MatrixSource>(*constant);
+    });
+  }
+
+  void scale_users(ValueId id, float factor) {
+    for (int32_t user : links_.consumers(id)) {
+      Node& linear = graph_.nodes[static_cast<size_t>(user)];
+      MatrixSource source = weight(linear);
+      for (MatrixPart& part : source.parts) part.factor *= factor;
+      linear.inputs[1] =
+          graph_.add_constant(graph_.value_name(linear.inputs[1]), Constant(std::move(source)));
+    }
   }
 
   std::vector<Meaning> candidates(const Region& region) const {
@@ -199,6 +251,7 @@ class ActivationFuser {
       node.outputs = {region.out};
       graph_.nodes[static_cast<size_t>(maker)] = std::move(node);
     }
+    if (meaning.factor != 1) scale_users(region.out, meaning.factor);
     report_.entries.push_back(std::move(entry));
   }
 

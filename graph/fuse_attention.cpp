@@ -159,16 +159,27 @@ struct AskedShape {
   Shape shape;
 };
 
+// The dimensions [start, end) of a shape, as a Shape node has them.
+Shape asked_part(const Node& node, const Shape& shape) {
+  const auto rank = static_cast<int64_t>(shape.size());
+  const auto place = [&](int64_t at) {
+    return std::clamp<int64_t>(at < 0 ? at + rank : at, 0, rank);
+  };
+  const int64_t start = place(node.get_int("start", 0)), end = place(node.get_int("end", rank));
+  return start < end ? Shape(shape.begin() + start, shape.begin() + end) : Shape{};
+}
+
 std::vector<AskedShape> asked_shapes(const Graph& graph, const Interpreter& interpreter,
                                      const AttentionRegion& region) {
   std::vector<AskedShape> asked;
   for (size_t i = 0; i < graph.nodes.size(); ++i) {
     const Node& node = graph.nodes[i];
-    if (!node.is("Shape") || !node.attributes.empty()) continue;
+    if (!node.is("Shape")) continue;
     if (std::find(region.chain.begin(), region.chain.end(), node.inputs[0]) == region.chain.end()) {
       continue;
     }
-    const Shape shape = shape_in_tokens(graph, interpreter, region, node.inputs[0]);
+    const Shape shape =
+        asked_part(node, shape_in_tokens(graph, interpreter, region, node.inputs[0]));
     if (!shape.empty()) asked.push_back({static_cast<int32_t>(i), shape});
   }
   return asked;
@@ -272,6 +283,13 @@ int64_t softmaxes_left(const Graph& graph) {
                        [](const Node& node) { return node.is("Softmax"); });
 }
 
+// Whether there is anything that mixes cached values: a Softmax, or attention that a frontend made.
+bool has_attention(const Graph& graph) {
+  return std::any_of(graph.nodes.begin(), graph.nodes.end(), [](const Node& node) {
+    return node.is("Softmax") || node.is("Attention", kNibbleDomain);
+  });
+}
+
 // An export without a cache: its attention has one now, so its masks and positions go. What no
 // probe has seen is not served.
 void finish_prefix(Graph& graph, FusionReport& report) {
@@ -314,6 +332,10 @@ int fuse_attention(Graph& graph, FusionReport& report) {
       }
       report.entries.push_back(std::move(entry));
     }
+  }
+  if (!graph.io.layers.empty() && !has_attention(graph)) {
+    report.entries.push_back(
+        {-1, "attention", false, "no Softmax is there that would mix the cached values", ""});
   }
   if (is_prefix_form(graph) && static_cast<int64_t>(all.size()) < softmaxes_left(graph)) {
     refuse_partial(all.size(), report);

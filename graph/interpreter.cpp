@@ -52,8 +52,8 @@ OpFunction find_op(const Node& node) {
   static const std::map<Key, OpFunction> table = [] {
     std::map<Key, OpFunction> all;
     for (const auto& topic :
-         {elementwise_ops(), shape_ops(), gather_ops(), reduce_ops(), matmul_ops(), nibble_ops(),
-          quantized_ops(), contrib_ops(), standard_attention_ops()}) {
+         {elementwise_ops(), shape_ops(), gather_ops(), reduce_ops(), matmul_ops(), einsum_ops(),
+          nibble_ops(), quantized_ops(), contrib_ops(), standard_attention_ops()}) {
       for (const OpEntry& entry : topic) all.emplace(Key{entry.domain, entry.name}, entry.function);
     }
     return all;

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <cmath>
+#include <utility>
 
 #include "graph/interpreter_broadcast.h"
 #include "graph/interpreter_ops.h"
@@ -38,8 +40,7 @@ void multiply(const float* a, const float* b, float* c, int64_t m, int64_t k, in
 
 namespace {
 
-Outputs op_matmul(const OpCall& call) {
-  const Array &left = call.in(0), &right = call.in(1);
+Array product(const Array& left, const Array& right) {
   const auto a = left.floats(), b = right.floats();
   Shape sa = left.shape, sb = right.shape;
   if (sa.empty() || sb.empty()) fail("A scalar is no matrix.");
@@ -60,7 +61,7 @@ Outputs op_matmul(const OpCall& call) {
   const bool shared = element_count(batch_b) == 1;  // one right matrix: all rows are one matrix
   if (shared && element_count(batch) == element_count(batch_a)) {
     multiply(a.data(), b.data(), c.data(), element_count(batch) * m, k, n);
-    return {Array::of(std::move(shape), std::move(c))};
+    return Array::of(std::move(shape), std::move(c));
   }
   const LoopNest<2> loop(batch,
                          {broadcast_strides(batch_a, batch), broadcast_strides(batch_b, batch)});
@@ -71,11 +72,39 @@ Outputs op_matmul(const OpCall& call) {
                n);
     }
   });
-  return {Array::of(std::move(shape), std::move(c))};
+  return Array::of(std::move(shape), std::move(c));
 }
 
+Outputs op_matmul(const OpCall& call) { return {product(call.in(0), call.in(1))}; }
+
+// The last two dimensions change places.
 Array transposed(const Array& x) {
-  return strided_copy(x, {x.shape[1], x.shape[0]}, {1, x.shape[1]}, 0);
+  const size_t rank = x.shape.size();
+  if (rank < 2) fail("An array of shape {} is no matrix to transpose.", to_string(x.shape));
+  Shape shape = x.shape, strides(rank, 1);
+  for (size_t d = rank - 1; d-- > 0;) strides[d] = strides[d + 1] * x.shape[d + 1];
+  std::swap(shape[rank - 1], shape[rank - 2]);
+  std::swap(strides[rank - 1], strides[rank - 2]);
+  return strided_copy(x, shape, strides, 0);
+}
+
+void scale(std::vector<float>& values, float factor) {
+  if (factor == 1.0F) return;
+  for (float& value : values) value *= factor;
+}
+
+// alpha * a * b, with a and b transposed or not: what onnxruntime makes of Transpose, MatMul, Mul.
+Outputs op_fused_matmul(const OpCall& call) {
+  const Node& node = call.node;
+  for (const char* key : {"transBatchA", "transBatchB"}) {
+    if (node.get_int(key, 0) != 0) fail("{} is not supported.", key);
+  }
+  const bool swap_a = node.get_int("transA", 0) != 0, swap_b = node.get_int("transB", 0) != 0;
+  const Array &a = call.in(0), &b = call.in(1);
+  const Array c = product(swap_a ? transposed(a) : a, swap_b ? transposed(b) : b);
+  std::vector<float> scaled(c.floats().begin(), c.floats().end());
+  scale(scaled, node.get_float("alpha", 1.0F));
+  return {Array::of(c.shape, std::move(scaled))};
 }
 
 // alpha * a * b + beta * c
@@ -97,9 +126,7 @@ Outputs op_gemm(const OpCall& call) {
   std::vector<float> c(static_cast<size_t>(array_size(shape)));
   multiply(a.floats().data(), b.floats().data(), c.data(), m, k, n);
   const float alpha = node.get_float("alpha", 1.0F), beta = node.get_float("beta", 1.0F);
-  if (alpha != 1.0F) {
-    for (float& value : c) value *= alpha;
-  }
+  scale(c, alpha);
   if (const Array* added = call.optional(2)) {
     const auto from = added->floats();
     if (broadcast_shape(shape, added->shape) != shape) {
@@ -117,9 +144,26 @@ Outputs op_gemm(const OpCall& call) {
   return {Array::of(shape, std::move(c))};
 }
 
+// A Gemm and the activation after it.
+Outputs op_fused_gemm(const OpCall& call) {
+  const std::string name = call.node.get_string("activation", "");
+  const auto apply = [&](float (*function)(float)) {
+    const Outputs made = op_gemm(call);
+    std::vector<float> values(made[0].floats().begin(), made[0].floats().end());
+    for (float& value : values) value = function(value);
+    return Outputs{Array::of(made[0].shape, std::move(values))};
+  };
+  if (name == "Relu") return apply([](float x) { return std::max(x, 0.0F); });
+  if (name == "Tanh") return apply([](float x) { return std::tanh(x); });
+  if (name == "Sigmoid") return apply([](float x) { return 1 / (1 + std::exp(-x)); });
+  fail("Its activation is \"{}\", expected Relu, Tanh or Sigmoid.", name);
+}
+
 constexpr OpEntry kOps[] = {
     {"", "MatMul", op_matmul},
     {"", "Gemm", op_gemm},
+    {"com.microsoft", "FusedMatMul", op_fused_matmul},
+    {"com.microsoft", "FusedGemm", op_fused_gemm},
 };
 
 }  // namespace

@@ -62,6 +62,8 @@ float activate(jit::Activation activation, float value) {
       return static_cast<float>(x / (1 + std::exp(-1.702 * x)));
     case jit::Activation::relu:
       return value < 0 ? 0.0F : value;
+    case jit::Activation::relu2:
+      return value < 0 ? 0.0F : value * value;
   }
   fail("Activation {} is not known.", static_cast<int>(activation));
 }

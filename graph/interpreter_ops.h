@@ -48,6 +48,7 @@ std::span<const OpEntry> shape_ops();
 std::span<const OpEntry> gather_ops();
 std::span<const OpEntry> reduce_ops();
 std::span<const OpEntry> matmul_ops();
+std::span<const OpEntry> einsum_ops();
 std::span<const OpEntry> nibble_ops();
 std::span<const OpEntry> quantized_ops();
 std::span<const OpEntry> contrib_ops();

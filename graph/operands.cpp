@@ -68,11 +68,11 @@ const std::map<Name, Needs>& table() {
          "Xor"});
     add(kOnnx, {.inputs = 3},
         {"Attention", "Range", "RotaryEmbedding", "ScatterND", "Slice", "Where"});
-    add(kOnnx, {.inputs = 1, .all = true}, {"Concat", "Max", "Min", "Sum"});
+    add(kOnnx, {.inputs = 1, .all = true}, {"Concat", "Einsum", "Max", "Min", "Sum"});
     add(kOnnx, {.inputs = 1, .outputs = 3}, {"DynamicQuantizeLinear"});
     add(kMicrosoft, {.inputs = 1},
         {"BiasGelu", "FastGelu", "Gelu", "GroupQueryAttention", "QuickGelu"});
-    add(kMicrosoft, {.inputs = 2}, {"DequantizeLinear"});
+    add(kMicrosoft, {.inputs = 2}, {"DequantizeLinear", "FusedGemm", "FusedMatMul"});
     add(kMicrosoft, {.inputs = 3},
         {"GatherBlockQuantized", "MatMulNBits", "SkipLayerNormalization",
          "SkipSimplifiedLayerNormalization"});

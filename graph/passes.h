@@ -34,6 +34,7 @@ int fold_constants(Graph& graph);  // evaluates nodes whose inputs are all const
 int eliminate_dead(Graph& graph);  // nodes and constants that no output needs
 int expand_operators(Graph& graph,
                      FusionReport& report);  // whole-subgraph operators become the subgraph
+int form_softmax(Graph& graph);              // from exponentials and their sum
 int form_linears(Graph& graph);              // MatMul/Gemm by a constant (+ bias Add) -> Linear
 int form_norms(Graph& graph);                // RMSNorm and LayerNorm in all their spellings
 int form_embeddings(Graph& graph);           // token (and position) embeddings

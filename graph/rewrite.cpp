@@ -110,6 +110,11 @@ std::optional<float> scalar_constant(const Graph& graph, ValueId id) {
   return value;
 }
 
+bool is_swapped_product(const Node& node) {
+  return node.is("FusedMatMul", "com.microsoft") && node.get_float("alpha", 1) == 1 &&
+         node.get_int("transBatchA", 0) == 0 && node.get_int("transBatchB", 0) == 0;
+}
+
 int64_t layer_of_name(const std::string& name) {
   // The first path component that is a number, or ends in one after a dot.
   for (size_t at = 0; at < name.size(); ++at) {

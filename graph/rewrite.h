@@ -45,6 +45,10 @@ std::vector<bool> fused_values(const Graph& graph);
 // The value of a constant with one element (any rank), as float; nullopt otherwise.
 std::optional<float> scalar_constant(const Graph& graph, ValueId id);
 
+// Whether a node multiplies as MatMul does, of transposed operands: a FusedMatMul that
+// expand_operators left, without a factor.
+bool is_swapped_product(const Node& node);
+
 // The layer number inside a node's or value's name ("layers.3", "h.3", "blocks.3", ...), or -1.
 int64_t layer_of_name(const std::string& name);
 

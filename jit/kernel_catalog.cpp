@@ -69,8 +69,8 @@ void add_tails(std::vector<GemmSpec>& out) {
 }
 
 void add_epilogues(std::vector<GemmSpec>& out) {
-  constexpr Activation kAll[] = {Activation::silu, Activation::gelu, Activation::gelu_tanh,
-                                 Activation::quick_gelu, Activation::relu};
+  constexpr Activation kAll[] = {Activation::silu,       Activation::gelu, Activation::gelu_tanh,
+                                 Activation::quick_gelu, Activation::relu, Activation::relu2};
   const auto add_all = [&out, &kAll](GemmSpec base) {
     const auto add = [&](bool bias, bool residual, Activation activation, bool gate) {
       GemmSpec spec = base;
@@ -132,8 +132,9 @@ void add_elementwise(std::vector<RowSpec>& out, int64_t n) {
     out.push_back({.op = RowOp::quantize, .n = n, .group = group, .zero = 1});
   }
   out.push_back({.op = RowOp::quantize, .n = n, .bf16 = true});
-  for (const Activation activation : {Activation::silu, Activation::gelu, Activation::gelu_tanh,
-                                      Activation::quick_gelu, Activation::relu}) {
+  for (const Activation activation :
+       {Activation::silu, Activation::gelu, Activation::gelu_tanh, Activation::quick_gelu,
+        Activation::relu, Activation::relu2}) {
     out.push_back({.op = RowOp::activation, .n = n, .activation = activation});
     out.push_back({.op = RowOp::gate, .n = n, .activation = activation});
   }

@@ -12,9 +12,9 @@
 namespace nibble::jit {
 namespace {
 
-constexpr std::array<Activation, 5> kActivations = {Activation::silu, Activation::gelu,
+constexpr std::array<Activation, 6> kActivations = {Activation::silu,      Activation::gelu,
                                                     Activation::gelu_tanh, Activation::quick_gelu,
-                                                    Activation::relu};
+                                                    Activation::relu,      Activation::relu2};
 
 constexpr std::array<std::pair<RowOp, std::string_view>, 10> kRowOps = {{
     {RowOp::rms_norm, "rms_norm"},
@@ -322,6 +322,8 @@ std::string_view activation_name(Activation activation) {
       return "quick_gelu";
     case Activation::relu:
       return "relu";
+    case Activation::relu2:
+      return "relu2";
   }
   return "unknown";
 }

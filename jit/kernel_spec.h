@@ -17,8 +17,8 @@ namespace nibble::jit {
 enum class ActType : uint8_t { s8, f32, bf16 };
 
 // Activation functions. gelu is the erf form, gelu_tanh the tanh form, quick_gelu
-// x*sigmoid(1.702x).
-enum class Activation : uint8_t { none, silu, gelu, gelu_tanh, quick_gelu, relu };
+// x*sigmoid(1.702x), relu2 max(x, 0)^2.
+enum class Activation : uint8_t { none, silu, gelu, gelu_tanh, quick_gelu, relu, relu2 };
 
 // k of one step of bf16 products: the pairs of a 64-byte row of a tile.
 inline constexpr int64_t kBf16Step = 32;

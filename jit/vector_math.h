@@ -85,6 +85,10 @@ typename V::Reg vector_activation(V& v, Activation activation, const typename V:
       return v.mul(x, vector_sigmoid(v, v.mul(x, v.imm(1.702F))));
     case Activation::relu:
       return v.max(v.imm(0.0F), x);
+    case Activation::relu2: {
+      auto y = v.max(v.imm(0.0F), x);
+      return v.mul(y, y);
+    }
     case Activation::none:
       break;
   }

@@ -167,6 +167,10 @@ class GraphWriter {
     };
     if (activation == "none") return x;
     if (activation == "relu") return plain("Relu", x);
+    if (activation == "relu2") {
+      const std::string positive = plain("Relu", x);
+      return apply("Mul", positive, positive);
+    }
     if (activation == "silu") return apply("Mul", x, plain("Sigmoid", x));
     if (activation == "quick_gelu") {
       return apply("Mul", x, plain("Sigmoid", apply("Mul", x, writer_.number(1.702F))));

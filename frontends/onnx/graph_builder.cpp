@@ -8,6 +8,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "frontends/onnx/node_order.h"
 #include "graph/ops.h"
 #include "jit/error.h"
 
@@ -39,7 +40,7 @@ class Builder {
     note_produced(proto);
     for (const TensorProto& tensor : proto.initializers) add_initializer(tensor);
     for (const ValueInfo& info : proto.inputs) add_input(info);
-    for (const NodeProto& node : proto.nodes) add_node(node);
+    add_nodes(proto.nodes);
     for (const ValueInfo& info : proto.value_infos) declare(info, "value");
     for (const ValueInfo& info : proto.outputs) add_output(info);
     drop_conditions();
@@ -191,6 +192,10 @@ class Builder {
     graph_.nodes.push_back(std::move(node));
   }
 
+  void add_nodes(const std::vector<NodeProto>& nodes) {
+    for (const size_t i : node_order(nodes)) add_node(nodes[i]);
+  }
+
   void note_produced(const GraphProto& proto) {
     for (const NodeProto& node : proto.nodes) {
       for (const auto name : node.outputs) produced_.insert(name);
@@ -244,7 +249,7 @@ class Builder {
     }
     note_produced(branch);
     for (const TensorProto& tensor : branch.initializers) add_initializer(tensor);
-    for (const NodeProto& node : branch.nodes) add_node(node);
+    add_nodes(branch.nodes);
     for (const ValueInfo& info : branch.value_infos) declare(info, "value");
     for (size_t i = 0; i < branch.outputs.size(); ++i) {
       const ValueId id = find_input(branch.outputs[i].name, who);
@@ -269,7 +274,7 @@ class Builder {
     const auto found = names_.find(name);
     if (found != names_.end()) return found->second;
     fail("{}: {} uses \"{}\", which {}.", path_, who, name,
-         produced_.count(name) != 0 ? "only a later node makes: the nodes are not in order"
+         produced_.count(name) != 0 ? "no order of the nodes makes before"
                                     : "nothing in the model makes");
   }
 

@@ -1,6 +1,6 @@
 // Builds a Graph from a parsed ONNX model: names become numbered values, initializers and Constant
-// nodes become constants, the rest become nodes. It checks what ONNX promises (each name made once
-// and before its use, known domains) and refuses what a decoder graph cannot have (loops,
+// nodes become constants, the rest become nodes. It checks what ONNX promises (each name made once,
+// nothing made from itself, known domains) and refuses what a decoder graph cannot have (loops,
 // functions, sparse tensors). Of an If with a constant condition one branch becomes part of the
 // graph; of one on a graph input, as merged decoders have it on use_cache_branch, the branch that
 // is taken when it is true. Whether an operator is known is for the graph's users to say.

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "frontends/documents/documents.h"
+#include "frontends/onnx/all_logits.h"
 #include "frontends/onnx/graph_builder.h"
 #include "frontends/onnx/model_proto.h"
 #include "frontends/onnx/tensor_loader.h"
@@ -66,7 +67,9 @@ graph::Graph load_onnx(const std::string& path) {
   const onnx::ModelProto model = onnx::parse_model(wire);
   onnx::TensorLoader loader(file.string(), map);
   graph::Graph graph = onnx::build_graph(model, wire, loader);
+  onnx::keep_all_logits(graph);
   graph.io = onnx::find_decoder_io(graph);
+  onnx::drop_last_token_slice(graph);
   // What an export without a cache gives out beside the logits, nobody takes.
   if (graph.io.layers.empty()) graph.outputs = {graph.io.logits};
 

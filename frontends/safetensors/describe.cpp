@@ -35,7 +35,7 @@ constexpr Family kFamilies[] = {
 };
 
 // transformers' names; those side by side compute the same.
-constexpr std::array<std::pair<const char*, const char*>, 10> kActivations = {
+constexpr std::array<std::pair<const char*, const char*>, 11> kActivations = {
     {{"silu", "silu"},
      {"swish", "silu"},
      {"gelu", "gelu"},
@@ -45,7 +45,8 @@ constexpr std::array<std::pair<const char*, const char*>, 10> kActivations = {
      {"gelu_fast", "gelu_tanh"},
      {"gelu_tanh", "gelu_tanh"},
      {"quick_gelu", "quick_gelu"},
-     {"relu", "relu"}}};
+     {"relu", "relu"},
+     {"relu2", "relu2"}}};
 
 void read_sizes(const Config& config, Description& d) {
   d.layers = config.size({"num_hidden_layers", "n_layer", "n_layers"});
@@ -91,7 +92,7 @@ std::string read_activation(const Config& config, Config::Names names,
   for (const auto& [theirs, ours] : kActivations) {
     if (name == theirs) return ours;
   }
-  config.refuse(names, "silu, gelu, gelu_new, quick_gelu or relu");
+  config.refuse(names, "silu, gelu, gelu_new, quick_gelu, relu or relu2");
 }
 
 std::vector<std::string> described_families() {

@@ -40,6 +40,9 @@ void ActivationGradient::run(const float* x, float* y, float* slope) const noexc
     case jit::Activation::relu:
       for (int64_t i = 0; i < n_; ++i) slope[i] = x[i] > 0 ? 1.0F : 0.0F;
       return;
+    case jit::Activation::relu2:
+      for (int64_t i = 0; i < n_; ++i) slope[i] = x[i] > 0 ? 2 * x[i] : 0.0F;
+      return;
     case jit::Activation::silu:
       return each([](float v, float p) { return v * p * (1 - p); });
     case jit::Activation::quick_gelu:

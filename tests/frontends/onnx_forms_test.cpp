@@ -1,6 +1,8 @@
 // Forms of exports beside the plain one: merged decoders, decoders without a cache, and what
 // onnxruntime-genai writes beside its models.
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "graph/interpreted_decoder.h"
 #include "graph/passes.h"
@@ -205,6 +207,56 @@ TEST_F(OnnxFormsTest, AnExportWithoutACacheGetsOne) {
   session->forward_all(std::span(ids).first(5), std::span(found).first(5 * 16));
   session->forward_all(std::span(ids).subspan(5), std::span(found).subspan(5 * 16));
   for (size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], wanted[i], 1e-4F) << i;
+}
+
+TEST_F(OnnxFormsTest, ACacheThatNothingMixesIsReported) {
+  Graph graph = load(tiny_decoder());
+  const graph::FusionReport report = graph::fuse(graph);
+  EXPECT_FALSE(report.complete());
+  const auto told = [&](const graph::FusionEntry& entry) {
+    return !entry.fused && entry.detail.find("no Softmax") != std::string::npos;
+  };
+  EXPECT_EQ(std::count_if(report.entries.begin(), report.entries.end(), told), 1);
+}
+
+// The head of prefix_decoder() over x[:, start:], which `start` names.
+OnnxModel with_sliced_head(const std::string& start) {
+  OnnxModel model = prefix_decoder();
+  model.nodes.pop_back();
+  model.initializers.push_back(onnx_integers("end", {1}, {std::numeric_limits<int64_t>::max()}));
+  model.initializers.push_back(onnx_integers("axis1", {1}, {1}));
+  model.nodes.push_back(onnx_node("Slice", {"sum", start, "end", "axis1"}, {"kept"}));
+  model.nodes.push_back(onnx_node("MatMul", {"kept", "head"}, {"logits"}));
+  return model;
+}
+
+TEST_F(OnnxFormsTest, LogitsOfTheLastTokensBecomeThoseOfAll) {
+  folder_.write("config.json", R"({"max_position_embeddings": 32})");
+  const std::vector<int32_t> ids = {3, 7, 1, 1, 12, 5, 0, 9};
+  graph::InterpretedDecoder plain(std::make_shared<const Graph>(load(prefix_decoder())), 0);
+  const auto wanted = all_logits(plain, ids);
+  OnnxModel last = with_sliced_head("last");
+  last.initializers.push_back(onnx_integers("last", {1}, {-1}));
+  OnnxModel counted = with_sliced_head("start");
+  counted.inputs.push_back(onnx_value("num_logits_to_keep", kOnnxInt64, {}));
+  counted.initializers.push_back(onnx_integers("first", {1}, {0}));
+  counted.nodes.insert(counted.nodes.end() - 2,
+                       {onnx_node("Neg", {"num_logits_to_keep"}, {"kept_from"}),
+                        onnx_node("Unsqueeze", {"kept_from", "first"}, {"start"})});
+  for (const OnnxModel& model : {last, counted}) {
+    const std::string path = write(model);
+    graph::InterpretedDecoder decoder(std::make_shared<const Graph>(frontends::load_onnx(path)), 0);
+    EXPECT_EQ(all_logits(decoder, ids), wanted);
+    graph::FusionReport report;
+    const Graph graph = fused_graph(path, FusedOptions{}, &report);
+    EXPECT_TRUE(report.complete()) << graph::to_text(graph);
+  }
+  // A slice of another kind stays.
+  OnnxModel two = with_sliced_head("start");
+  two.initializers.push_back(onnx_integers("start", {1}, {-2}));
+  const Graph kept = load(two);
+  EXPECT_TRUE(std::any_of(kept.nodes.begin(), kept.nodes.end(),
+                          [](const graph::Node& node) { return node.is("Slice"); }));
 }
 
 TEST_F(OnnxFormsTest, GenaiConfigurations) {

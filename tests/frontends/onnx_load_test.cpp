@@ -35,6 +35,13 @@ TEST_F(OnnxLoadTest, TinyDecoderReadsAsWritten) {
   EXPECT_EQ(value_named(graph, "logits").shape, (Shape{-1, -1, 8}));
 }
 
+TEST_F(OnnxLoadTest, NodesInAnyOrder) {
+  OnnxModel model = tiny_decoder();
+  const Graph sorted = load(model);
+  std::swap(model.nodes[0], model.nodes[1]);
+  EXPECT_EQ(graph::to_text(load(model)), graph::to_text(sorted));
+}
+
 TEST_F(OnnxLoadTest, InlineWeightsStayInTheMappedFile) {
   const std::string bytes = tiny_decoder().bytes();
   const Graph graph = load(tiny_decoder());

@@ -4,6 +4,7 @@
 
 #include <limits>
 #include <random>
+#include <string>
 
 #include "graph/interpreter_ops.h"
 #include "jit/error.h"
@@ -65,11 +66,19 @@ class Fuzzer {
     for (const char* key : {"epsilon", "alpha", "scale", "softcap", "norm_epsilon"}) {
       if (below(2) == 0) node.attr(key, number());
     }
+    if (below(3) == 0) node.attr("activation", text({"Relu", "Tanh", "relu", "silu", "Elu"}));
+    if (below(2) == 0) {
+      node.attr("equation", text({"ij,jk->ik", "i,i->", "ij->ji", "ii", "i,j", "bij,bjk", ",->"}));
+    }
     if (below(4) == 0) node.attr("value", graph::make_i64({1}, {integer()}));
     if (below(9) == 0) node.attr("axis", 1.0F);  // of the wrong type
   }
 
  private:
+  std::string text(std::initializer_list<const char*> choices) {
+    return *(choices.begin() + below(static_cast<int64_t>(choices.size())));
+  }
+
   float number() {
     constexpr float kInf = std::numeric_limits<float>::infinity();
     if (below(8) != 0) return static_cast<float>(below(9)) / 2 - 2;
@@ -100,8 +109,9 @@ void check(const Array& x, const std::string& op) {
 
 TEST(InterpreterFuzz, EveryOperatorAnswersOrRefuses) {
   constexpr int kRounds = 1000;
-  for (const auto& topic : {graph::elementwise_ops(), graph::shape_ops(), graph::gather_ops(),
-                            graph::reduce_ops(), graph::matmul_ops(), graph::nibble_ops()}) {
+  for (const auto& topic :
+       {graph::elementwise_ops(), graph::shape_ops(), graph::gather_ops(), graph::reduce_ops(),
+        graph::matmul_ops(), graph::einsum_ops(), graph::nibble_ops()}) {
     for (const graph::OpEntry& entry : topic) {
       const std::string op(entry.name);
       Fuzzer fuzzer(17);

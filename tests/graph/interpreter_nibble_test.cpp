@@ -135,6 +135,8 @@ TEST(RowOps, ActivationGateAdd) {
   };
   EXPECT_EQ(activation("none", -2), -2);
   EXPECT_EQ(activation("relu", -2), 0);
+  EXPECT_EQ(activation("relu2", -2), 0);
+  EXPECT_EQ(activation("relu2", 3), 9);
   EXPECT_FLOAT_EQ(activation("silu", 1), 0.73105858F);
   EXPECT_FLOAT_EQ(activation("gelu", 1), 0.84134475F);
   EXPECT_FLOAT_EQ(activation("gelu_tanh", 1), 0.84119199F);

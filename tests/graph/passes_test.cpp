@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <limits>
 
 #include "graph/interpreter.h"
 #include "graph/probe.h"
@@ -53,6 +54,53 @@ TEST(FoldConstants, KeepsCastsThatCompute) {
   Graph graph = make.finish(make.node("Cast", "logits", {whole}, {{"to", int64_t{1}}}));
   fold_constants(graph);
   EXPECT_EQ(operators(graph), (Names{"Gather", "Cast", "Cast"}));
+}
+
+TEST(FoldConstants, DropsSlicesOfEverything) {
+  const auto sliced = [](int64_t start, int64_t end, int64_t step) {
+    GraphMaker make;
+    const ValueId x = make.embedding(4, 2);
+    const ValueId part = make.node("Slice", "part",
+                                   {x, make.ints("start", {start}), make.ints("end", {end}),
+                                    make.ints("axis", {1}), make.ints("step", {step})});
+    Graph graph = make.finish(make.node("Relu", "logits", {part}));
+    fold_constants(graph);
+    return operators(graph);
+  };
+  const int64_t all = std::numeric_limits<int64_t>::max();
+  EXPECT_EQ(sliced(0, all, 1), (Names{"Gather", "Relu"}));
+  EXPECT_EQ(sliced(1, all, 1), (Names{"Gather", "Slice", "Relu"}));
+  EXPECT_EQ(sliced(0, 5, 1), (Names{"Gather", "Slice", "Relu"}));
+  EXPECT_EQ(sliced(0, all, 2), (Names{"Gather", "Slice", "Relu"}));
+}
+
+TEST(ExpandOperators, EinsumsBecomeProducts) {
+  const auto product = [](const char* equation, const Shape& left, const Shape& right) {
+    GraphMaker make;
+    const auto operand = [&](const char* name, const Shape& shape, uint32_t seed) {
+      return make.constant(name, shape,
+                           probe_values(static_cast<size_t>(element_count(shape)), seed));
+    };
+    Graph graph =
+        make.finish(make.node("Einsum", "logits", {operand("a", left, 1), operand("b", right, 2)},
+                              {{"equation", std::string(equation)}}));
+    const Array wanted = Interpreter(graph).run_one({}, graph.io.logits);
+    FusionReport report;
+    expand_operators(graph, report);
+    verify(graph);
+    const Array found = Interpreter(graph).run_one({}, graph.io.logits);
+    EXPECT_EQ(found.shape, wanted.shape) << equation;
+    EXPECT_LT(relative_difference(found.floats(), wanted.floats()), 1e-6) << equation;
+    const Names left_over = operators(graph);
+    return std::find(left_over.begin(), left_over.end(), "Einsum") == left_over.end();
+  };
+  EXPECT_TRUE(product("bhqd,bhkd->bhqk", {2, 3, 4, 5}, {2, 3, 6, 5}));
+  EXPECT_TRUE(product("bhqk,bkhd->bqhd", {2, 3, 4, 5}, {2, 5, 3, 6}));
+  EXPECT_TRUE(product("bsi,oi->bso", {2, 3, 4}, {5, 4}));
+  EXPECT_TRUE(product("i,j->ij", {3}, {4}));
+  EXPECT_TRUE(product("bi,bj->jbi", {2, 3}, {2, 4}));
+  EXPECT_FALSE(product("bsh,hnd->bsnd", {2, 3, 4}, {4, 2, 3})) << "two dimensions of columns";
+  EXPECT_FALSE(product("ij,ij->i", {2, 3}, {2, 3})) << "no columns";
 }
 
 TEST(FormLinears, TakesMatMulTransposeGemmAndBias) {
@@ -189,6 +237,9 @@ Graph mlp_graph(const std::string& function) {
     const ValueId erf = make.node("Erf", "erf", {scaled});
     const ValueId sum = make.node("Add", "sum", {erf, make.scalar("one", 1)});
     y = make.node("Mul", "y", {make.node("Mul", "half", {gate, make.scalar("h", 0.5F)}), sum});
+  } else if (function == "relu2") {
+    const ValueId relu = make.node("Relu", "relu", {gate});
+    y = make.node("Pow", "y", {relu, make.scalar("two", 2)});
   } else if (function == "relu6") {
     y = make.node("Min", "y", {make.node("Relu", "relu", {gate}), make.scalar("six", 6)});
   } else {
@@ -217,14 +268,16 @@ TEST(FuseActivations, MergesGateAndUpIntoOneLinear) {
 }
 
 TEST(FuseActivations, KnowsAFunctionByItsValues) {
-  Graph graph = mlp_graph("gelu");
-  const Graph before = graph;
-  FusionReport report;
-  form_linears(graph);
-  form_embeddings(graph);
-  EXPECT_EQ(fuse_activations(graph, report), 1);
-  EXPECT_EQ(graph.nodes[1].get_string("activation", ""), "gelu");
-  expect_same_function(before, graph);
+  for (const char* function : {"gelu", "relu2"}) {
+    Graph graph = mlp_graph(function);
+    const Graph before = graph;
+    FusionReport report;
+    form_linears(graph);
+    form_embeddings(graph);
+    EXPECT_EQ(fuse_activations(graph, report), 1);
+    EXPECT_EQ(graph.nodes[1].get_string("activation", ""), function);
+    expect_same_function(before, graph);
+  }
 }
 
 TEST(FuseActivations, ReportsAFunctionItDoesNotKnow) {

@@ -84,7 +84,7 @@ void add_bf16(std::vector<GemmSpec>& out) {
 void add_epilogues(std::vector<GemmSpec>& out) {
   for (const Activation activation :
        {Activation::none, Activation::silu, Activation::gelu, Activation::gelu_tanh,
-        Activation::quick_gelu, Activation::relu}) {
+        Activation::quick_gelu, Activation::relu, Activation::relu2}) {
     for (const bool gate : {false, true}) {
       for (const bool extras : {false, true}) {
         out.push_back({.weight = weights(WeightType::u4, 32, false, ScaleType::f16),

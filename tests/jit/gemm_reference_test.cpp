@@ -138,6 +138,9 @@ struct Problem {
       case Activation::relu:
         out = std::max(out, 0.0);
         break;
+      case Activation::relu2:
+        out = std::max(out, 0.0) * std::max(out, 0.0);
+        break;
     }
     if (spec.gate) out *= dot(row, gate + 16);
     return out + (spec.residual ? residual[row * columns + column] : 0.0F);
@@ -186,7 +189,7 @@ TEST(GemmReference, EveryFormat) {
 TEST(GemmReference, EveryEpilogue) {
   for (const Activation activation :
        {Activation::none, Activation::silu, Activation::gelu, Activation::gelu_tanh,
-        Activation::quick_gelu, Activation::relu}) {
+        Activation::quick_gelu, Activation::relu, Activation::relu2}) {
     for (const bool gate : {false, true}) {
       for (const bool extras : {false, true}) {
         GemmSpec spec{.weight = {.group = 32}, .act = ActType::f32, .n = 64, .k = 40};

@@ -93,7 +93,7 @@ void add_types(std::vector<GemmSpec>& out) {
 void add_epilogues(std::vector<GemmSpec>& out) {
   for (const Activation activation :
        {Activation::none, Activation::silu, Activation::gelu, Activation::gelu_tanh,
-        Activation::quick_gelu, Activation::relu}) {
+        Activation::quick_gelu, Activation::relu, Activation::relu2}) {
     for (const bool gate : {false, true}) {
       for (const bool extras : {false, true}) {
         GemmSpec spec{.weight = weights(WeightType::u4, 32, false, ScaleType::f16),

@@ -11,9 +11,9 @@
 namespace nibble::jit {
 namespace {
 
-constexpr Activation kActivations[] = {Activation::none,       Activation::silu,
-                                       Activation::gelu,       Activation::gelu_tanh,
-                                       Activation::quick_gelu, Activation::relu};
+constexpr Activation kActivations[] = {
+    Activation::none,       Activation::silu, Activation::gelu, Activation::gelu_tanh,
+    Activation::quick_gelu, Activation::relu, Activation::relu2};
 
 TEST(KernelName, Examples) {
   KernelKey key{.spec = GemmSpec{.weight = {.group = 128}, .n = 4096, .k = 4096},

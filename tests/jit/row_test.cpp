@@ -193,8 +193,9 @@ TEST_P(RowKernels, ElementwiseEqualsTheReference) {
     const auto activation = static_cast<Activation>(n % 6);
     check({.op = RowOp::gate, .n = n, .activation = activation}, n, GetParam());
   }
-  for (Activation activation : {Activation::none, Activation::silu, Activation::gelu,
-                                Activation::gelu_tanh, Activation::quick_gelu, Activation::relu}) {
+  for (Activation activation :
+       {Activation::none, Activation::silu, Activation::gelu, Activation::gelu_tanh,
+        Activation::quick_gelu, Activation::relu, Activation::relu2}) {
     check({.op = RowOp::activation, .n = 4096 + 5, .activation = activation}, 4096 + 5, GetParam());
   }
 }

@@ -168,7 +168,8 @@ TEST(Folds, NormIntoAllItsLinears) {
 }
 
 TEST(Folds, LinearWithoutActivationOrWithRelu) {
-  for (const char* activation : {"none", "relu", "gelu", "gelu_tanh", "quick_gelu", "silu"}) {
+  for (const char* activation :
+       {"none", "relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "relu2"}) {
     Net net;
     const ValueId h = net.linear(net.x, 20, kWidth, {{"activation", std::string(activation)}});
     net.output(net.linear(h, 7, 20));

@@ -166,7 +166,7 @@ TEST(NodeBackward, NormsAndElementwise) {
     maker.fused(op, op + "_of_sum", inputs, epsilon);
     maker.graph.nodes.back().outputs.push_back(maker.graph.add_value(op + "_sum"));
   }
-  for (const char* name : {"none", "silu", "gelu", "gelu_tanh", "quick_gelu", "relu"}) {
+  for (const char* name : {"none", "silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2"}) {
     maker.fused("Activation", std::string("act_") + name, {x}, {{"activation", std::string(name)}});
     maker.fused("Gate", std::string("gate_") + name, {x, y}, {{"activation", std::string(name)}});
   }
@@ -180,7 +180,7 @@ TEST(NodeBackward, NormsAndElementwise) {
 }
 
 TEST(NodeBackward, ActivationsAtZeroAndFarOut) {
-  for (const char* name : {"silu", "gelu", "gelu_tanh", "quick_gelu", "relu"}) {
+  for (const char* name : {"silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2"}) {
     FusedMaker maker;
     const ValueId x = input(maker, "x");
     const ValueId y = maker.fused("Activation", "y", {x}, {{"activation", std::string(name)}});
@@ -189,9 +189,9 @@ TEST(NodeBackward, ActivationsAtZeroAndFarOut) {
     runtime::ThreadPool pool(1);
     Gradients gradients = {{y, {5, {1, 1, 1, 1, 1}}}};
     quant::NodeBackward(maker.graph, pool).run(maker.graph.nodes[0], {1, 1, {}}, values, gradients);
-    const bool relu = std::string(name) == "relu";
-    const std::vector<float> wanted =
-        relu ? std::vector<float>{0, 0, 1, 1, 0} : std::vector<float>{0.5F, 0.5F, 0.5F, 1, 0};
+    std::vector<float> wanted = {0.5F, 0.5F, 0.5F, 1, 0};
+    if (std::string(name) == "relu") wanted = {0, 0, 1, 1, 0};
+    if (std::string(name) == "relu2") wanted = {0, 0, 2e-30F, 180, 0};
     EXPECT_LE(max_abs_difference(gradients.at(x).data, wanted), 1e-6F) << name;
   }
 }

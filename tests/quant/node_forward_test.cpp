@@ -91,7 +91,7 @@ TEST(NodeForward, NormsAndElementwise) {
     maker.fused(op, op + "_of_sum", inputs, epsilon);
     maker.graph.nodes.back().outputs.push_back(maker.graph.add_value(op + "_sum"));
   }
-  for (const char* name : {"none", "silu", "gelu", "gelu_tanh", "quick_gelu", "relu"}) {
+  for (const char* name : {"none", "silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2"}) {
     maker.fused("Activation", std::string("act_") + name, {x}, {{"activation", std::string(name)}});
     maker.fused("Gate", std::string("gate_") + name, {x, y}, {{"activation", std::string(name)}});
   }
