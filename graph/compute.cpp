@@ -21,4 +21,10 @@ std::optional<Compute> parse_compute(std::string_view name) {
   return std::nullopt;
 }
 
+jit::ActType activations_of(Compute compute, const jit::WeightFormat& weights) {
+  if (weights.type == jit::WeightType::f32 || compute == Compute::f32) return jit::ActType::f32;
+  if (compute == Compute::int8) return jit::ActType::s8;
+  return weights.minimum ? jit::ActType::f32 : jit::ActType::bf16;
+}
+
 }  // namespace nibble::graph

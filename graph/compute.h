@@ -6,6 +6,8 @@
 #include <optional>
 #include <string_view>
 
+#include "jit/kernel_spec.h"
+
 namespace nibble::graph {
 
 // What activations are: quantized to s8 a group at a time, fp32, or rounded to bf16 (jit::GemmSpec
@@ -14,5 +16,7 @@ enum class Compute : uint8_t { int8, f32, bf16 };
 
 std::string_view compute_name(Compute compute);  // "int8", "f32", "bf16"
 std::optional<Compute> parse_compute(std::string_view name);
+// Of one matmul: no kernel multiplies bf16 by weights with minimums, these compute in fp32 too.
+jit::ActType activations_of(Compute compute, const jit::WeightFormat& weights);
 
 }  // namespace nibble::graph

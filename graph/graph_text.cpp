@@ -38,8 +38,10 @@ std::string constant_text(const Constant& constant) {
     return fmt::format("packed {} n={} k={}", type, view.n, view.k);
   }
   return fmt::format("packed {} g{} {} {} n={} k={}", type, view.format.group,
-                     view.format.asym ? "asym" : "sym", jit::scale_type_name(view.format.scale),
-                     view.n, view.k);
+                     view.format.minimum ? "min"
+                     : view.format.asym  ? "asym"
+                                         : "sym",
+                     jit::scale_type_name(view.format.scale), view.n, view.k);
 }
 
 std::string attribute_text(const Attribute& attribute) {

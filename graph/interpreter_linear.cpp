@@ -71,10 +71,7 @@ LinearCall read_call(const OpCall& call) {
   const std::string name = call.node.get_string("compute", "f32");
   const std::optional<Compute> compute = parse_compute(name);
   if (!compute) fail("The attribute compute is \"{}\", not int8, f32 or bf16.", name);
-  if (linear.packed != nullptr && linear.packed->format.type != jit::WeightType::f32) {
-    if (compute == Compute::int8) linear.act = jit::ActType::s8;
-    if (compute == Compute::bf16) linear.act = jit::ActType::bf16;
-  }
+  if (linear.packed != nullptr) linear.act = activations_of(*compute, linear.packed->format);
   return linear;
 }
 

@@ -160,9 +160,9 @@ class Lowering {
 
   std::optional<QuantizeKey> quantize_key(const Node& linear) const {
     const jit::WeightFormat& format = packed(linear).view.format;
-    if (options_.compute == Compute::f32 || format.type == jit::WeightType::f32)
-      return std::nullopt;
-    if (options_.compute == Compute::bf16) {
+    const jit::ActType act = activations_of(options_.compute, format);
+    if (act == jit::ActType::f32) return std::nullopt;
+    if (act == jit::ActType::bf16) {
       const jit::RowSpec plain;
       return QuantizeKey{linear.inputs[0], jit::ActType::bf16, plain.group, plain.zero};
     }

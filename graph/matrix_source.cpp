@@ -100,6 +100,10 @@ void ColumnReader::read_columns(int64_t begin, int64_t count, std::span<float> o
   }
 }
 
+void ColumnReader::read_numbers(int64_t, QuantizedColumn&) const {
+  fail("A matrix of {} columns of {} has no quantized numbers.", n_, k_);
+}
+
 MatrixSource MatrixSource::whole(TensorData tensor, bool k_major) {
   if (tensor.shape.size() != 2) {
     fail("A weight matrix needs two dimensions, but the tensor has shape {}.",
@@ -179,17 +183,34 @@ void MatrixSource::release() const noexcept {
   }
 }
 
-bool MatrixSource::has_dequantized() const {
-  return std::any_of(parts.begin(), parts.end(), [](const MatrixPart& part) {
-    return part.reader && part.reader->is_dequantized();
+bool MatrixSource::has_quantized() const {
+  return std::any_of(segments.begin(), segments.end(), [&](const ColumnSegment& segment) {
+    return segment.part >= 0 && part_of(*this, segment.part).is_quantized();
   });
 }
 
-bool MatrixSource::has_quantized() const {
-  return std::any_of(segments.begin(), segments.end(), [&](const ColumnSegment& segment) {
-    return segment.part >= 0 && part_of(*this, segment.part).quantized != nullptr;
-  });
+namespace {
+
+std::optional<jit::WeightFormat> format_of(const MatrixPart& part, std::string& why_not) {
+  return part.quantized ? part.quantized->packed_format(why_not) : part.reader->packed_format();
 }
+
+// The format that holds the numbers of both.
+jit::WeightFormat common_format(const jit::WeightFormat& a, const jit::WeightFormat& b) {
+  using jit::ScaleType;
+  jit::WeightFormat both = a;
+  if (b.type == jit::WeightType::u8) both.type = b.type;
+  if (a.scale != b.scale) both.scale = ScaleType::f32;
+  // A middle times a scale is a minimum of the scale's type, any other zero point is not.
+  const auto has_zeros = [](const jit::WeightFormat& f) { return f.asym && !f.minimum; };
+  if (a.minimum != b.minimum && (has_zeros(a) || has_zeros(b))) both.scale = ScaleType::f32;
+  both.asym = a.asym || b.asym;
+  both.minimum = a.minimum || b.minimum;
+  both.group = std::gcd(a.group, b.group);  // 0: the whole of k
+  return both;
+}
+
+}  // namespace
 
 std::optional<jit::WeightFormat> MatrixSource::packed_format(std::string& why_not) const {
   std::optional<jit::WeightFormat> all;
@@ -200,17 +221,13 @@ std::optional<jit::WeightFormat> MatrixSource::packed_format(std::string& why_no
     });
     if (!used) continue;
     const MatrixPart& part = parts[i];
-    floats = floats || !part.quantized;
-    if (!part.quantized) continue;
+    floats = floats || !part.is_quantized();
+    if (!part.is_quantized()) continue;
     quantized = true;
-    auto format = part.quantized->packed_format(why_not);
+    auto format = format_of(part, why_not);
     if (!format) return std::nullopt;
     if (part.factor != 1) format->scale = jit::ScaleType::f32;
-    if (!all) all = format;
-    if (format->type == jit::WeightType::u8) all->type = jit::WeightType::u8;
-    if (format->scale == jit::ScaleType::f32) all->scale = jit::ScaleType::f32;
-    all->asym = all->asym || format->asym;
-    all->group = std::gcd(all->group, format->group);  // 0: the whole of k
+    all = all ? common_format(*all, *format) : *format;
   }
   if (floats && quantized) {
     why_not = "it is merged with a matrix that is not quantized";
@@ -221,49 +238,100 @@ std::optional<jit::WeightFormat> MatrixSource::packed_format(std::string& why_no
 
 namespace {
 
+// The numbers of a column as the part has them.
+struct OwnColumn {
+  bool nibbles = false;
+  bool minimums = false;  // what the offsets are
+  int64_t group = 0;
+  QuantizedColumn numbers;
+};
+
+OwnColumn read_own(const MatrixPart& part, int64_t column) {
+  OwnColumn own;
+  const auto resize = [&] {
+    const auto groups = static_cast<size_t>((part.k() - 1) / own.group + 1);
+    own.numbers.q.resize(static_cast<size_t>(part.k()));
+    own.numbers.scales.resize(groups);
+    own.numbers.offsets.resize(groups);
+  };
+  if (const QuantizedMatrix* matrix = part.quantized.get()) {
+    own.nibbles = matrix->bits == 4;
+    own.group = matrix->group;
+    resize();
+    matrix->read_values(column, own.numbers.q);
+    matrix->read_scales(column, own.numbers.scales);
+    matrix->read_zeros(column, own.numbers.offsets);
+    return own;
+  }
+  const jit::WeightFormat format = *part.reader->packed_format();
+  own.nibbles = format.type == jit::WeightType::u4;
+  own.minimums = format.minimum;
+  own.group = jit::packed_shape(format, part.n(), part.k()).group;
+  resize();
+  if (!format.asym) {
+    std::fill(own.numbers.offsets.begin(), own.numbers.offsets.end(), own.nibbles ? 8.0F : 128.0F);
+  }
+  part.reader->read_numbers(column, own.numbers);
+  return own;
+}
+
+struct ColumnTarget {
+  uint8_t* q;
+  float* scales;
+  uint8_t* zeros;
+  float* minimums;
+};
+
 // One column in a format that holds it: see MatrixSource::read_quantized.
 void read_column_as(const MatrixPart& part, int64_t column, const jit::WeightFormat& format,
-                    const jit::PackedShape& shape, uint8_t* q, float* scales, uint8_t* zeros) {
-  const QuantizedMatrix& matrix = *part.quantized;
-  const auto groups = static_cast<size_t>(matrix.groups());
-  std::vector<float> scale(groups), zero(groups);
-  matrix.read_values(column, {q, static_cast<size_t>(matrix.k)});
-  matrix.read_scales(column, scale);
-  matrix.read_zeros(column, zero);
-  const bool wider = format.type == jit::WeightType::u8 && matrix.bits == 4;
-  const int shift = wider ? 128 - 8 : 0;  // keeps a symmetric matrix symmetric
+                    const jit::PackedShape& shape, const ColumnTarget& to) {
+  const OwnColumn own = read_own(part, column);
+  const bool wider = format.type == jit::WeightType::u8 && own.nibbles;
+  const int shift = wider && !format.minimum ? 128 - 8 : 0;  // keeps a symmetric matrix symmetric
   for (int64_t g = 0; g < shape.groups; ++g) {
-    const auto from = static_cast<size_t>(g * shape.group / matrix.group);
-    scales[g] = scale[from] * part.factor;
-    zeros[g] = static_cast<uint8_t>(static_cast<int>(zero[from]) + shift);
+    const auto from = static_cast<size_t>(g * shape.group / own.group);
+    const float scale = own.numbers.scales[from] * part.factor;
+    const float offset = own.numbers.offsets[from];
+    to.scales[g] = jit::round_to(format.scale, scale);
+    if (!format.minimum) {
+      to.zeros[g] = static_cast<uint8_t>(static_cast<int>(offset) + shift);
+    } else {
+      const float minimum = own.minimums ? offset * part.factor : -offset * scale;
+      to.minimums[g] = jit::round_to(format.scale, minimum);
+    }
   }
-  for (int64_t kk = 0; wider && kk < matrix.k; ++kk) q[kk] = static_cast<uint8_t>(q[kk] + shift);
-  std::fill(q + matrix.k, q + shape.kpad, zeros[shape.groups - 1]);
+  for (int64_t kk = 0; kk < part.k(); ++kk) {
+    to.q[kk] = static_cast<uint8_t>(own.numbers.q[static_cast<size_t>(kk)] + shift);
+  }
+  std::fill(to.q + part.k(), to.q + shape.kpad,
+            format.minimum ? uint8_t{0} : to.zeros[shape.groups - 1]);
 }
 
 }  // namespace
 
 void MatrixSource::read_quantized(const jit::WeightFormat& format, int64_t begin, int64_t count,
                                   std::span<uint8_t> q, std::span<float> scales,
-                                  std::span<uint8_t> zeros) const {
+                                  std::span<uint8_t> zeros, std::span<float> minimums) const {
   const jit::PackedShape shape = jit::packed_shape(format, n, k);
   if (static_cast<int64_t>(q.size()) < count * shape.kpad ||
-      static_cast<int64_t>(scales.size()) < count * shape.groups || zeros.size() < scales.size()) {
+      static_cast<int64_t>(scales.size()) < count * shape.groups || zeros.size() < scales.size() ||
+      (format.minimum && minimums.size() < scales.size())) {
     fail("{} quantized columns of {} do not fit an output of {} values.", count, k, q.size());
   }
-  const uint8_t middle = format.type == jit::WeightType::u4 ? 8 : 128;
+  const uint8_t middle = format.minimum ? 0 : format.type == jit::WeightType::u4 ? 8 : 128;
   for_each_run(*this, begin, count, [&](int index, int64_t first, int64_t run, int64_t to) {
     for (int64_t c = 0; c < run; ++c) {
       const int64_t at = to - begin + c;
-      uint8_t* column = q.data() + at * shape.kpad;
-      float* scale = scales.data() + at * shape.groups;
-      uint8_t* zero = zeros.data() + at * shape.groups;
+      const ColumnTarget target{q.data() + at * shape.kpad, scales.data() + at * shape.groups,
+                                zeros.data() + at * shape.groups,
+                                format.minimum ? minimums.data() + at * shape.groups : nullptr};
       if (index < 0) {  // padding
-        std::fill(column, column + shape.kpad, middle);
-        std::fill(scale, scale + shape.groups, 0.0F);
-        std::fill(zero, zero + shape.groups, middle);
+        std::fill(target.q, target.q + shape.kpad, middle);
+        std::fill(target.scales, target.scales + shape.groups, 0.0F);
+        std::fill(target.zeros, target.zeros + shape.groups, middle);
+        if (format.minimum) std::fill(target.minimums, target.minimums + shape.groups, 0.0F);
       } else {
-        read_column_as(part_of(*this, index), first + c, format, shape, column, scale, zero);
+        read_column_as(part_of(*this, index), first + c, format, shape, target);
       }
     }
   });

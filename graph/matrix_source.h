@@ -16,8 +16,8 @@
 
 namespace nibble::graph {
 
-// A matrix that its file holds in a form that nothing here multiplies in: a column is computed when
-// it is asked for. Frontends derive from it. Many threads may read at a time.
+// A matrix whose columns are computed when they are asked for. Frontends derive from it. Many
+// threads may read at a time.
 class ColumnReader {
  public:
   ColumnReader(int64_t n, int64_t k) : n_(n), k_(k) {}
@@ -27,9 +27,15 @@ class ColumnReader {
   virtual void read_column(int64_t c, std::span<float> out) const = 0;
   // Columns [begin, begin + count), one after another; for readers that several cost less together.
   virtual void read_columns(int64_t begin, int64_t count, std::span<float> out) const;
-  virtual std::string_view type() const = 0;             // of the file's numbers, for messages
-  virtual bool is_dequantized() const { return false; }  // they were rounded to few bits
-  virtual void release() const noexcept {}               // as MatrixSource::release
+  // The packed format that holds the numbers of a file that are quantized already; none: floats.
+  virtual std::optional<jit::WeightFormat> packed_format() const { return std::nullopt; }
+  // Column c in that format, its scales and minimums not yet rounded to the type of the scales.
+  // `out` has the sizes of a column of k.
+  virtual void read_numbers(int64_t c, QuantizedColumn& out) const;
+  // Whether scales are products of two stored numbers, which the type of the scales rounds.
+  virtual bool has_product_scales() const { return false; }
+  virtual std::string_view type() const = 0;  // of the file's numbers, for messages
+  virtual void release() const noexcept {}    // as MatrixSource::release
 
  private:
   int64_t n_, k_;
@@ -42,6 +48,7 @@ struct MatrixPart {
   float factor = 1;                                            // what every weight is multiplied by
   std::shared_ptr<const ColumnReader> reader = nullptr;        // then there is nothing else
   bool is_tensor() const { return !quantized && !reader; }
+  bool is_quantized() const { return quantized || (reader && reader->packed_format()); }
   int64_t n() const {
     return quantized ? quantized->n : reader ? reader->n() : tensor.shape[k_major ? 1 : 0];
   }
@@ -79,18 +86,16 @@ struct MatrixSource {
 
   // Whether any of the columns are quantized already.
   bool has_quantized() const;
-  // Whether some of it is dequantized when it is read: its numbers are rounded already, but in a
-  // way that no packed format has.
-  bool has_dequantized() const;
   // The packed format that holds every number of the quantized columns as it is; nullopt, with the
   // reason when some column is quantized, when there is none.
   std::optional<jit::WeightFormat> packed_format(std::string& why_not) const;
-  // Columns [begin, begin + count) in that format, as jit::pack_block takes them: q[c * kpad + kk],
-  // scale and zero [c * groups + g]. Narrower numbers are moved to a wider format's zero point,
-  // longer groups repeated.
+  // Columns [begin, begin + count) in that format, or in it with scales of another type, as
+  // jit::pack_block takes them: q[c * kpad + kk], scale and zero or minimum [c * groups + g].
+  // Narrower numbers are moved to a wider format's zero point, zero points become minimums, longer
+  // groups are repeated.
   void read_quantized(const jit::WeightFormat& format, int64_t begin, int64_t count,
-                      std::span<uint8_t> q, std::span<float> scales,
-                      std::span<uint8_t> zeros) const;
+                      std::span<uint8_t> q, std::span<float> scales, std::span<uint8_t> zeros,
+                      std::span<float> minimums) const;
 };
 
 // Whether two matrices are the same columns of the same numbers of the same files.

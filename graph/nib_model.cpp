@@ -129,12 +129,14 @@ class Writer {
     add(weight_section(id, "data"), bytes_of(view.data, shape.data_bytes), kWeightAlignment);
     add(weight_section(id, "scales"), bytes_of(view.scales, shape.scale_bytes), kWeightAlignment);
     add(weight_section(id, "zeros"), bytes_of(view.zeros, shape.zero_bytes), kWeightAlignment);
-    return {{"type", jit::weight_type_name(view.format.type)},
-            {"group", view.format.group},
-            {"asym", view.format.asym},
-            {"scale", jit::scale_type_name(view.format.scale)},
-            {"n", view.n},
-            {"k", view.k}};
+    json weight = {{"type", jit::weight_type_name(view.format.type)},
+                   {"group", view.format.group},
+                   {"asym", view.format.asym},
+                   {"scale", jit::scale_type_name(view.format.scale)},
+                   {"n", view.n},
+                   {"k", view.k}};
+    if (view.format.minimum) weight["minimum"] = true;
+    return weight;
   }
 
   json write_node(size_t i) {

@@ -154,10 +154,12 @@ class Reader {
     } else {
       type.wrong("\"u4\", \"u8\" or \"f32\"");
     }
-    if (scale.text() != "f16" && scale.text() != "f32") scale.wrong("\"f16\" or \"f32\"");
-    format.scale = scale.text() == "f16" ? jit::ScaleType::f16 : jit::ScaleType::f32;
+    const auto scale_type = jit::parse_scale_type(scale.text());
+    if (!scale_type) scale.wrong("\"f16\", \"f32\" or \"bf16\"");
+    format.scale = *scale_type;
     format.group = at.at("group").integer(0, kMostInt);
     format.asym = at.at("asym").boolean();
+    format.minimum = at.has("minimum") && at.at("minimum").boolean();
     return format;
   }
 

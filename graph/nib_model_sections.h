@@ -5,7 +5,8 @@
 //              [{name, bytes}]
 //   io         input_ids, attention_mask, position_ids, logits: id or -1;
 //              layers [[past key, past value, present key, present value]]
-//   values     [{name, dtype, shape?, tensor? {dtype, shape}, weight? {type, group, asym, scale, n,
+//   values     [{name, dtype, shape?, tensor? {dtype, shape}, weight? {type, group, asym, minimum?,
+//   scale, n,
 //              k}}]; a value's id is its index
 //   nodes      [{op, domain, name, inputs [id], outputs [id], attributes {key: one of {int: 1},
 //              {float: 1}, {string: ""}, {ints: []}, {floats: []}, {tensor: {dtype, shape}}}}]

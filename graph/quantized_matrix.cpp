@@ -40,7 +40,7 @@ void QuantizedMatrix::read_values(int64_t c, std::span<uint8_t> q) const {
   // Two's complement turns into offset binary by its top bit.
   const auto flip = static_cast<uint8_t>(offset());
   int64_t index = value_at.index(c, 0);
-  const bool one_run = value_at.block == 0 && value_at.run == 0 && !value_at.awq_order;
+  const bool one_run = value_at.block == 0 && !value_at.awq_order;
   if (one_run && bits == 4 && value_at.step == 1 && index % 2 == 0) {
     const std::byte* from = values.data + index / 2;
     for (size_t kk = 0; kk < q.size(); ++kk) {
@@ -50,10 +50,7 @@ void QuantizedMatrix::read_values(int64_t c, std::span<uint8_t> q) const {
     return;
   }
   const auto all = static_cast<int64_t>(q.size());
-  const int64_t run = value_at.awq_order   ? 1
-                      : value_at.run > 0   ? value_at.run
-                      : value_at.block > 0 ? value_at.block
-                                           : all;
+  const int64_t run = value_at.awq_order ? 1 : value_at.block > 0 ? value_at.block : all;
   for (int64_t begin = 0; begin < all; begin += run) {
     index = value_at.index(c, begin);
     const int64_t end = std::min(all, begin + run);
@@ -151,13 +148,15 @@ std::optional<jit::WeightFormat> QuantizedMatrix::packed_format(std::string& why
   format.scale = jit::ScaleType::f16;
   const float middle = bits == 4 ? 8 : 128, most = bits == 4 ? 15 : 255;
   format.asym = !zeros && static_cast<float>(default_zero + offset()) != middle;
+  const auto fits_half = [](float x) { return jit::round_to(jit::ScaleType::f16, x) == x; };
   bool look_at_scales = scales.dtype != DType::f16;
+  bool whole = true, minimums_fit = true;
   // Neighbouring groups that are alike in every column are one: files whose groups are bounded
   // repeat the numbers of longer ones. 0: all groups so far; no longer looked at when it is 1.
   int64_t alike = groups() == 1 ? 1 : 0;
   std::vector<float> scale(static_cast<size_t>(groups())), zero(scale.size());
   for (int64_t c = 0; c < n && (look_at_scales || zeros || alike != 1); ++c) {
-    if (look_at_scales || alike != 1) read_scales(c, scale);
+    read_scales(c, scale);
     if (zeros) read_zeros(c, zero);
     for (size_t g = 1; g < scale.size() && alike != 1; ++g) {
       if (scale[g] != scale[g - 1] || (zeros && zero[g] != zero[g - 1])) {
@@ -165,18 +164,24 @@ std::optional<jit::WeightFormat> QuantizedMatrix::packed_format(std::string& why
       }
     }
     if (look_at_scales) {
-      look_at_scales = std::all_of(scale.begin(), scale.end(), [](float s) {
-        return jit::f16_to_f32(jit::f32_to_f16(s)) == s;
-      });
+      look_at_scales = std::all_of(scale.begin(), scale.end(), fits_half);
       if (!look_at_scales) format.scale = jit::ScaleType::f32;
     }
     if (!zeros) continue;
-    for (const float z : zero) {
+    for (size_t g = 0; g < zero.size(); ++g) {
+      const float z = zero[g];
+      if (!std::isfinite(z)) {
+        why_not = fmt::format("its zero point {} is not finite", z);
+        return std::nullopt;
+      }
       if (z != middle) format.asym = true;
-      if (z >= 0 && z <= most && z == std::nearbyint(z)) continue;
-      why_not = fmt::format("its zero point {} is no whole number from 0 to {}", z, most);
-      return std::nullopt;
+      whole = whole && z >= 0 && z <= most && z == std::nearbyint(z);
+      minimums_fit = minimums_fit && fits_half(z * scale[g]);
     }
+  }
+  if (!whole) {
+    format.minimum = true;
+    if (!minimums_fit) format.scale = jit::ScaleType::f32;
   }
   if (format.group > 0) format.group *= alike;
   return format;

@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "graph/tensor.h"
 #include "jit/packed_layout.h"
@@ -17,9 +18,8 @@ namespace nibble::graph {
 
 // Element (column c, place p) of a tensor, counted in elements (nibbles of a 4-bit tensor): index
 // c * column + p * step, and
-// - where the places come in blocks of so many, and these in runs, p counts within its run, and the
-//   block and the run have steps of their own; then the last place is the last in memory, and the
-//   places are whole blocks;
+// - where the places come in blocks of so many, p counts within its block, and the block has a step
+//   of its own; then the last place is the last in memory, and the places are whole blocks;
 // - where eight columns share a word: + c / 8 * column_word. AWQ stores the eight in the order
 //   0, 2, 4, 6, 1, 3, 5, 7.
 struct Strides {
@@ -27,21 +27,23 @@ struct Strides {
   int64_t column_word = 0;
   bool awq_order = false;
   int64_t block = 0, block_step = 0;  // 0: there are none
-  int64_t run = 0, run_step = 0;
   int64_t index(int64_t c, int64_t p) const {
     int64_t at = c * column + c / 8 * column_word;
     if (block > 0) {
       at += p / block * block_step;
       p %= block;
     }
-    if (run > 0) {
-      at += p / run * run_step;
-      p %= run;
-    }
     at += p * step;
     return awq_order ? (at & ~int64_t{7}) | (at % 2 * 4 + at % 8 / 2) : at;
   }
   friend bool operator==(const Strides&, const Strides&) = default;
+};
+
+// One column's numbers as a packed format has them: values, and for every group a scale and a zero
+// point (a whole number) or minimum.
+struct QuantizedColumn {
+  std::vector<uint8_t> q;
+  std::vector<float> scales, offsets;
 };
 
 struct QuantizedMatrix {
@@ -73,7 +75,8 @@ struct QuantizedMatrix {
 
   // Throws Error naming what is too short for the strides, or what has a type it cannot have.
   void check(const std::string& who) const;
-  // The packed format that holds these very numbers; nullopt with the reason when there is none.
+  // The packed format that holds these numbers; nullopt with the reason when there is none. Zero
+  // points that are no whole numbers become minimums, -zero * scale rounded to fp32 at the most.
   // Looks at every scale and zero point.
   std::optional<jit::WeightFormat> packed_format(std::string& why_not) const;
   bool same_bytes(const QuantizedMatrix& other) const;

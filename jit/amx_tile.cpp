@@ -170,15 +170,17 @@ void TileWriter::leave() {
   }
 }
 
-// Scales in zmm4, 5, zero points in zmm6, 7. (Of bf16 they are in the panel's weights.)
+// Scales in zmm4, 5, zero points or minimums in zmm6, 7. (Zero points of bf16 are in the panel's
+// weights.)
 void TileWriter::load_column(int j) {
   const int64_t entries = plan_.groups * kColumnBlock;
-  if (spec_.weight.scale == ScaleType::f16) {
-    out_.vcvtph2ps(Zmm(4 + j), out_.ptr[w_scale_ + static_cast<int>(j * entries * 2)]);
-  } else {
-    out_.vmovups(Zmm(4 + j), out_.ptr[w_scale_ + static_cast<int>(j * entries * 4)]);
-  }
+  const auto stored = [&](const Zmm& dst, const Reg64& base) {
+    const int64_t bytes = scale_bytes(spec_.weight.scale);
+    load_scales(out_, spec_.weight.scale, dst, base + static_cast<int>(j * entries * bytes));
+  };
+  stored(Zmm(4 + j), w_scale_);
   if (!spec_.weight.asym || bf16_) return;
+  if (spec_.weight.minimum) return stored(Zmm(6 + j), w_zero_);
   out_.vpmovzxbd(Zmm(6 + j), out_.ptr[w_zero_ + static_cast<int>(j * entries)]);
   out_.vcvtdq2ps(Zmm(6 + j), Zmm(6 + j));
 }
@@ -187,13 +189,14 @@ void TileWriter::load_column(int j) {
 void TileWriter::load_row() {
   if (spec_.weight.asym) {
     out_.vcvtdq2ps(a_sums_, out_.ptr_b[a_sum_ + row_scale_]);
+    if (spec_.weight.minimum) out_.vmulps(a_sums_, a_sums_, out_.ptr_b[a_scale_ + row_scale_]);
   } else {
     out_.vpbroadcastd(a_sums_, out_.ptr[a_sum_ + row_scale_]);
   }
 }
 
 // One row of one block, the arithmetic of Emitter::fold: a_sum joins the exact int32 sum
-// (symmetric), or one FMA (asymmetric).
+// (symmetric), or one FMA (asymmetric), or that of the minimum comes last.
 void TileWriter::fold_block(int j) {
   const Zmm sum(j), scale(2 + j);
   const auto group = out_.ptr[group_ + row_ + sums_offset(j)];
@@ -206,13 +209,14 @@ void TileWriter::fold_block(int j) {
   }
   if (spec_.weight.asym) {
     out_.vcvtdq2ps(sum, group);
-    out_.vfmadd231ps(sum, Zmm(6 + j), a_sums_);
+    if (!spec_.weight.minimum) out_.vfmadd231ps(sum, Zmm(6 + j), a_sums_);
   } else {
     out_.vpaddd(sum, a_sums_, group);
     out_.vcvtdq2ps(sum, sum);
   }
   out_.vmulps(scale, Zmm(4 + j), out_.ptr_b[a_scale_ + row_scale_]);
   out_.vfmadd213ps(sum, scale, sums);
+  if (spec_.weight.minimum) out_.vfnmadd231ps(sum, Zmm(6 + j), a_sums_);
   out_.vmovups(sums, sum);
 }
 
@@ -229,10 +233,11 @@ void TileWriter::fold() {
   if (!bf16_) out_.add(row_scale_, static_cast<int>(plan_.groups * 4));
   out_.dec(left_);
   out_.jnz(top, CodeGenerator::T_NEAR);
-  out_.add(w_scale_,
-           static_cast<int>(kColumnBlock) * (spec_.weight.scale == ScaleType::f16 ? 2 : 4));
+  out_.add(w_scale_, static_cast<int>(kColumnBlock * scale_bytes(spec_.weight.scale)));
   if (bf16_) return;
-  if (spec_.weight.asym) out_.add(w_zero_, static_cast<int>(kColumnBlock));
+  if (spec_.weight.asym) {
+    out_.add(w_zero_, static_cast<int>(kColumnBlock * zero_bytes(spec_.weight)));
+  }
   out_.add(a_scale_, 4);
   out_.add(a_sum_, 4);
 }

@@ -24,8 +24,6 @@ int line_steps(const GemmSpec& spec, const Tiling& tiling) {
   return s8 ? 2 : 8;
 }
 
-int scale_bytes(const GemmSpec& spec) { return spec.weight.scale == ScaleType::f16 ? 2 : 4; }
-
 }  // namespace
 
 Emitter::Emitter(Assembler& out, const GemmSpec& spec, const Tiling& tiling,
@@ -113,18 +111,19 @@ void Emitter::begin() {
   }
 }
 
-void Emitter::load_scale(const Xbyak::Xmm& dst, int j, int half) {
-  const int bytes = scale_bytes(spec_);
+// Scales or minimums of a group of column block j.
+void Emitter::load_stored(const Xbyak::Xmm& dst, const Xbyak::Reg64& base, int j, int half) {
+  const auto bytes = static_cast<int>(scale_bytes(spec_.weight.scale));
   const auto block = static_cast<int>(j * shape_.groups * kColumnBlock * bytes);
-  const auto source = out_.ptr[w_scale_ptr_ + block + int64_t{half} * 8 * bytes];
-  if (spec_.weight.scale == ScaleType::f16) {
-    out_.vcvtph2ps(dst, source);
-  } else {
-    out_.vmovups(dst, source);
-  }
+  load_scales(out_, spec_.weight.scale, dst, base + block + half * 8 * bytes);
+}
+
+void Emitter::load_scale(const Xbyak::Xmm& dst, int j, int half) {
+  load_stored(dst, w_scale_ptr_, j, half);
 }
 
 void Emitter::load_zero_point(const Xbyak::Xmm& dst, int j, int half) {
+  if (spec_.weight.minimum) return load_stored(dst, w_zero_ptr_, j, half);
   const auto block = static_cast<int>(j * shape_.groups * kColumnBlock);
   out_.vpmovzxbd(dst, out_.ptr[w_zero_ptr_ + block + int64_t{half} * 8]);
   out_.vcvtdq2ps(dst, dst);
@@ -166,7 +165,11 @@ void Emitter::load_b(int k, int j) {
       out_.vmovups(b(j, h), out_.ptr[bits]);
     } else if (spec_.act != ActType::s8) {
       load_whole_number(k, j, h);
-      if (plan_.dot == DotKind::fma) out_.vmulps(b(j, h), b(j, h), scale(j, h));
+      if (spec_.weight.minimum) {
+        out_.vfmadd213ps(b(j, h), scale(j, h), zero_point(j, h));
+      } else if (plan_.dot == DotKind::fma) {
+        out_.vmulps(b(j, h), b(j, h), scale(j, h));
+      }
     } else {
       unpack(b(j, h), bits, sub_step(k) * 4, 0x0f0f0f0fU);
     }
@@ -183,7 +186,8 @@ void Emitter::split_weights(int j, int half) {
   out_.vpsrlw(even, even, 8);
 }
 
-// q - zero as floats, exact. (Its product with a scale is rounded once.)
+// q - zero as floats, exact, or q where there are minimums. (Its product with a scale is rounded
+// once.)
 void Emitter::load_whole_number(int k, int j, int half) {
   const Xbyak::Xmm w = b(j, half);
   const int sub = sub_step(k);
@@ -194,6 +198,7 @@ void Emitter::load_whole_number(int k, int j, int half) {
   } else {
     unpack_nibbles(w, bits, 8 * (sub % 4) + 4 * (sub / 4));
   }
+  if (spec_.weight.minimum) return;
   if (spec_.weight.asym) {
     out_.vsubps(w, w, zero_point(j, half));
   } else if (bytes_in_lines_ || !nibbles_are_centred()) {
@@ -221,7 +226,7 @@ void Emitter::fold(int i, int j, int half) {
   const Xbyak::Xmm sum = acc(i, j, half);
   if (plan_.chains == 2) out_.vpaddd(sum, sum, acc(i, j, half, 1));
   out_.vcvtdq2ps(sum, sum);
-  if (spec_.weight.asym) {
+  if (spec_.weight.asym && !spec_.weight.minimum) {
     out_.vpbroadcastd(t, out_.ptr[a_sum_ptr_ + row]);
     out_.vcvtdq2ps(t, t);
     out_.vfmadd231ps(sum, column_zero, t);
@@ -233,6 +238,25 @@ void Emitter::fold(int i, int j, int half) {
     out_.vmulps(t, t, column_scale);
   }
   add_scaled(sum, t, i, j, half);
+  if (spec_.weight.minimum) fold_minimum(i, j, half);
+}
+
+// f32 = fma(-minimum, a_sum * a_scale, f32), a_sum being that of -q.
+void Emitter::fold_minimum(int i, int j, int half) {
+  const Xbyak::Xmm minimum = reg(plan_.work + 1);
+  const Xbyak::Xmm t = reg(plan_.work + 2), a_scale = reg(plan_.work + 3);
+  const auto row = static_cast<int>(i * shape_.groups * 4);
+  out_.vbroadcastss(a_scale, out_.ptr[a_scale_ptr_ + row]);
+  out_.vpbroadcastd(t, out_.ptr[a_sum_ptr_ + row]);
+  out_.vcvtdq2ps(t, t);
+  out_.vmulps(t, t, a_scale);
+  if (plan_.f32_in_memory) {
+    const auto partial = out_.ptr[scratch_address(i, j, half)];
+    out_.vfnmadd213ps(t, minimum, partial);
+    out_.vmovups(partial, t);
+  } else {
+    out_.vfnmadd231ps(f32(i, j, half), minimum, t);
+  }
 }
 
 // f32 = fma(sum of the group, w_scale, f32)
@@ -294,8 +318,9 @@ void Emitter::advance(int steps) {
 
 void Emitter::advance_group() {
   if (spec_.weight.type == WeightType::f32) return;
-  out_.add(w_scale_ptr_, static_cast<int>(kColumnBlock) * scale_bytes(spec_));
-  if (spec_.weight.asym) out_.add(w_zero_ptr_, static_cast<int>(kColumnBlock));
+  const auto step = [](int64_t bytes) { return static_cast<int>(kColumnBlock * bytes); };
+  out_.add(w_scale_ptr_, step(scale_bytes(spec_.weight.scale)));
+  if (spec_.weight.asym) out_.add(w_zero_ptr_, step(zero_bytes(spec_.weight)));
   if (spec_.act != ActType::s8) return;
   out_.add(a_scale_ptr_, 4);
   out_.add(a_sum_ptr_, 4);

@@ -124,10 +124,12 @@ class Emitter {
   int chunk_steps_ = 0;
 
  private:
+  void load_stored(const Xbyak::Xmm& dst, const Xbyak::Reg64& base, int j, int half);
   void load_scale(const Xbyak::Xmm& dst, int j, int half);
   void load_zero_point(const Xbyak::Xmm& dst, int j, int half);
   void load_whole_number(int k, int j, int half);
   void fold_bf16(int i, int j, int half);
+  void fold_minimum(int i, int j, int half);
   void add_scaled(const Xbyak::Xmm& sum, const Xbyak::Xmm& scale, int i, int j, int half);
   void split_weights(int j, int half);
   void dot_nibbles(int i, int j, int k);

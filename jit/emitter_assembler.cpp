@@ -46,4 +46,20 @@ std::vector<uint8_t> Assembler::finish() {
   return {getCode(), getCode() + getSize()};
 }
 
+void load_scales(Assembler& out, ScaleType type, const Xbyak::Xmm& dst,
+                 const Xbyak::RegExp& source) {
+  switch (type) {
+    case ScaleType::f16:
+      out.vcvtph2ps(dst, out.ptr[source]);
+      return;
+    case ScaleType::f32:
+      out.vmovups(dst, out.ptr[source]);
+      return;
+    case ScaleType::bf16:
+      out.vpmovzxwd(dst, out.ptr[source]);
+      out.vpslld(dst, dst, 16);
+      return;
+  }
+}
+
 }  // namespace nibble::jit

@@ -11,6 +11,8 @@
 #include <map>
 #include <vector>
 
+#include "jit/packed_layout.h"
+
 namespace nibble::jit {
 
 class Assembler : public Xbyak::CodeGenerator {
@@ -36,5 +38,9 @@ class Assembler : public Xbyak::CodeGenerator {
   Xbyak::Label mask_table_;
   bool uses_mask_table_ = false;
 };
+
+// dst = scales or minimums as floats: 16 or 8, as wide as dst is.
+void load_scales(Assembler& out, ScaleType type, const Xbyak::Xmm& dst,
+                 const Xbyak::RegExp& source);
 
 }  // namespace nibble::jit

@@ -7,10 +7,12 @@
 //   accumulators   V * chains            int32 (chains = 2 hides vpdpbusd's latency in small tiles)
 //                + V                     int16 sums, vpmaddubsw only
 //                + V                     fp32 sums, or 0: then they live in the tile's scratch
-//   work           max(3, C + a + ...)   weights, activations, and the temporaries of a fold
+//   work           max(3, C + a + ...)   weights, activations, and the temporaries of a fold (4
+//   with
+//                                        minimums)
 //   mask           1                     0x0f bytes of u4; read from memory when nothing is left
-// of f32 activations V fp32 sums, C weights, C scales, C zero points (asymmetric) and the mask, and
-// of bf16 activations
+// of f32 activations V fp32 sums, C weights, C scales, C zero points or minimums (asymmetric) and
+// the mask, and of bf16 activations
 //   accumulators   2 V                   a step's chains of even and odd k
 //                + V                     sums of a group
 //                + V                     fp32 sums, or 0: in the tile's scratch
@@ -46,7 +48,7 @@ struct RegisterPlan {
   // First register of each kind.
   int acc = 0, acc16 = 0, f32 = 0, b = 0, a = 0, tmp = 0, scale = 0, zero = 0, mask = 0;
   int group_sums = 0, table = 0;  // bf16
-  int work = 0;  // three registers that are free between dots (they overlap b, a, tmp)
+  int work = 0;                   // registers of a fold, free between dots (they overlap b, a, tmp)
   int used = 0;
 
   int vectors() const { return rows * blocks * halves; }

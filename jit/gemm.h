@@ -19,8 +19,8 @@ struct GemmArgs {
       nullptr;                 // s8: [m][groups], -zero * sum of the group's q (zero = 1 if asym)
   const uint8_t* w = nullptr;  // packed data, scales, zeros of the whole matrix
   const void* w_scale = nullptr;
-  const uint8_t* w_zero = nullptr;
-  const float* bias = nullptr;  // [n] (for gates in weight-column order)
+  const void* w_zero = nullptr;  // u8 zero points, or minimums in the type of the scales
+  const float* bias = nullptr;   // [n] (for gates in weight-column order)
   const float* residual = nullptr;
   int64_t residual_stride = 0;
   float* c = nullptr;

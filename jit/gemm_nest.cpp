@@ -147,11 +147,10 @@ void GemmNest::locate_columns(int first) {
     place(kFrameTileW, offsetof(GemmArgs, w), shape_.block_bytes);
   }
   if (spec_.weight.type != WeightType::f32) {
-    const int64_t scale_bytes = spec_.weight.scale == ScaleType::f16 ? 2 : 4;
-    place(kFrameTileWScale, offsetof(GemmArgs, w_scale),
-          shape_.groups * kColumnBlock * scale_bytes);
+    const int64_t entries = shape_.groups * kColumnBlock;
+    place(kFrameTileWScale, offsetof(GemmArgs, w_scale), entries * scale_bytes(spec_.weight.scale));
     if (spec_.weight.asym) {
-      place(kFrameTileWZero, offsetof(GemmArgs, w_zero), shape_.groups * kColumnBlock);
+      place(kFrameTileWZero, offsetof(GemmArgs, w_zero), entries * zero_bytes(spec_.weight));
     }
   }
   out_.mov(out_.rcx, arg(offsetof(GemmArgs, scratch)));

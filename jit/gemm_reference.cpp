@@ -26,14 +26,24 @@ struct Problem {
   PackedShape shape;
 
   NIBBLE_INLINE const uint8_t* data(int64_t nb) const { return args.w + nb * shape.block_bytes; }
+  NIBBLE_INLINE float stored(const void* numbers, int64_t index) const {
+    if (spec.weight.scale == ScaleType::f32) return static_cast<const float*>(numbers)[index];
+    const uint16_t half = static_cast<const uint16_t*>(numbers)[index];
+    return spec.weight.scale == ScaleType::f16 ? f16_to_f32(half) : bf16_to_f32(half);
+  }
+  NIBBLE_INLINE int64_t entry(int64_t nb, int64_t group, int c) const {
+    return (nb * shape.groups + group) * kColumnBlock + c;
+  }
   NIBBLE_INLINE float scale(int64_t nb, int64_t group, int c) const {
-    const int64_t index = (nb * shape.groups + group) * kColumnBlock + c;
-    if (spec.weight.scale == ScaleType::f32) return static_cast<const float*>(args.w_scale)[index];
-    return f16_to_f32(static_cast<const uint16_t*>(args.w_scale)[index]);
+    return stored(args.w_scale, entry(nb, group, c));
   }
   NIBBLE_INLINE int zero(int64_t nb, int64_t group, int c) const {
+    if (spec.weight.minimum) return 0;
     if (!spec.weight.asym) return spec.weight.type == WeightType::u4 ? 8 : 128;
-    return args.w_zero[(nb * shape.groups + group) * kColumnBlock + c];
+    return static_cast<const uint8_t*>(args.w_zero)[entry(nb, group, c)];
+  }
+  NIBBLE_INLINE float minimum(int64_t nb, int64_t group, int c) const {
+    return spec.weight.minimum ? stored(args.w_zero, entry(nb, group, c)) : 0.0F;
   }
   NIBBLE_INLINE int64_t group_end(int64_t group, int64_t end) const {
     return std::min((group + 1) * shape.group, end);
@@ -70,10 +80,13 @@ NIBBLE_INLINE Block block_s8(const Problem& p, int64_t row, int64_t nb) {
            sums);
     for (int c = 0; c < kWidth; ++c) {
       float isum = static_cast<float>(static_cast<int32_t>(sums[c]));
-      if (p.spec.weight.asym) {
+      if (p.spec.weight.asym && !p.spec.weight.minimum) {
         isum = std::fma(static_cast<float>(p.zero(nb, g, c)), static_cast<float>(a_sum), isum);
       }
       acc[c] = std::fma(isum, p.scale(nb, g, c) * a_scale, acc[c]);
+      if (p.spec.weight.minimum) {
+        acc[c] = std::fma(-p.minimum(nb, g, c), static_cast<float>(a_sum) * a_scale, acc[c]);
+      }
     }
   }
   return acc;
@@ -86,11 +99,12 @@ NIBBLE_INLINE Block block_dequantized(const Problem& p, int64_t row, int64_t nb)
   const int mask = nibbles ? 15 : 255;
   Block acc{};
   for (int64_t g = 0; g < p.shape.groups; ++g) {
-    Block scale{};
+    Block scale{}, minimum{};
     std::array<int, kColumnBlock> zero{};
     for (int c = 0; c < kWidth; ++c) {
       scale[c] = p.scale(nb, g, c);
       zero[c] = p.zero(nb, g, c);
+      minimum[c] = p.minimum(nb, g, c);
     }
     const int64_t end = p.group_end(g, p.spec.k);
     for (int64_t kk = g * p.shape.group; kk < end; ++kk) {
@@ -98,7 +112,9 @@ NIBBLE_INLINE Block block_dequantized(const Problem& p, int64_t row, int64_t nb)
       const int shift = nibbles && kk % 8 >= 4 ? 4 : 0;
       for (int c = 0; c < kWidth; ++c) {
         const int q = (line[int64_t{c} * 4] >> shift) & mask;
-        const float w = static_cast<float>(q - zero[c]) * scale[c];
+        const auto whole = static_cast<float>(q - zero[c]);
+        const float w =
+            p.spec.weight.minimum ? std::fma(whole, scale[c], minimum[c]) : whole * scale[c];
         acc[c] = std::fma(a[kk], w, acc[c]);
       }
     }

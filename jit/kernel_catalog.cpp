@@ -44,6 +44,14 @@ void add_formats(std::vector<GemmSpec>& out) {
     add(weights(WeightType::u4, group, true), ActType::bf16);
     add(weights(WeightType::u8, group), ActType::bf16);
   }
+  for (const WeightType type : {WeightType::u4, WeightType::u8}) {
+    for (const ActType act : {ActType::s8, ActType::f32}) {
+      WeightFormat with_minimums = weights(type, 32, true);
+      with_minimums.minimum = true;
+      add(with_minimums, act);
+      add(weights(type, 128, false, ScaleType::bf16), act);
+    }
+  }
   add(weights(WeightType::u8, 0), ActType::s8);
   add(weights(WeightType::u4, 0), ActType::bf16);
   add(weights(WeightType::u4, 32, false, ScaleType::f32), ActType::f32);
@@ -62,6 +70,10 @@ void add_tails(std::vector<GemmSpec>& out) {
       for (const ActType act : {ActType::s8, ActType::f32, ActType::bf16}) {
         out.push_back(gemm(weights(type, s.group), act, s.n, s.k));
         out.push_back(gemm(weights(type, s.group, true, ScaleType::f32), act, s.n, s.k));
+        if (act == ActType::bf16) continue;
+        WeightFormat with_minimums = weights(type, s.group, true, ScaleType::bf16);
+        with_minimums.minimum = true;
+        out.push_back(gemm(with_minimums, act, s.n, s.k));
       }
     }
     out.push_back(gemm(WeightFormat{.type = WeightType::f32}, ActType::f32, s.n, s.k));

@@ -118,15 +118,16 @@ struct Weights {
     const int64_t largest = spec.weight.type == WeightType::u4 ? 15 : 255;
     std::vector<uint8_t> q(static_cast<size_t>(kColumnBlock * shape.kpad));
     std::vector<uint8_t> zero(static_cast<size_t>(kColumnBlock * shape.groups));
-    std::vector<float> scale(zero.size());
+    std::vector<float> scale(zero.size()), minimum(zero.size());
     for (uint8_t& value : q) value = static_cast<uint8_t>(integer(random, 0, largest));
     for (uint8_t& value : zero) value = static_cast<uint8_t>(integer(random, 0, largest));
     for (float& value : scale) {
       value = uniform(random, -0.01F, 0.01F);
-      if (spec.weight.scale == ScaleType::f16) value = f16_to_f32(f32_to_f16(value));
+      value = round_to(spec.weight.scale, value);
     }
+    for (float& value : minimum) value = round_to(spec.weight.scale, uniform(random, -0.1F, 0.1F));
     pack_block(spec.weight, spec.n, spec.k, nb, q.data(), scale.data(), zero.data(), data.data(),
-               scales.data(), zeros.data());
+               scales.data(), zeros.data(), minimum.data());
   }
 
   PackedShape shape;

@@ -39,8 +39,14 @@ std::string gemm_name(const GemmSpec& spec) {
   if (!f32_weights || spec.weight.group != WeightFormat{}.group) {
     out += fmt::format("_g{}", spec.weight.group);
   }
-  if (spec.weight.asym) out += "_asym";
-  if (spec.weight.scale == ScaleType::f32) out += "_sf32";
+  if (spec.weight.minimum) {
+    out += "_min";
+  } else if (spec.weight.asym) {
+    out += "_asym";
+  }
+  if (spec.weight.scale != ScaleType::f16) {
+    out += fmt::format("_s{}", scale_type_name(spec.weight.scale));
+  }
   out += fmt::format("_n{}_k{}", spec.n, spec.k);
   if (spec.bias) out += "_bias";
   if (spec.residual) out += "_res";
@@ -167,8 +173,11 @@ std::optional<GemmSpec> read_gemm(Reader& in) {
   }
   if (!in.word("f32")) return std::nullopt;
   in.numbered_field("g", spec.weight.group);
-  spec.weight.asym = in.field("asym");
-  spec.weight.scale = in.field("sf32") ? ScaleType::f32 : ScaleType::f16;
+  spec.weight.minimum = in.field("min");
+  spec.weight.asym = spec.weight.minimum || in.field("asym");
+  spec.weight.scale = in.field("sf32")    ? ScaleType::f32
+                      : in.field("sbf16") ? ScaleType::bf16
+                                          : ScaleType::f16;
   if (!in.numbered_field("n", spec.n) || !in.numbered_field("k", spec.k)) return std::nullopt;
   spec.bias = in.field("bias");
   spec.residual = in.field("res");
@@ -259,6 +268,9 @@ void check_gemm_spec(const GemmSpec& spec) {
   if (spec.act != ActType::f32 && spec.weight.type == WeightType::f32) {
     fail("No kernel {} exists: f32 weights take f32 activations, not {}.", what,
          act_type_name(spec.act));
+  }
+  if (spec.act == ActType::bf16 && spec.weight.minimum) {
+    fail("No kernel {} exists: weights with minimums take s8 or f32 activations.", what);
   }
   if (spec.act != ActType::s8) return;
   const bool nibbles = spec.weight.type == WeightType::u4;

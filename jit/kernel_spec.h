@@ -33,11 +33,13 @@ inline constexpr int64_t act_bytes(ActType act) {
 //     isum = sum_k (q_w - zero) * q_a            exact, int32
 //     acc  = fma(float(isum), w_scale * a_scale, acc)       w_scale * a_scale rounded once
 //   where for asymmetric weights float(isum) = fma(float(zero), float(-sum q_a), float(sum q_w
-//   q_a)).
-// f32 activations: acc = fma(a[k], w[k], acc) in ascending k, w[k] = (q - zero) * scale rounded
-// once.
-// bf16 activations (u4 and u8 weights): that of TDPBF16PS. A group in ascending order is cut into
-// steps of kBf16Step k, the last may be shorter; per step and group
+//   q_a)),
+//   and for those with minimums float(isum) = float(sum q_w q_a) and, after that,
+//     acc = fma(-minimum, float(-sum q_a) * a_scale, acc)         the product rounded once
+// f32 activations: acc = fma(a[k], w[k], acc) in ascending k, w[k] = (q - zero) * scale or q *
+// scale + minimum, rounded once.
+// bf16 activations (u4 and u8 weights without minimums): that of TDPBF16PS. A group in ascending
+// order is cut into steps of kBf16Step k, the last may be shorter; per step and group
 //     even = fma(a[k], q - zero, even) over the even k of the step in ascending order, odd likewise
 //     sum  = sum + (even + odd)                             from even = odd = 0 and sum = 0
 //     acc  = fma(sum, w_scale, acc)                         at the end of the group

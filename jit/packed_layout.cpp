@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 
 #include "jit/error.h"
@@ -33,16 +34,34 @@ void write_lines(WeightType type, int64_t kpad, uint8_t* out, Value value) {
   }
 }
 
-void store_scale(ScaleType type, void* scales, int64_t index, float value) {
+uint16_t half_of(ScaleType type, float value) {
+  return type == ScaleType::f16 ? f32_to_f16(value) : f32_to_bf16(value);
+}
+float from_half(ScaleType type, uint16_t half) {
+  return type == ScaleType::f16 ? f16_to_f32(half) : bf16_to_f32(half);
+}
+
+// Scales and minimums.
+void store(ScaleType type, void* numbers, int64_t index, float value) {
   if (type == ScaleType::f32) {
-    static_cast<float*>(scales)[index] = value;
+    static_cast<float*>(numbers)[index] = value;
     return;
   }
-  const uint16_t half = f32_to_f16(value);
-  if (!(f16_to_f32(half) == value)) {
-    fail("A weight scale of {} is not representable in fp16; round scales before packing.", value);
+  if (!(round_to(type, value) == value)) {
+    fail("A weight scale of {} is not representable in {}; round scales before packing.", value,
+         scale_type_name(type));
   }
-  static_cast<uint16_t*>(scales)[index] = half;
+  static_cast<uint16_t*>(numbers)[index] = half_of(type, value);
+}
+
+float stored(ScaleType type, const void* numbers, int64_t index) {
+  if (type == ScaleType::f32) return static_cast<const float*>(numbers)[index];
+  return from_half(type, static_cast<const uint16_t*>(numbers)[index]);
+}
+
+int64_t entry_of(const PackedView& w, int64_t column, int64_t group) {
+  const PackedShape shape = packed_shape(w.format, w.n, w.k);
+  return (column / kColumnBlock * shape.groups + group) * kColumnBlock + column % kColumnBlock;
 }
 
 }  // namespace
@@ -66,19 +85,20 @@ PackedShape packed_shape(const WeightFormat& format, int64_t n, int64_t k) {
     fail("A weight group of {} is not possible: expected a multiple of 8, or 0 for the whole of k.",
          format.group);
   }
+  if (format.minimum && !format.asym) fail("A format with minimums is asymmetric.");
   shape.group = format.group == 0 ? shape.kpad : format.group;
   shape.groups = (k - 1) / shape.group + 1;
   shape.block_bytes = shape.kpad / k_per_line(format.type) * kLineBytes;
   shape.data_bytes = shape.nblocks * shape.block_bytes;
   const int64_t entries = shape.nblocks * shape.groups * kColumnBlock;
-  shape.scale_bytes = entries * (format.scale == ScaleType::f16 ? 2 : 4);
-  shape.zero_bytes = format.asym ? entries : 0;
+  shape.scale_bytes = entries * scale_bytes(format.scale);
+  shape.zero_bytes = format.asym ? entries * zero_bytes(format) : 0;
   return shape;
 }
 
 void pack_block(const WeightFormat& format, int64_t n, int64_t k, int64_t nb, const uint8_t* q,
                 const float* scale, const uint8_t* zero, uint8_t* data, void* scales,
-                uint8_t* zeros) {
+                uint8_t* zeros, const float* minimum) {
   if (format.type == WeightType::f32) fail("f32 weights are packed by pack_block_f32.");
   const PackedShape shape = packed_shape(format, n, k);
   const int64_t columns = std::clamp<int64_t>(n - nb * kColumnBlock, 0, kColumnBlock);
@@ -88,8 +108,8 @@ void pack_block(const WeightFormat& format, int64_t n, int64_t k, int64_t nb, co
 
   std::array<uint8_t, kColumnBlock> padding{};  // what k past the end holds, a column
   for (int64_t c = 0; c < kColumnBlock; ++c) {
-    const bool stored = c < columns && format.asym;
-    padding[c] = stored ? zero[c * shape.groups + last] : default_zero;
+    const bool given = c < columns && format.asym && !format.minimum;
+    padding[c] = format.minimum ? uint8_t{0} : given ? zero[c * shape.groups + last] : default_zero;
   }
   uint8_t worst = 0;
   const auto value = [&](int64_t c, int64_t kk) -> uint8_t {
@@ -106,8 +126,12 @@ void pack_block(const WeightFormat& format, int64_t n, int64_t k, int64_t nb, co
     for (int64_t c = 0; c < kColumnBlock; ++c) {
       const int64_t to = (nb * shape.groups + g) * kColumnBlock + c;
       const int64_t from = c * shape.groups + g;
-      store_scale(format.scale, scales, to, c < columns ? scale[from] : 0.0F);
-      if (format.asym) zeros[to] = c < columns ? zero[from] : default_zero;
+      store(format.scale, scales, to, c < columns ? scale[from] : 0.0F);
+      if (format.minimum) {
+        store(format.scale, zeros, to, c < columns ? minimum[from] : 0.0F);
+      } else if (format.asym) {
+        zeros[to] = c < columns ? zero[from] : default_zero;
+      }
     }
   }
 }
@@ -135,18 +159,17 @@ uint8_t packed_value(const PackedView& w, int64_t column, int64_t kk) {
 }
 
 float packed_scale(const PackedView& w, int64_t column, int64_t group) {
-  const PackedShape shape = packed_shape(w.format, w.n, w.k);
-  const int64_t index =
-      (column / kColumnBlock * shape.groups + group) * kColumnBlock + column % kColumnBlock;
-  if (w.format.scale == ScaleType::f32) return static_cast<const float*>(w.scales)[index];
-  return f16_to_f32(static_cast<const uint16_t*>(w.scales)[index]);
+  return stored(w.format.scale, w.scales, entry_of(w, column, group));
 }
 
 uint8_t packed_zero(const PackedView& w, int64_t column, int64_t group) {
   if (!w.format.asym) return symmetric_zero(w.format.type);
-  const PackedShape shape = packed_shape(w.format, w.n, w.k);
-  return w
-      .zeros[(column / kColumnBlock * shape.groups + group) * kColumnBlock + column % kColumnBlock];
+  return w.format.minimum ? uint8_t{0} : w.zeros[entry_of(w, column, group)];
+}
+
+float packed_minimum(const PackedView& w, int64_t column, int64_t group) {
+  if (!w.format.minimum) return 0;
+  return stored(w.format.scale, w.zeros, entry_of(w, column, group));
 }
 
 void unpack_column(const PackedView& w, int64_t column, std::span<float> out) {
@@ -166,12 +189,14 @@ void unpack_column(const PackedView& w, int64_t column, std::span<float> out) {
   for (int64_t g = 0; g < shape.groups; ++g) {
     const float scale = packed_scale(w, column, g);
     const int zero = packed_zero(w, column, g);
+    const float minimum = packed_minimum(w, column, g);
     const int64_t end = std::min(w.k, (g + 1) * shape.group);
     for (int64_t kk = g * shape.group; kk < end; ++kk) {
       const int64_t line = nibbles ? kk / 8 : kk / 4;
       const uint8_t byte = block[line * kLineBytes + c * 4 + kk % 4];
       const int q = !nibbles ? byte : (kk % 8 < 4 ? byte & 15 : byte >> 4);
-      out[kk] = static_cast<float>(q - zero) * scale;
+      const auto whole = static_cast<float>(q - zero);
+      out[kk] = w.format.minimum ? std::fma(whole, scale, minimum) : whole * scale;
     }
   }
 }
@@ -188,6 +213,27 @@ std::string_view weight_type_name(WeightType type) {
   return "unknown";
 }
 
-std::string_view scale_type_name(ScaleType type) { return type == ScaleType::f16 ? "f16" : "f32"; }
+std::string_view scale_type_name(ScaleType type) {
+  switch (type) {
+    case ScaleType::f16:
+      return "f16";
+    case ScaleType::f32:
+      return "f32";
+    case ScaleType::bf16:
+      return "bf16";
+  }
+  return "unknown";
+}
+
+std::optional<ScaleType> parse_scale_type(std::string_view name) {
+  for (const ScaleType type : {ScaleType::f16, ScaleType::f32, ScaleType::bf16}) {
+    if (name == scale_type_name(type)) return type;
+  }
+  return std::nullopt;
+}
+
+float round_to(ScaleType type, float value) {
+  return type == ScaleType::f32 ? value : from_half(type, half_of(type, value));
+}
 
 }  // namespace nibble::jit

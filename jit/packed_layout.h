@@ -10,29 +10,36 @@
 //         stored as q + 128. data: [nblocks][kpad/4] lines.
 //   f32   one 64-byte line = 16 columns x 1 k. data: [nblocks][k] lines (no padding of k).
 //
-// Scales [nblocks][groups][16] f16 or f32 and zero points [nblocks][groups][16] u8 lie apart from
-// the data. groups = ceil(k / group); the last group may be short; group 0 means the whole of k. A
-// group is a multiple of 8. Columns past n have weight = zero point and scale 0; k past the end
-// holds the zero point (activations are 0 there).
+// Scales [nblocks][groups][16] f16, bf16 or f32 lie apart from the data, and so do zero points
+// [nblocks][groups][16] u8 or, in their place, minimums in the type of the scales. groups = ceil(k
+// / group); the last group may be short; group 0 means the whole of k. A group is a multiple of 8.
+// Columns past n have weight = zero point and scale 0; k past the end holds the zero point
+// (activations are 0 there), or 0 where there are minimums.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 
 namespace nibble::jit {
 
 enum class WeightType : uint8_t { u4, u8, f32 };
-enum class ScaleType : uint8_t { f16, f32 };
+enum class ScaleType : uint8_t { f16, f32, bf16 };
 
 inline constexpr int64_t kColumnBlock = 16;
 
-// How a packed matrix is stored. Plain data; equality is identity of format.
+// How a packed matrix is stored, and with it which number a stored q is:
+//   symmetric   (q - 8) * scale, u8: (q - 128) * scale
+//   asym        (q - zero) * scale
+//   minimum     q * scale + minimum, rounded once: what files have whose groups begin at any number
+// Plain data; equality is identity of format.
 struct WeightFormat {
   WeightType type = WeightType::u4;
   int64_t group = 32;  // k per scale, 0 = whole k; ignored for f32
   bool asym = false;   // zero points stored; otherwise 8 (u4) or 128 (u8)
   ScaleType scale = ScaleType::f16;
+  bool minimum = false;  // only with asym: minimums in place of zero points
   friend bool operator==(const WeightFormat&, const WeightFormat&) = default;
 };
 
@@ -54,25 +61,36 @@ struct PackedView {
   int64_t n = 0, k = 0;
   const uint8_t* data = nullptr;
   const void* scales = nullptr;    // null for f32
-  const uint8_t* zeros = nullptr;  // null unless asym
+  const uint8_t* zeros = nullptr;  // null unless asym; the bytes of minimums where they are that
 };
 
 // Quantized values of one column block before packing: q[c*kpad + kk] in 0..15 (u4) or 0..255 (u8),
-// scale[c*groups + g] already rounded to the stored precision, zero[c*groups + g].
+// scale[c*groups + g] already rounded to the stored precision, zero[c*groups + g]; where the format
+// has minimums, minimum[c*groups + g], rounded like the scales, and no zero.
 // Writes block `nb` of the matrix that the three base pointers start.
 void pack_block(const WeightFormat& format, int64_t n, int64_t k, int64_t nb, const uint8_t* q,
                 const float* scale, const uint8_t* zero, uint8_t* data, void* scales,
-                uint8_t* zeros);
+                uint8_t* zeros, const float* minimum = nullptr);
 // The same for f32 weights: w[c*k + kk].
 void pack_block_f32(int64_t n, int64_t k, int64_t nb, const float* w, uint8_t* data);
 
-// One element's parts, and one column dequantized as (q - zero) * scale, one fp32 rounding.
+// One element's parts, and one column dequantized, with one fp32 rounding. The zero point of a
+// format with minimums is 0.
 uint8_t packed_value(const PackedView& w, int64_t column, int64_t kk);
 float packed_scale(const PackedView& w, int64_t column, int64_t group);
 uint8_t packed_zero(const PackedView& w, int64_t column, int64_t group);
+float packed_minimum(const PackedView& w, int64_t column, int64_t group);  // 0 where there is none
 void unpack_column(const PackedView& w, int64_t column, std::span<float> out);  // out.size() == k
 
 std::string_view weight_type_name(WeightType type);  // "u4", "u8", "f32"
 std::string_view scale_type_name(ScaleType type);
+std::optional<ScaleType> parse_scale_type(std::string_view name);
+inline constexpr int64_t scale_bytes(ScaleType type) { return type == ScaleType::f32 ? 4 : 2; }
+// Of one zero point or minimum of an asymmetric format.
+inline constexpr int64_t zero_bytes(const WeightFormat& format) {
+  return format.minimum ? scale_bytes(format.scale) : 1;
+}
+// The number that is stored for it: the nearest of the type, half to even.
+float round_to(ScaleType type, float value);
 
 }  // namespace nibble::jit

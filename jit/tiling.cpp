@@ -31,15 +31,16 @@ bool has_value_table(const GemmSpec& spec, const RegisterPlan& plan) {
 int place_work(const GemmSpec& spec, RegisterPlan& plan) {
   const int columns = plan.blocks * plan.halves;
   const int a_registers = plan.embed_a ? 0 : 1;
+  const int fold = spec.weight.minimum ? 4 : 3;
   plan.b = plan.work;
   switch (plan.dot) {
     case DotKind::vnni:
       plan.a = plan.b + columns;
-      return std::max(3, columns + a_registers);
+      return std::max(fold, columns + a_registers);
     case DotKind::nibbles:
       plan.a = plan.b + columns;
       plan.tmp = plan.a + 1;
-      return std::max(3, columns + 2);
+      return std::max(fold, columns + 2);
     case DotKind::bytes:  // even and odd bytes of weights, the same of activations, one product
       plan.a = plan.b + 2 * columns;
       plan.tmp = plan.a + 2;

@@ -1,12 +1,8 @@
-// The tensor types of ggml that models are made of: their blocks, and the numbers in them. A block
-// is `elements` consecutive weights of a row and `bytes` long. Source: ggml's ggml-common.h and
-// ggml-quants.c (block layouts), whose arithmetic dequantize() follows operation by operation.
+// The tensor types of ggml that models are made of. A block is `elements` consecutive weights of a
+// row and `bytes` long; what is in it is ggml_numbers.h. Source: ggml's ggml.h and ggml-common.h.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <optional>
-#include <span>
 #include <string_view>
 
 namespace nibble::frontends::gguf {
@@ -45,11 +41,7 @@ const GgmlBlock& ggml_block(GgmlType type);
 // "f32, f16, q4_0, ...": what messages say is known.
 std::string_view ggml_type_names();
 
-// Whether dequantize() knows it: all but the integers and f64.
+// Whether it holds weights: all but the integers and f64.
 bool is_weight(GgmlType type);
-
-// out[i] = the weight i of whole blocks; out.size() is a multiple of the block's elements and
-// `blocks` holds that many. Exact: every product and sum is rounded as ggml rounds it.
-void dequantize(GgmlType type, std::span<const std::byte> blocks, std::span<float> out);
 
 }  // namespace nibble::frontends::gguf

@@ -1,7 +1,6 @@
 // The tensors of a GGUF file as a checkpoint that the decoder's builder takes from, each in the
-// form in which the file has it: floats as they are mapped, Q4_0 and Q8_0 as quantized matrices
-// whose numbers are packed unchanged, every other type as columns that are dequantized when they
-// are read.
+// form in which the file has it: floats as they are mapped, quantized types as columns whose
+// numbers are read when they are packed.
 #pragma once
 
 #include <memory>

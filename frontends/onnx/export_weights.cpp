@@ -100,6 +100,12 @@ bool WeightWriter::is_shared(const PackedView& view) const {
 WeightWriter::Tensors WeightWriter::write(const PackedView& view, const std::string& name,
                                           const std::vector<int64_t>& columns, bool flat) {
   const jit::PackedShape shape = jit::packed_shape(view.format, view.n, view.k);
+  if (view.format.minimum) {
+    fail(
+        "The weight '{}' has minimums, but MatMulNBits holds zero points: compile the model's "
+        "floats (not a file whose groups have minimums) for it.",
+        name);
+  }
   const auto n = static_cast<int64_t>(columns.size());
   Tensors tensors;
   tensors.bits = view.format.type == WeightType::u4 ? 4 : 8;

@@ -112,6 +112,12 @@ void check_matrix(const graph::Graph& graph, const HfMatrix& matrix) {
         "int4.",
         graph.origin, matrix.name, format_of(matrix));
   }
+  if (format.minimum) {
+    fail(
+        "{}: the weight '{}' has minimums, but GPTQ holds zero points: compile the model's floats "
+        "(not a GGUF with minimums) for it.",
+        graph.origin, matrix.name);
+  }
   if (matrix.n() % kInWord != 0 || matrix.k() % kInWord != 0) {
     fail("{}: the weight '{}' has {} columns of {}, but GPTQ packs both in eights.", graph.origin,
          matrix.name, matrix.n(), matrix.k());

@@ -102,8 +102,10 @@ constexpr WeightFormat kRounded{WeightType::u8, 32, false, jit::ScaleType::f16};
 WeightFormat format_of_quantized(const MatrixSource& source, const WeightFormat& wanted,
                                  std::string& why_not) {
   if (wanted.type == WeightType::f32) return wanted;
-  const auto own = source.packed_format(why_not);
-  return own ? *own : kRounded;
+  auto own = source.packed_format(why_not);
+  if (!own) return kRounded;
+  if (wanted.scale == jit::ScaleType::f32) own->scale = wanted.scale;
+  return *own;
 }
 
 // A matrix of floats that only an Embedding uses.
@@ -130,7 +132,10 @@ std::string text_of(const WeightFormat& format) {
   if (format.type == WeightType::f32) return "f32";
   return fmt::format("{}{}{} with {} scales", format.type == WeightType::u4 ? "int4" : "int8",
                      format.group > 0 ? fmt::format(" in groups of {}", format.group) : "",
-                     format.asym ? " and zero points," : ",", jit::scale_type_name(format.scale));
+                     format.minimum ? " and minimums,"
+                     : format.asym  ? " and zero points,"
+                                    : ",",
+                     jit::scale_type_name(format.scale));
 }
 
 }  // namespace
@@ -146,12 +151,7 @@ std::map<ValueId, WeightFormat> choose_formats(const Graph& graph, const Quantiz
       format = WeightFormat{WeightType::f32, 0, false, jit::ScaleType::f32};
     }
     const MatrixSource* source = graph.matrix(id);
-    if (source->has_quantized()) {
-      format = format_of_quantized(*source, format, why_not);
-    } else if (options.keep_dequantized && source->has_dequantized() &&
-               format.type == WeightType::u4) {
-      format = kRounded;
-    }
+    if (source->has_quantized()) format = format_of_quantized(*source, format, why_not);
   }
   return formats;
 }

@@ -64,12 +64,9 @@ Extremes find_extremes(std::span<const float> w) {
 
 float stored_scale(float exact, ScaleType type) {
   if (exact == 0) return 1.0F;
-  float rounded = exact;
-  float smallest = std::numeric_limits<float>::min();
-  if (type == ScaleType::f16) {
-    rounded = jit::f16_to_f32(jit::f32_to_f16(exact));
-    smallest = 0x1p-24F;
-  }
+  const float rounded = jit::round_to(type, exact);
+  const float smallest =
+      type == ScaleType::f16 ? 0x1p-24F : std::numeric_limits<float>::min();  // bf16's too
   if (!std::isfinite(rounded)) {
     fail("The scale {} of a group is too large for {}.", exact, jit::scale_type_name(type));
   }

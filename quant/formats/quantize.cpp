@@ -53,6 +53,7 @@ struct BlockRoom {
   std::vector<uint8_t> q;      // [16][kpad]
   std::vector<float> scales;   // [16][groups]
   std::vector<uint8_t> zeros;
+  std::vector<float> minimums;  // of formats that have them
 };
 
 BlockRoom make_room(const Job& job) {
@@ -62,6 +63,7 @@ BlockRoom make_room(const Job& job) {
   room.q.resize(static_cast<size_t>(kColumnBlock * job.shape.kpad));
   room.scales.resize(static_cast<size_t>(kColumnBlock * job.shape.groups));
   room.zeros.resize(room.scales.size());
+  if (job.format.minimum) room.minimums.resize(room.scales.size());
   return room;
 }
 
@@ -98,12 +100,13 @@ void quantize_column(const Job& job, BlockRoom& room, int64_t c, int64_t column)
   std::fill(row + shape.k, row + shape.kpad, zero);
 }
 
-void check_scales(const Job& job, const BlockRoom& room, int64_t first, int64_t count) {
-  for (int64_t i = 0; i < count * job.shape.groups; ++i) {
-    const float scale = room.scales[static_cast<size_t>(i)];
-    if (std::isfinite(scale)) continue;
-    fail("The weight '{}' has the scale {} in column {}, expected a finite number.", job.name,
-         scale, first + i / job.shape.groups);
+// Columns past the last are zeros from the start or of the block before.
+void check_scales(const Job& job, std::span<const float> numbers, const char* what, int64_t first) {
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    if (std::isfinite(numbers[i])) continue;
+    fail("The weight '{}' has the {} {} in column {}, expected a finite number in {}.", job.name,
+         what, numbers[i], first + static_cast<int64_t>(i) / job.shape.groups,
+         jit::scale_type_name(job.format.scale));
   }
 }
 
@@ -112,10 +115,13 @@ void pack_one(Job& job, BlockRoom& room, int64_t nb) {
   const int64_t first = nb * kColumnBlock;
   const int64_t count = std::min(kColumnBlock, shape.n - first);
   if (job.as_it_is) {
-    job.source.read_quantized(job.format, first, count, room.q, room.scales, room.zeros);
-    check_scales(job, room, first, count);
+    job.source.read_quantized(job.format, first, count, room.q, room.scales, room.zeros,
+                              room.minimums);
+    check_scales(job, room.scales, "scale", first);
+    check_scales(job, room.minimums, "minimum", first);
     jit::pack_block(job.format, shape.n, shape.k, nb, room.q.data(), room.scales.data(),
-                    room.zeros.data(), job.buffer.data, job.buffer.scales, job.buffer.zeros);
+                    room.zeros.data(), job.buffer.data, job.buffer.scales, job.buffer.zeros,
+                    room.minimums.data());
     return;
   }
   const std::span<float> columns(room.columns.data(), static_cast<size_t>(count * shape.k));
@@ -145,8 +151,10 @@ void pack_blocks(Job& job) noexcept {
 bool holds_as_it_is(const MatrixSource& source, const WeightFormat& format) {
   if (format.type == WeightType::f32 || !source.has_quantized()) return false;
   std::string why_not;
-  const auto own = source.packed_format(why_not);
-  return own && *own == format;
+  auto own = source.packed_format(why_not);
+  if (!own) return false;
+  if (format.scale == jit::ScaleType::f32) own->scale = format.scale;  // which holds every other
+  return *own == format;
 }
 
 int64_t packed_bytes(const MatrixSource& source, const WeightFormat& format) {

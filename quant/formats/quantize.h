@@ -25,10 +25,6 @@ struct QuantizeOptions {
   // Whether the user chose `embedding`. Otherwise a table that the maker of a quantized checkpoint
   // left as floats stays so, in fp32: of it a token reads one row.
   bool embedding_chosen = false;
-  // Weights that the file has in few bits, but as no packed format holds them (K-quants), become
-  // int8 in groups of 32 where int4 is wanted: a second rounding as coarse as the first doubles the
-  // error.
-  bool keep_dequantized = false;
 };
 
 // The usual choice for `weights` "int4" | "int8" | "f32": int4 keeps embedding and head at 8 bits.
@@ -46,8 +42,8 @@ std::map<graph::ValueId, jit::WeightFormat> choose_formats(const graph::Graph& g
                                                            const QuantizeOptions& options);
 
 // A weight that is quantized in the model's file. It keeps its own numbers, whatever the options
-// want, but for fp32, which holds them too; without a packed format of its own it becomes int8 in
-// groups of 32, which the user must be told.
+// want, but for fp32, which holds them too, as do scales of fp32; without a packed format of its
+// own it becomes int8 in groups of 32, which the user must be told.
 struct QuantizedWeight {
   enum class Part : uint8_t { linear, head, embedding };
   std::string name;

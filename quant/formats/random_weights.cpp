@@ -88,7 +88,8 @@ void store_scale(const WeightFormat& format, void* scales, int64_t at, float val
   if (format.scale == jit::ScaleType::f32) {
     static_cast<float*>(scales)[at] = value;
   } else {
-    static_cast<uint16_t*>(scales)[at] = jit::f32_to_f16(value);
+    static_cast<uint16_t*>(scales)[at] =
+        format.scale == jit::ScaleType::f16 ? jit::f32_to_f16(value) : jit::f32_to_bf16(value);
   }
 }
 
@@ -111,11 +112,16 @@ void fill_quantized(const Target& t, int64_t nb, ByteStream& random) {
     const float scale = t.scale * (0.75F + 0.5F * random.uniform());
     store_scale(t.format, t.buffer->scales, entries + i, real ? scale : 0.0F);
     if (t.buffer->zeros == nullptr) continue;
+    if (t.format.minimum) {
+      const float minimum = -static_cast<float>(middle) * scale;
+      store_scale(t.format, t.buffer->zeros, entries + i, real ? minimum : 0.0F);
+      continue;
+    }
     const int offset = real ? static_cast<int>(random.uniform() * 3.0F) - 1 : 0;
     t.buffer->zeros[entries + i] = static_cast<uint8_t>(middle + offset);
   }
   if (columns == kColumnBlock && shape.k == shape.kpad) return;
-  const uint8_t* zeros = t.buffer->zeros;
+  const uint8_t* zeros = t.format.minimum ? nullptr : t.buffer->zeros;
   const uint8_t* last =
       zeros == nullptr ? nullptr : zeros + entries + (shape.groups - 1) * kColumnBlock;
   clear_padding(t.format, shape, columns, data, last);

@@ -69,10 +69,9 @@ class Member {
     wrong("\"int4\", \"int8\" or \"f32\"");
   }
   ScaleType scale() const {
-    const std::string name = text();
-    if (name == "f16") return ScaleType::f16;
-    if (name == "f32") return ScaleType::f32;
-    wrong("\"f16\" or \"f32\"");
+    const auto type = jit::parse_scale_type(text());
+    if (!type) wrong("\"f16\", \"bf16\" or \"f32\"");
+    return *type;
   }
   // visit(key, member) for every member; false: it has no such key.
   template <typename Visit>

@@ -32,7 +32,7 @@ namespace {
 
 // Bits of a weight of a wide matrix, padding apart; whole columns have all but no scales.
 double nominal_bits(const jit::WeightFormat& format) {
-  const double scale = format.scale == jit::ScaleType::f16 ? 16 : 32;
+  const auto scale = static_cast<double>(8 * jit::scale_bytes(format.scale));
   const double grid = scale + (format.asym ? 8 : 0);
   return 4 + (format.group > 0 ? grid / static_cast<double>(format.group) : 0);
 }

@@ -35,8 +35,7 @@ struct Search {
     return grid_error(w, weight, grid.scale, grid_limits(format, grid.zero));
   }
   bool storable(float exact_scale) const {
-    const bool half = format.scale == jit::ScaleType::f16;
-    return exact_scale != 0 && std::fabs(exact_scale) <= (half ? 65504.0F : 3e38F);
+    return exact_scale != 0 && std::isfinite(jit::round_to(format.scale, exact_scale));
   }
   bool consider(float exact_scale, uint8_t zero) {
     if (!storable(exact_scale)) return false;

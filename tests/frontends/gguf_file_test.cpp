@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 
+#include "frontends/gguf/ggml_numbers.h"
 #include "frontends/gguf/gguf_parts.h"
 #include "jit/error.h"
 #include "tests/runtime/temporary_folder.h"
@@ -368,20 +369,13 @@ TEST(GgufParts, OtherNamesAreOfNoPart) {
   }
 }
 
-TEST(GgmlTypes, FloatsAreWidened) {
-  const uint16_t half = 0xC200, brain = 0xC040;  // -3
-  const float single = -3;
-  float out = 0;
-  dequantize(GgmlType::f16, std::as_bytes(std::span(&half, 1)), {&out, 1});
-  EXPECT_EQ(out, -3.0F);
-  dequantize(GgmlType::bf16, std::as_bytes(std::span(&brain, 1)), {&out, 1});
-  EXPECT_EQ(out, -3.0F);
-  out = 0;
-  dequantize(GgmlType::f32, std::as_bytes(std::span(&single, 1)), {&out, 1});
-  EXPECT_EQ(out, -3.0F);
-}
+TEST(GgmlTypes, OnlyQuantizedTypesHaveNumbers) {
+  for (const GgmlType type : {GgmlType::f32, GgmlType::bf16, GgmlType::i8}) {
+    EXPECT_FALSE(packed_format(type)) << ggml_block(type).name;
+  }
+  EXPECT_EQ(packed_format(GgmlType::q6_k),
+            (jit::WeightFormat{.type = jit::WeightType::u8, .group = 16}));
 
-TEST(GgmlTypes, IntegersAreNoWeights) {
   EXPECT_FALSE(is_weight(GgmlType::i32));
   EXPECT_FALSE(is_weight(GgmlType::f64));
   EXPECT_TRUE(is_weight(GgmlType::bf16));

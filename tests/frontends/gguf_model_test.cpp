@@ -8,7 +8,7 @@
 #include <functional>
 #include <map>
 
-#include "frontends/gguf/ggml_types.h"
+#include "frontends/gguf/ggml_numbers.h"
 #include "frontends/safetensors/open_checkpoint.h"
 #include "frontends/tokenizer/gguf_vocabulary.h"
 #include "frontends/tokenizer/tokenizer.h"
@@ -65,7 +65,8 @@ std::string random_blocks(GgmlType type, size_t weights, size_t scale_at, size_t
       one += static_cast<char>(state >> 24);
     }
     for (size_t s = 0; s < scales; ++s) {
-      const auto scale = static_cast<float>(1 + (state >> 16) % 7 + s) * 0x1p-10F;
+      // Eleven bits: products with small scales take more than fp16 has.
+      const auto scale = static_cast<float>(1025 + (state >> 16) % 1000 + s) * 0x1p-19F;
       one.replace(scale_at + 2 * s, 2, GgufBuilder::number(jit::f32_to_f16(scale)));
     }
     bytes += one;
@@ -300,8 +301,24 @@ TEST_F(GgufModelTest, EveryArchitectureIsFusedAndRuns) {
   EXPECT_NE(all[0], all[1]);
 }
 
+// Where the f16 numbers of a block are.
+struct Blocks {
+  GgmlType type;
+  size_t scale_at, scales;
+};
+
 TEST_F(GgufModelTest, QuantizedBlocksArePackedAsTheyAre) {
-  for (const GgmlType type : {GgmlType::q4_0, GgmlType::q8_0}) {
+  for (const auto& [type, scale_at, scales] : {Blocks{GgmlType::q4_0, 0, 1},
+                                               {GgmlType::q8_0, 0, 1},
+                                               {GgmlType::q4_1, 0, 2},
+                                               {GgmlType::q5_0, 0, 1},
+                                               {GgmlType::q5_1, 0, 2},
+                                               {GgmlType::q2_k, 80, 2},
+                                               {GgmlType::q3_k, 108, 1},
+                                               {GgmlType::q4_k, 0, 2},
+                                               {GgmlType::q5_k, 0, 2},
+                                               {GgmlType::q6_k, 208, 1}}) {
+    SCOPED_TRACE(gguf::ggml_block(type).name);
     std::map<std::string, std::string> written;
     GgufBuilder make = llama_metadata(kTiny);
     add_tensors(
@@ -309,11 +326,14 @@ TEST_F(GgufModelTest, QuantizedBlocksArePackedAsTheyAre) {
         [&](GgufBuilder& m, const std::string& name, uint64_t k, uint64_t n) {
           const auto seed = static_cast<uint32_t>(written.size() + 1);
           m.tensor(name, static_cast<uint32_t>(type), {k, n},
-                   written[name] = random_blocks(type, k * n, 0, 1, seed));
+                   written[name] = random_blocks(type, k * n, scale_at, scales, seed));
         },
         plain_norm);
     FusedOptions options = exact();
     options.weights = "int4";
+    // Scales of K-quants are products, which f32 holds.
+    options.scale =
+        gguf::ggml_block(type).elements > 32 ? jit::ScaleType::f32 : jit::ScaleType::f16;
     const graph::Graph graph = test::fused_graph(write(make), options, nullptr);
     const std::map<std::string, std::string> names = {
         {"token_embd.weight", "token_embd.weight"},
@@ -326,11 +346,9 @@ TEST_F(GgufModelTest, QuantizedBlocksArePackedAsTheyAre) {
       if (name == names.end() || !value.constant) continue;
       ++found;
       const auto& packed = std::get<runtime::PackedMatrix>(*value.constant);
-      const bool nibbles = type == GgmlType::q4_0;
-      EXPECT_EQ(packed.view.format.type, nibbles ? jit::WeightType::u4 : jit::WeightType::u8);
-      EXPECT_EQ(packed.view.format.group, 32);
-      EXPECT_EQ(packed.view.format.scale, jit::ScaleType::f16);
-      EXPECT_FALSE(packed.view.format.asym);
+      jit::WeightFormat format = *gguf::packed_format(type);
+      format.scale = options.scale;
+      EXPECT_EQ(packed.view.format, format);
       const std::string& bytes = written.at(name->second);
       Floats wanted(static_cast<size_t>(packed.view.n * packed.view.k));
       gguf::dequantize(type, std::as_bytes(std::span(bytes)), wanted);
@@ -345,46 +363,40 @@ TEST_F(GgufModelTest, QuantizedBlocksArePackedAsTheyAre) {
   }
 }
 
-TEST_F(GgufModelTest, OtherTypesAreDequantized) {
-  // Where the f16 numbers of a block are.
-  struct Case {
-    GgmlType type;
-    size_t scale_at, scales;
-  };
-  for (const Case& c : {Case{GgmlType::q4_1, 0, 2}, Case{GgmlType::q5_0, 0, 1},
-                        Case{GgmlType::q4_k, 0, 2}, Case{GgmlType::q6_k, 208, 1}}) {
-    GgufBuilder quantized = llama_metadata(kTiny), floats = llama_metadata(kTiny);
-    add_tensors(
-        quantized, kTiny,
-        [&](GgufBuilder& m, const std::string& name, uint64_t k, uint64_t n) {
-          const auto seed = static_cast<uint32_t>(name.size());
-          const std::string blocks = random_blocks(c.type, k * n, c.scale_at, c.scales, seed);
-          m.tensor(name, static_cast<uint32_t>(c.type), {k, n}, blocks);
-        },
-        plain_norm);
-    add_tensors(
-        floats, kTiny,
-        [&](GgufBuilder& m, const std::string& name, uint64_t k, uint64_t n) {
-          const auto seed = static_cast<uint32_t>(name.size());
-          const std::string blocks = random_blocks(c.type, k * n, c.scale_at, c.scales, seed);
-          Floats values(k * n);
-          gguf::dequantize(c.type, std::as_bytes(std::span(blocks)), values);
-          m.tensor(name, 0, {k, n}, GgufBuilder::floats(values));
-        },
-        plain_norm);
-    for (const char* weights : {"f32", "int8"}) {
-      FusedOptions options = exact();
-      options.weights = weights;
-      const std::vector<int32_t> ids = {1, 7, 90, 33, 4};
-      std::vector<Floats> logits;
-      for (const GgufBuilder* make : {&quantized, &floats}) {
-        const auto graph = test::fused_graph(write(*make), options, nullptr);
-        logits.push_back(test::all_logits(*test::session_of(graph, options), ids));
-      }
-      EXPECT_GT(test::max_abs(logits[0]), 0);
-      EXPECT_EQ(logits[0], logits[1]) << gguf::ggml_block(c.type).name << " as " << weights;
-    }
+// Half precision rounds the scales of K-quants, and nothing else.
+TEST_F(GgufModelTest, ScalesOfKQuantsAreRounded) {
+  std::string blocks;
+  GgufBuilder make = llama_metadata(kTiny);
+  add_tensors(
+      make, kTiny,
+      [&](GgufBuilder& m, const std::string& name, uint64_t k, uint64_t n) {
+        std::string bytes = random_blocks(GgmlType::q4_k, k * n, 0, 2, 1);
+        if (name == "output.weight") blocks = bytes;
+        m.tensor(name, static_cast<uint32_t>(GgmlType::q4_k), {k, n}, std::move(bytes));
+      },
+      plain_norm);
+  FusedOptions options = exact();
+  options.weights = "int4";
+  const graph::Graph graph = test::fused_graph(write(make), options, nullptr);
+  const auto head = std::find_if(graph.values.begin(), graph.values.end(),
+                                 [](const auto& value) { return value.name == "output.weight"; });
+  ASSERT_NE(head, graph.values.end());
+  const auto& view = std::get<runtime::PackedMatrix>(*head->constant).view;
+  EXPECT_EQ(view.format, *gguf::packed_format(GgmlType::q4_k));
+  const auto count = static_cast<size_t>(view.n * view.k);
+  std::vector<uint8_t> q(count);
+  Floats scales(count / 32), minimums(count / 32);
+  gguf::read_numbers(GgmlType::q4_k, std::as_bytes(std::span(blocks)), q, scales, minimums);
+  const auto half = [](float x) { return jit::round_to(jit::ScaleType::f16, x); };
+  int rounded = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const auto c = static_cast<int64_t>(i) / view.k, kk = static_cast<int64_t>(i) % view.k;
+    ASSERT_EQ(jit::packed_value(view, c, kk), q[i]);
+    ASSERT_EQ(jit::packed_scale(view, c, kk / 32), half(scales[i / 32]));
+    ASSERT_EQ(jit::packed_minimum(view, c, kk / 32), half(minimums[i / 32]));
+    rounded += half(scales[i / 32]) != scales[i / 32] ? 1 : 0;
   }
+  EXPECT_GT(rounded, 0);
 }
 
 TEST_F(GgufModelTest, VocabularyAndTemplateBecomeDocuments) {

@@ -116,6 +116,20 @@ TEST_F(LowerTest, Bf16RoundsRowsWhereInt8Quantizes) {
   EXPECT_EQ(plan->notes.back(), "bf16 compute");
 }
 
+// No kernel multiplies bf16 by weights with minimums.
+TEST(Activations, AreThoseOfTheWeights) {
+  const jit::WeightFormat plain{}, floats{.type = jit::WeightType::f32};
+  const jit::WeightFormat minimums{.asym = true, .minimum = true};
+  EXPECT_EQ(activations_of(Compute::int8, plain), jit::ActType::s8);
+  EXPECT_EQ(activations_of(Compute::bf16, plain), jit::ActType::bf16);
+  EXPECT_EQ(activations_of(Compute::f32, plain), jit::ActType::f32);
+  EXPECT_EQ(activations_of(Compute::int8, minimums), jit::ActType::s8);
+  EXPECT_EQ(activations_of(Compute::bf16, minimums), jit::ActType::f32);
+  for (const Compute compute : {Compute::int8, Compute::bf16, Compute::f32}) {
+    EXPECT_EQ(activations_of(compute, floats), jit::ActType::f32);
+  }
+}
+
 // Every thread may repeat a row kernel; nobody waits behind it, so what it reads must outlive the
 // step that follows.
 TEST_F(LowerTest, RowKernelsAreReplicableAndTheirInputsLiveOn) {

@@ -55,6 +55,8 @@ Graph sample_graph() {
   const ValueId table = graph.add_constant("table", make_f32({2, 2}, {1, 2, 3, 4}));
   const ValueId empty = graph.add_constant("empty", make_f32({0, 3}, {}));
   const jit::WeightFormat asym{.group = 16, .asym = true, .scale = jit::ScaleType::f32};
+  const jit::WeightFormat minimums{
+      .group = 16, .asym = true, .scale = jit::ScaleType::bf16, .minimum = true};
   const ValueId u4 = graph.add_constant("w.u4", filled_matrix(asym, 20, 40));
   const ValueId u8 =
       graph.add_constant("w.u8", filled_matrix({.type = jit::WeightType::u8, .group = 0}, 16, 24));
@@ -63,11 +65,12 @@ Graph sample_graph() {
   graph.add_constant("unused", make_f32({2}, {1, 2}));
 
   const ValueId hidden = graph.add_value("hidden"), logits = graph.add_value("logits");
+  const ValueId u4_min = graph.add_constant("w.u4.min", filled_matrix(minimums, 20, 40));
   Node node;
   node.op = "Linear";
   node.domain = "nibble";
   node.name = "/layer/0";
-  node.inputs = {ids, u4, kNoValue, table, u8, f32, empty};
+  node.inputs = {ids, u4, kNoValue, table, u8, f32, empty, u4_min};
   node.outputs = {hidden, kNoValue};
   const float infinity = std::numeric_limits<float>::infinity();
   node.attributes = {{"i", int64_t{-7}},
@@ -238,7 +241,7 @@ TEST_F(NibModelTest, WeightsAreMappedAndAligned) {
       EXPECT_EQ(reinterpret_cast<uintptr_t>(packed->view.data) % 4096, 0U) << value.name;
     }
   }
-  EXPECT_EQ(weights, 3);
+  EXPECT_EQ(weights, 4);
 }
 
 TEST_F(NibModelTest, WeightsAreCopiedForThreadsOnTwoNodes) {
@@ -302,7 +305,7 @@ TEST_F(NibModelTest, SourcesArePackedOnceInOrder) {
     order.push_back(id);
     return std::get<PackedMatrix>(original.values[static_cast<size_t>(id)].constant.value());
   });
-  EXPECT_EQ(order.size(), 3U);
+  EXPECT_EQ(order.size(), 4U);
   EXPECT_TRUE(std::is_sorted(order.begin(), order.end()));
   expect_same_graph(original, read_nib_model(path, &pool_));
 }
@@ -413,7 +416,10 @@ TEST_F(NibModelTest, EveryFieldIsChecked) {
       {"/values/5/weight/scale", "f64", {"values[5].weight.scale"}},
       {"/values/5/weight/type", "u5", {"values[5].weight.type", "u5"}},
       {"/values/5/weight/asym", 1, {"values[5].weight.asym"}},
+      {"/values/5/weight/minimum", 1, {"values[5].weight.minimum"}},
+      {"/values/5/weight/minimum", true, {"weight/5/zeros", "\"w.u4\""}},
       {"/values/6/weight/asym", true, {"weight/6/zeros", "\"w.u8\""}},
+      {"/values/6/weight/minimum", true, {"\"w.u8\"", "asymmetric"}},
       {"/nodes/0/op", nullptr, {"nodes[0].op"}},
       {"/nodes/0/inputs/0", 4711, {"nodes[0].inputs[0]", "4711"}},
       {"/nodes/0/inputs/0", -2, {"nodes[0].inputs[0]"}},

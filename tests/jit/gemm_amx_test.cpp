@@ -12,6 +12,7 @@
 #include "jit/kernel_catalog.h"
 #include "tests/jit/amx_code.h"
 #include "tests/jit/gemm_runner.h"
+#include "tests/jit/spec_groups.h"
 
 namespace nibble::test {
 namespace {
@@ -20,6 +21,10 @@ using namespace jit;  // NOLINT(google-build-using-namespace)
 
 WeightFormat weights(WeightType type, int64_t group, bool asym, ScaleType scale) {
   return {.type = type, .group = group, .asym = asym, .scale = scale};
+}
+
+WeightFormat minimums(WeightType type, int64_t group, ScaleType scale) {
+  return {.type = type, .group = group, .asym = true, .scale = scale, .minimum = true};
 }
 
 // Two groups and a short one that is no multiple of 8; n = 40 is two blocks and a half.
@@ -47,6 +52,20 @@ void add_types(std::vector<GemmSpec>& out) {
           out.push_back({.weight = weights(type, group, asym, scale), .n = n, .k = k});
         }
       }
+    }
+  }
+}
+
+// Minimums, and scales of bf16.
+void add_stored_types(std::vector<GemmSpec>& out) {
+  for (const WeightType type : {WeightType::u4, WeightType::u8}) {
+    for (const auto& [n, k, group] : {std::array<int64_t, 3>{100, 200, 64}, {17, 77, 32}}) {
+      for (const ScaleType scale : {ScaleType::f16, ScaleType::f32, ScaleType::bf16}) {
+        out.push_back({.weight = minimums(type, group, scale), .n = n, .k = k});
+      }
+      const WeightFormat symmetric = weights(type, group, false, ScaleType::bf16);
+      out.push_back({.weight = symmetric, .n = n, .k = k});
+      out.push_back({.weight = symmetric, .act = ActType::bf16, .n = n, .k = k});
     }
   }
 }
@@ -102,6 +121,7 @@ void add_epilogues(std::vector<GemmSpec>& out) {
 std::vector<GemmSpec> all_specs() {
   std::vector<GemmSpec> out;
   add_groups(out);
+  add_stored_types(out);
   add_types(out);
   add_bf16(out);
   add_epilogues(out);
@@ -134,47 +154,55 @@ class AmxGemm : public ::testing::Test {
   AmxEmulator emulator_;
 };
 
-class AmxGemmSpec : public AmxGemm, public ::testing::WithParamInterface<GemmSpec> {};
+class AmxGemmSpec : public AmxGemm, public ::testing::WithParamInterface<SpecGroup> {};
 
 constexpr int64_t kMostRows = 65;
 
 TEST_P(AmxGemmSpec, EqualsReferenceForEveryTilingAndTail) {
-  const GemmProblem problem(GetParam(), kMostRows, Filling::random, 1);
-  for (const Tiling& tiling : tile_tilings(GetParam())) {
-    SCOPED_TRACE(repro(GetParam(), Isa::amx_int8, tiling));
-    ASSERT_TRUE(runs_on_tiles(GetParam(), Isa::amx_int8, tiling));
-    ASSERT_TRUE(tiling_fits(GetParam(), Isa::amx_int8, tiling));
-    Runner run(GetParam(), Isa::amx_int8, tiling);
-    for (const int64_t m : {1, 3, 16, 17, 33, 65}) check_rows(problem, run, m);
-    check_split(problem, run, 19);
-    if (HasFatalFailure()) return;
+  for (const GemmSpec& spec : GetParam().specs) {
+    const GemmProblem problem(spec, kMostRows, Filling::random, 1);
+    for (const Tiling& tiling : tile_tilings(spec)) {
+      SCOPED_TRACE(repro(spec, Isa::amx_int8, tiling));
+      ASSERT_TRUE(runs_on_tiles(spec, Isa::amx_int8, tiling));
+      ASSERT_TRUE(tiling_fits(spec, Isa::amx_int8, tiling));
+      Runner run(spec, Isa::amx_int8, tiling);
+      for (const int64_t m : {1, 3, 16, 17, 33, 65}) check_rows(problem, run, m);
+      check_split(problem, run, 19);
+      if (HasFatalFailure()) return;
+    }
   }
 }
 
 TEST_P(AmxGemmSpec, EqualsReferenceAtExtremesAndZeros) {
-  for (const Filling filling : {Filling::extremes, Filling::zeros}) {
-    const GemmProblem problem(GetParam(), 21, filling, 2);
-    Runner run(GetParam(), Isa::amx_int8, default_tiling(GetParam(), Isa::amx_int8, 512));
-    check_rows(problem, run, 21);
+  for (const GemmSpec& spec : GetParam().specs) {
+    const Tiling tiling = default_tiling(spec, Isa::amx_int8, 512);
+    SCOPED_TRACE(repro(spec, Isa::amx_int8, tiling));
+    for (const Filling filling : {Filling::extremes, Filling::zeros}) {
+      const GemmProblem problem(spec, 21, filling, 2);
+      Runner run(spec, Isa::amx_int8, tiling);
+      check_rows(problem, run, 21);
+      if (HasFatalFailure()) return;
+    }
   }
 }
 
 TEST_P(AmxGemmSpec, EqualsTheAvx2Kernel) {
-  const GemmProblem problem(GetParam(), 37, Filling::random, 3);
-  const auto result = [&](Isa isa) {
-    Runner run(GetParam(), isa, default_tiling(GetParam(), isa, 37));
-    GuardedBuffer<float> c(static_cast<size_t>(problem.c_count(37)), kUntouched);
-    run(problem.args(37, c.data()));
-    return c;
-  };
-  EXPECT_TRUE(same_bits(result(Isa::amx_int8).span(), result(Isa::avx2).span()));
+  for (const GemmSpec& spec : GetParam().specs) {
+    const GemmProblem problem(spec, 37, Filling::random, 3);
+    const auto result = [&](Isa isa) {
+      Runner run(spec, isa, default_tiling(spec, isa, 37));
+      GuardedBuffer<float> c(static_cast<size_t>(problem.c_count(37)), kUntouched);
+      run(problem.args(37, c.data()));
+      return c;
+    };
+    ASSERT_TRUE(same_bits(result(Isa::amx_int8).span(), result(Isa::avx2).span()))
+        << name(KernelSpec(spec));
+  }
 }
 
-std::string spec_name(const ::testing::TestParamInfo<GemmSpec>& info) {
-  return name(KernelSpec(info.param));
-}
+std::string group_name(const ::testing::TestParamInfo<SpecGroup>& info) { return info.param.name; }
 
-INSTANTIATE_TEST_SUITE_P(All, AmxGemmSpec, ::testing::ValuesIn(all_specs()), spec_name);
+INSTANTIATE_TEST_SUITE_P(All, AmxGemmSpec, ::testing::ValuesIn(grouped(all_specs())), group_name);
 
 // --- the whole list ---
 

@@ -67,7 +67,7 @@ void GemmProblem::fill_block(Filling filling, int64_t nb) {
   const int64_t largest = spec.weight.type == WeightType::u4 ? 15 : 255;
   std::vector<uint8_t> q(static_cast<size_t>(kColumnBlock * shape.kpad));
   std::vector<uint8_t> zero(static_cast<size_t>(kColumnBlock * shape.groups));
-  std::vector<float> scale(zero.size());
+  std::vector<float> scale(zero.size()), minimum(zero.size());
   const bool ends = filling == Filling::extremes;
   // Whole columns at one end make the largest sums there are.
   for (size_t i = 0; i < q.size(); ++i) {
@@ -78,10 +78,11 @@ void GemmProblem::fill_block(Filling filling, int64_t nb) {
     z = static_cast<uint8_t>(ends ? integer(0, 1) * largest : integer(0, largest));
   for (float& x : scale) {
     x = uniform(-0.01F, 0.01F);
-    if (spec.weight.scale == jit::ScaleType::f16) x = jit::f16_to_f32(jit::f32_to_f16(x));
+    x = jit::round_to(spec.weight.scale, x);
   }
+  for (float& x : minimum) x = jit::round_to(spec.weight.scale, uniform(-0.1F, 0.1F));
   jit::pack_block(spec.weight, spec.n, spec.k, nb, q.data(), scale.data(), zero.data(),
-                  data_.data(), scales_.data(), zeros_.data());
+                  data_.data(), scales_.data(), zeros_.data(), minimum.data());
 }
 
 void GemmProblem::fill_activations(Filling filling) {

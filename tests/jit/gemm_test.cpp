@@ -9,6 +9,7 @@
 #include "jit/emitter_registers.h"
 #include "jit/gemm_generator.h"
 #include "tests/jit/gemm_runner.h"
+#include "tests/jit/spec_groups.h"
 
 namespace nibble::test {
 namespace {
@@ -49,6 +50,10 @@ WeightFormat weights(WeightType type, int64_t group, bool asym, ScaleType scale)
   return {.type = type, .group = group, .asym = asym, .scale = scale};
 }
 
+WeightFormat minimums(WeightType type, int64_t group, ScaleType scale) {
+  return {.type = type, .group = group, .asym = true, .scale = scale, .minimum = true};
+}
+
 void add_groups(std::vector<GemmSpec>& out) {
   for (const int64_t group : {16, 32, 64, 128, 256, 512, 1024, 0}) {
     for (const bool asym : {false, true}) {
@@ -74,6 +79,21 @@ void add_types(std::vector<GemmSpec>& out) {
             out.push_back(
                 {.weight = weights(type, group, asym, scale), .act = act, .n = n, .k = k});
           }
+        }
+      }
+    }
+  }
+  // Minimums, and scales of bf16.
+  for (const WeightType type : {WeightType::u4, WeightType::u8}) {
+    for (const ActType act : {ActType::s8, ActType::f32}) {
+      for (const auto& [n, k, group] :
+           {std::array<int64_t, 3>{100, 200, 64}, {17, 77, 32}, {5, 1, 0}, {33, 24, 128}}) {
+        for (const ScaleType scale : {ScaleType::f16, ScaleType::f32, ScaleType::bf16}) {
+          out.push_back({.weight = minimums(type, group, scale), .act = act, .n = n, .k = k});
+        }
+        for (const bool asym : {false, true}) {
+          const WeightFormat weight = weights(type, group, asym, ScaleType::bf16);
+          out.push_back({.weight = weight, .act = act, .n = n, .k = k});
         }
       }
     }
@@ -130,11 +150,10 @@ std::vector<GemmSpec> all_specs() {
   return out;
 }
 
-using Param = std::tuple<GemmSpec, Isa>;
+using Param = std::tuple<SpecGroup, Isa>;
 
 std::string param_name(const ::testing::TestParamInfo<Param>& info) {
-  return fmt::format("{}_{}", name(KernelSpec(std::get<0>(info.param))),
-                     isa_name(std::get<1>(info.param)));
+  return fmt::format("{}_{}", std::get<0>(info.param).name, isa_name(std::get<1>(info.param)));
 }
 
 class GemmKernel : public ::testing::TestWithParam<Param> {
@@ -142,36 +161,40 @@ class GemmKernel : public ::testing::TestWithParam<Param> {
   void SetUp() override {
     if (!supports(isa())) GTEST_SKIP() << "this machine has no " << isa_name(isa());
   }
-  const GemmSpec& spec() const { return std::get<0>(GetParam()); }
+  const std::vector<GemmSpec>& specs() const { return std::get<0>(GetParam()).specs; }
   Isa isa() const { return std::get<1>(GetParam()); }
 };
 
 TEST_P(GemmKernel, EqualsReferenceForEveryTilingAndTail) {
-  const GemmProblem problem(spec(), 2 * kMaxRows + 1, Filling::random, 1);
-  for (const Tiling& tiling : tilings(spec(), isa())) {
-    SCOPED_TRACE(repro(spec(), isa(), tiling));
-    Runner run(spec(), isa(), tiling);
-    for (const int64_t m : {1, 3, tiling.mr, 2 * tiling.mr + 1}) check_rows(problem, run, m);
-    check_split(problem, run, tiling.mr + 1);
-    if (HasFatalFailure()) return;
-  }
-}
-
-TEST_P(GemmKernel, EqualsReferenceAtExtremesAndZeros) {
-  for (const Filling filling : {Filling::extremes, Filling::zeros}) {
-    const GemmProblem problem(spec(), 7, filling, 2);
-    for (const int64_t m : {1, 512}) {
-      const Tiling tiling = default_tiling(spec(), isa(), m);
-      SCOPED_TRACE(repro(spec(), isa(), tiling));
-      Runner run(spec(), isa(), tiling);
-      check_rows(problem, run, 7);
+  for (const GemmSpec& spec : specs()) {
+    const GemmProblem problem(spec, 2 * kMaxRows + 1, Filling::random, 1);
+    for (const Tiling& tiling : tilings(spec, isa())) {
+      SCOPED_TRACE(repro(spec, isa(), tiling));
+      Runner run(spec, isa(), tiling);
+      for (const int64_t m : {1, 3, tiling.mr, 2 * tiling.mr + 1}) check_rows(problem, run, m);
+      check_split(problem, run, tiling.mr + 1);
       if (HasFatalFailure()) return;
     }
   }
 }
 
+TEST_P(GemmKernel, EqualsReferenceAtExtremesAndZeros) {
+  for (const GemmSpec& spec : specs()) {
+    for (const Filling filling : {Filling::extremes, Filling::zeros}) {
+      const GemmProblem problem(spec, 7, filling, 2);
+      for (const int64_t m : {1, 512}) {
+        const Tiling tiling = default_tiling(spec, isa(), m);
+        SCOPED_TRACE(repro(spec, isa(), tiling));
+        Runner run(spec, isa(), tiling);
+        check_rows(problem, run, 7);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, GemmKernel,
-                         ::testing::Combine(::testing::ValuesIn(all_specs()),
+                         ::testing::Combine(::testing::ValuesIn(grouped(all_specs())),
                                             ::testing::ValuesIn(kIsas)),
                          param_name);
 

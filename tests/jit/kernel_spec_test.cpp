@@ -55,7 +55,7 @@ KernelKey random_key(std::mt19937& random) {
       key.spec = GemmSpec{.weight = {.type = static_cast<WeightType>(random() % 3),
                                      .group = static_cast<int64_t>(random() % 5 * 16),
                                      .asym = flip(),
-                                     .scale = static_cast<ScaleType>(random() % 2)},
+                                     .scale = static_cast<ScaleType>(random() % 3)},
                           .act = static_cast<ActType>(random() % 3),
                           .n = static_cast<int64_t>(random() % 50),
                           .k = static_cast<int64_t>(random()),
@@ -63,6 +63,9 @@ KernelKey random_key(std::mt19937& random) {
                           .residual = flip(),
                           .activation = activation,
                           .gate = flip()};
+      if (auto& weight = std::get<GemmSpec>(key.spec).weight; flip()) {
+        weight.asym = weight.minimum = true;
+      }
       key.tiling = {.mr = static_cast<int>(random() % 16),
                     .nr = static_cast<int>(random() % 16),
                     .k_unroll = static_cast<int>(random() % 16),

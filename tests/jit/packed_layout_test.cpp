@@ -28,11 +28,15 @@ struct Packed {
       std::vector<float> bscale(16 * shape.groups);
       for (uint8_t& v : bq) v = static_cast<uint8_t>(random() % levels);
       for (uint8_t& v : bzero) v = static_cast<uint8_t>(random() % levels);
-      for (float& v : bscale) {
-        v = f16_to_f32(f32_to_f16(static_cast<float>(random() % 1000) * 0.01F - 5));
-      }
+      const auto number = [&] {
+        return round_to(f.scale, static_cast<float>(random() % 1000) * 0.01F - 5);
+      };
+      for (float& v : bscale) v = number();
+      std::vector<float> bminimum(16 * shape.groups);
+      for (float& v : bminimum) v = number();
       pack_block(f, n, k, nb, bq.data(), bscale.data(), bzero.data(), data.data(), scales.data(),
-                 zeros.data());
+                 zeros.data(), f.minimum ? bminimum.data() : nullptr);
+      minimum.insert(minimum.end(), bminimum.begin(), bminimum.end());
       q.insert(q.end(), bq.begin(), bq.end());
       scale.insert(scale.end(), bscale.begin(), bscale.end());
       zero.insert(zero.end(), bzero.begin(), bzero.end());
@@ -45,7 +49,7 @@ struct Packed {
   PackedShape shape;
   WeightFormat format;
   std::vector<uint8_t> data, scales, zeros, q, zero;
-  std::vector<float> scale;
+  std::vector<float> scale, minimum;
 };
 
 TEST(PackedLayout, ShapesAsDocumented) {
@@ -156,11 +160,55 @@ TEST_P(PackedRoundTrip, ColumnsComeBackAsTheyWerePacked) {
   EXPECT_THROW(unpack_quantized(view, 0, q, scales, zeros), Error);
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, PackedRoundTrip,
-                         testing::Combine(testing::Values(WeightType::u4, WeightType::u8),
-                                          testing::Bool(),
-                                          testing::Values(ScaleType::f16, ScaleType::f32),
-                                          testing::Values(8, 32, 128, 0)));
+INSTANTIATE_TEST_SUITE_P(
+    Formats, PackedRoundTrip,
+    testing::Combine(testing::Values(WeightType::u4, WeightType::u8), testing::Bool(),
+                     testing::Values(ScaleType::f16, ScaleType::f32, ScaleType::bf16),
+                     testing::Values(8, 32, 128, 0)));
+
+TEST(PackedLayout, MinimumsComeBack) {
+  for (const WeightType type : {WeightType::u4, WeightType::u8}) {
+    for (const ScaleType scale : {ScaleType::f16, ScaleType::f32, ScaleType::bf16}) {
+      const WeightFormat format{
+          .type = type, .group = 32, .asym = true, .scale = scale, .minimum = true};
+      const Packed p(format, 37, 77);
+      EXPECT_EQ(p.shape.zero_bytes, p.shape.scale_bytes);
+      const PackedView view = p.view();
+      std::vector<float> column(77);
+      for (int64_t c = 0; c < 48; ++c) {
+        unpack_column(view, c, column);
+        for (int64_t kk = 0; kk < 80; ++kk) {
+          const bool inside = c < 37 && kk < 77;
+          const int64_t entry = c * p.shape.groups + kk / 32;
+          const float minimum = c < 37 ? p.minimum[entry] : 0.0F;
+          ASSERT_EQ(packed_zero(view, c, kk / 32), 0);
+          ASSERT_EQ(packed_minimum(view, c, kk / 32), minimum);
+          const auto q = static_cast<float>(packed_value(view, c, kk));
+          // Padding of k is 0, that of columns has a scale of 0.
+          if (!inside) {
+            ASSERT_EQ(c < 37 ? q : 0.0F, 0.0F);
+            continue;
+          }
+          ASSERT_EQ(q, static_cast<float>(p.q[c * p.shape.kpad + kk]));
+          ASSERT_EQ(column[kk], std::fma(q, p.scale[entry], minimum));
+        }
+      }
+    }
+  }
+  EXPECT_THROW(packed_shape({.group = 8, .minimum = true}, 16, 8), Error);
+}
+
+TEST(PackedLayout, ScaleTypesRoundToNearestEven) {
+  EXPECT_EQ(round_to(ScaleType::f32, 0.1F), 0.1F);
+  EXPECT_EQ(round_to(ScaleType::f16, 1 + 0x1p-11F), 1.0F);
+  EXPECT_EQ(round_to(ScaleType::f16, 1 + 0x3p-11F), 1 + 0x1p-9F);
+  EXPECT_EQ(round_to(ScaleType::bf16, 1 + 0x1p-8F), 1.0F);
+  EXPECT_EQ(round_to(ScaleType::bf16, 1 + 0x3p-8F), 1 + 0x1p-6F);
+  for (const ScaleType type : {ScaleType::f16, ScaleType::f32, ScaleType::bf16}) {
+    EXPECT_EQ(parse_scale_type(scale_type_name(type)), type);
+  }
+  EXPECT_EQ(parse_scale_type("f64"), std::nullopt);
+}
 
 // Column c's element kk in the test below: blocks start at multiples of 1000, columns of 13.
 float packed_source(int64_t c, int64_t kk) {

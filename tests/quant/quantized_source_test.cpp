@@ -1,10 +1,14 @@
 // Weights that are quantized already keep their numbers through merging and packing, bit for bit.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
+#include <optional>
 #include <random>
 
 #include "graph/ops.h"
 #include "quant/formats/quantize.h"
+#include "tests/support/error_of.h"
 #include "tests/support/quantized_tensors.h"
 
 namespace nibble::quant {
@@ -194,29 +198,123 @@ TEST(QuantizedSource, OptionsDoNotRequantize) {
   EXPECT_EQ(choose_formats(graph, f32).at(graph.nodes[1].inputs[1]).type, WeightType::f32);
 }
 
-// Numbers that were rounded once, in a way that no format has.
-class RoundedColumns : public graph::ColumnReader {
+// Random numbers of a format, as a reader of a file has them.
+class RandomNumbers : public graph::ColumnReader {
  public:
-  RoundedColumns() : ColumnReader(64, 64) {}
-  void read_column(int64_t, std::span<float> out) const override {
-    std::fill(out.begin(), out.end(), 1.0F);
+  RandomNumbers(const WeightFormat& format, int64_t n, int64_t k, float largest_scale = 1)
+      : ColumnReader(n, k), format_(format), largest_scale_(largest_scale) {}
+  void read_column(int64_t c, std::span<float> out) const override {
+    graph::QuantizedColumn numbers;
+    numbers.q.resize(out.size());
+    numbers.scales.resize(out.size() / static_cast<size_t>(format_.group));
+    numbers.offsets.resize(numbers.scales.size());
+    read_numbers(c, numbers);
+    for (size_t kk = 0; kk < out.size(); ++kk) {
+      const size_t g = kk / static_cast<size_t>(format_.group);
+      const auto q = static_cast<float>(numbers.q[kk]);
+      const float middle = format_.type == WeightType::u4 ? 8 : 128;
+      out[kk] = format_.minimum ? std::fma(q, numbers.scales[g], numbers.offsets[g])
+                                : (q - middle) * numbers.scales[g];
+    }
   }
-  std::string_view type() const override { return "rounded"; }
-  bool is_dequantized() const override { return true; }
+  std::optional<WeightFormat> packed_format() const override { return format_; }
+  void read_numbers(int64_t c, graph::QuantizedColumn& out) const override {
+    std::mt19937 random(static_cast<uint32_t>(c + 1));
+    const uint32_t levels = format_.type == WeightType::u4 ? 16 : 64;
+    const uint32_t first = format_.minimum || levels == 16 ? 0 : 96;
+    for (uint8_t& q : out.q) q = static_cast<uint8_t>(first + random() % levels);
+    for (size_t g = 0; g < out.scales.size(); ++g) {
+      out.scales[g] = largest_scale_ * static_cast<float>(random() % 64) / 512.0F;
+      if (format_.minimum) out.offsets[g] = static_cast<float>(random() % 64) / -16.0F;
+    }
+  }
+  bool has_product_scales() const override { return true; }
+  std::string_view type() const override { return "random"; }
+
+ private:
+  WeightFormat format_;
+  float largest_scale_;
 };
 
-TEST(QuantizedSource, NumbersThatAreRoundedAlreadyBecomeInt8UnlessInt4IsChosen) {
-  graph::Graph graph = graph_of(random_source({4, 64, true}, 64, 64, 7));
+MatrixSource numbers_of(const WeightFormat& format, int64_t n, int64_t k, float largest_scale = 1) {
+  return MatrixSource::whole(std::shared_ptr<const graph::ColumnReader>(
+      std::make_shared<RandomNumbers>(format, n, k, largest_scale)));
+}
+
+constexpr WeightFormat kMinimums{
+    .type = WeightType::u4, .group = 32, .asym = true, .minimum = true};
+constexpr WeightFormat kSixBits{.type = WeightType::u8, .group = 16};
+
+TEST(QuantizedSource, NumbersOfReadersArePackedAsTheyAre) {
+  expect_exact(numbers_of(kMinimums, 37, 96), kMinimums);
+  expect_exact(numbers_of(kSixBits, 5, 64), kSixBits);
+  // What Q, K and V of K-quants are; a symmetric part has minimums then, of a middle times a scale.
+  WeightFormat merged = kMinimums;
+  merged.type = WeightType::u8;
+  merged.group = 16;
+  const MatrixSource parts[] = {numbers_of(kMinimums, 16, 64), numbers_of(kSixBits, 5, 64)};
+  expect_exact(concatenate(parts), merged);
+  // Whole zero points times a scale need not fit fp16.
+  const MatrixSource zeros[] = {numbers_of(kMinimums, 16, 64),
+                                random_source({4, 16, true}, 16, 64, 9)};
+  WeightFormat wide = merged;
+  wide.type = WeightType::u4;
+  wide.scale = jit::ScaleType::f32;
+  expect_exact(concatenate(zeros), wide);
+}
+
+TEST(QuantizedSource, ScalesOfFp32ReplaceNarrowerOnes) {
+  const graph::Graph graph = graph_of(numbers_of(kMinimums, 64, 64));
+  QuantizeOptions options = default_options("int4", 64, false, jit::ScaleType::f16);
   const graph::ValueId weight = graph.nodes[1].inputs[1];
-  graph.values[static_cast<size_t>(weight)].constant = MatrixSource::whole(
-      std::shared_ptr<const graph::ColumnReader>(std::make_shared<RoundedColumns>()));
-  QuantizeOptions options = default_options("int4", 64, false, jit::ScaleType::f32);
-  EXPECT_EQ(choose_formats(graph, options).at(weight), options.linear);
-  options.keep_dequantized = true;
-  EXPECT_EQ(choose_formats(graph, options).at(weight),
-            (WeightFormat{WeightType::u8, 32, false, jit::ScaleType::f16}));
-  options.linear = default_options("f32", 0, false, jit::ScaleType::f32).linear;
-  EXPECT_EQ(choose_formats(graph, options).at(weight), options.linear);
+  EXPECT_EQ(choose_formats(graph, options).at(weight), kMinimums);
+  options = default_options("int4", 64, false, jit::ScaleType::f32);
+  WeightFormat wide = kMinimums;
+  wide.scale = jit::ScaleType::f32;
+  EXPECT_EQ(choose_formats(graph, options).at(weight), wide);
+  runtime::ThreadPool pool(2);
+  const MatrixSource& source = *graph.matrix(weight);
+  const auto packed = quantize_matrix(source, wide, RtnRange::full, "w", pool);
+  std::vector<float> wanted(64), found(64);
+  for (int64_t c = 0; c < 64; ++c) {
+    source.read_columns(c, 1, wanted);
+    jit::unpack_column(packed.view, c, found);
+    ASSERT_EQ(found, wanted);
+  }
+}
+
+TEST(QuantizedSource, ScalesBeyondFp16AreRefused) {
+  const MatrixSource source = numbers_of(kSixBits, 16, 64, 1e7F);
+  runtime::ThreadPool pool(2);
+  const std::string message =
+      test::error_of([&] { quantize_matrix(source, kSixBits, RtnRange::full, "w", pool); });
+  EXPECT_NE(message.find("'w' has the scale inf in column"), std::string::npos) << message;
+  WeightFormat wide = kSixBits;
+  wide.scale = jit::ScaleType::f32;
+  EXPECT_NO_THROW(quantize_matrix(source, wide, RtnRange::full, "w", pool));
+}
+
+TEST(QuantizedSource, FractionalZeroPointsBecomeMinimums) {
+  const MatrixSource whole = random_source({4, 16, false}, 20, 64, 8);
+  QuantizedMatrix m = *whole.parts[0].quantized;
+  const int64_t groups = m.groups();
+  std::vector<float> zeros(static_cast<size_t>(m.n * groups));
+  for (size_t i = 0; i < zeros.size(); ++i) zeros[i] = static_cast<float>(i % 13) + 0.25F;
+  m.zeros = graph::make_f32({m.n, groups}, zeros);
+  m.zero_at = {groups, 1};
+  WeightFormat format = kMinimums;
+  format.group = 16;
+  expect_exact(MatrixSource::whole(std::make_shared<const QuantizedMatrix>(m)), format);
+  // Products of more than 11 bits.
+  zeros[3] = 7.0078125F;
+  m.zeros = graph::make_f32({m.n, groups}, zeros);
+  format.scale = jit::ScaleType::f32;
+  expect_exact(MatrixSource::whole(std::make_shared<const QuantizedMatrix>(m)), format);
+  zeros[3] = std::numeric_limits<float>::infinity();
+  m.zeros = graph::make_f32({m.n, groups}, zeros);
+  std::string why_not;
+  EXPECT_FALSE(m.packed_format(why_not));
+  EXPECT_NE(why_not.find("not finite"), std::string::npos) << why_not;
 }
 
 }  // namespace

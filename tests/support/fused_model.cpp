@@ -15,7 +15,7 @@ graph::Graph fused_graph(const std::string& folder, const FusedOptions& options,
   if (report != nullptr) *report = std::move(found);
   runtime::ThreadPool pool(options.threads);
   auto formats =
-      quant::default_options(options.weights, options.group, options.asym, jit::ScaleType::f16);
+      quant::default_options(options.weights, options.group, options.asym, options.scale);
   if (options.symmetric_ends) formats.head.asym = formats.embedding.asym = false;
   quant::quantize_graph(graph, formats, pool, {});
   return graph;

@@ -16,6 +16,7 @@ struct FusedOptions {
   std::string weights = "f32";
   int64_t group = 32;
   bool asym = false;
+  jit::ScaleType scale = jit::ScaleType::f16;
   bool symmetric_ends = false;  // head and embedding, whatever the layers are
   graph::Compute compute = graph::Compute::int8;
   jit::Isa isa = jit::Isa::avx2;

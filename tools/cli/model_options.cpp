@@ -16,8 +16,8 @@ void WeightOptions::add_to(CLI::App& command) {
           ->capture_default_str()
           ->group(title),
       command.add_flag("--asym", asym, "Store zero points")->group(title),
-      command.add_option("--scale", scale, "Type of the scales: f16 or f32")
-          ->check(CLI::IsMember({"f16", "f32"}))
+      command.add_option("--scale", scale, "Type of the scales: f16, bf16 or f32")
+          ->check(CLI::IsMember({"f16", "bf16", "f32"}))
           ->capture_default_str()
           ->group(title),
       command.add_option("--lm-head", head, "The output matrix alone (default: int8 beside int4)")
@@ -42,9 +42,8 @@ void WeightOptions::add_to(CLI::App& command) {
 }
 
 quant::QuantizeOptions WeightOptions::quantize_options() const {
-  const jit::ScaleType type = scale == "f32" ? jit::ScaleType::f32 : jit::ScaleType::f16;
+  const jit::ScaleType type = *jit::parse_scale_type(scale);
   quant::QuantizeOptions options = quant::default_options(weights, group, asym, type);
-  options.keep_dequantized = !given("--weights");
   if (!head.empty()) options.head = quant::default_options(head, group, asym, type).linear;
   if (!embedding.empty()) {
     options.embedding = quant::default_options(embedding, group, asym, type).linear;

@@ -27,33 +27,30 @@ bool contradicts(const WeightOptions& weights, const quant::QuantizedWeight& wei
   return (weights.given(type) && wanted.type != own.type) ||
          (weights.given("--group") && wanted.group != own.group) ||
          (weights.given("--asym") && wanted.asym != own.asym) ||
-         (weights.given("--scale") && wanted.scale != own.scale);
+         (weights.given("--scale") && wanted.scale != own.scale &&
+          wanted.scale != jit::ScaleType::f32);
 }
 
-// Columns that are dequantized when they are read are not kept as the file has them.
-void warn_of_readers(const graph::Graph& graph, const WeightOptions& weights) {
+// K-quants have scales that are products of two numbers, which fp16 rounds.
+void tell_of_product_scales(const graph::Graph& graph, const WeightOptions& weights) {
   std::set<const graph::ColumnReader*> readers;
   std::map<std::string_view, int64_t> types;
   for (const auto& [id, format] : quant::choose_formats(graph, weights.quantize_options())) {
-    const auto& constant = graph.values[static_cast<size_t>(id)].constant;
-    const auto* source = constant ? std::get_if<graph::MatrixSource>(&*constant) : nullptr;
-    if (source == nullptr || format.type == jit::WeightType::f32) continue;
+    const graph::MatrixSource* source = graph.matrix(id);
+    const bool rounds = format.type != jit::WeightType::f32 && format.scale != jit::ScaleType::f32;
+    if (source == nullptr || !rounds) continue;
     for (const graph::MatrixPart& part : source->parts) {
-      if (part.reader && readers.insert(part.reader.get()).second) ++types[part.reader->type()];
+      if (!part.reader || !part.reader->has_product_scales()) continue;
+      if (readers.insert(part.reader.get()).second) ++types[part.reader->type()];
     }
   }
   if (types.empty()) return;
   std::vector<std::string> counts;
   for (const auto& [type, count] : types) counts.push_back(fmt::format("{} of {}", count, type));
-  const char* as =
-      weights.given("--weights")
-          ? "(--weights f32 would keep their numbers)"
-          : "as int8 in groups of 32 (--weights int4 would take half the memory and lose "
-            "more, --weights f32 would keep their numbers)";
   warn(
-      fmt::format("{} tensors of {} ({}) are quantized again, because their types are not computed "
-                  "with, {}.",
-                  readers.size(), graph.origin, fmt::join(counts, ", "), as));
+      fmt::format("{} tensors of {} ({}) keep their numbers, but for their scales, which are "
+                  "rounded to fp16 (--scale f32 would keep them too).",
+                  readers.size(), graph.origin, fmt::join(counts, ", ")));
 }
 
 }  // namespace
@@ -73,7 +70,7 @@ void respect_quantized(const graph::Graph& graph, const WeightOptions& weights) 
           quant::format_text(weight.wanted)));
     }
   }
-  warn_of_readers(graph, weights);
+  tell_of_product_scales(graph, weights);
   if (lost == 0) return;
   warn(
       fmt::format("{} weights of {} that are quantized already are quantized again, as int8 in "
