@@ -174,7 +174,7 @@ void write_safetensors(const RandomModel& m, const std::string& folder) {
 void write_gguf(const RandomModel& m, const std::string& path) {
   const std::string family = m.family();
   GgufBuilder make;
-  make.string("general.architecture", family);
+  make.string("general.architecture", family).string("tokenizer.ggml.model", "none");
   const auto add = [&](const char* key, int64_t value) {
     make.u32(family + "." + key, static_cast<uint32_t>(value));
   };

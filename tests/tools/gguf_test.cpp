@@ -19,17 +19,17 @@ namespace {
 using runtime::read_file;
 using runtime::TemporaryFolder;
 
-constexpr uint32_t kQ4_0 = 2;
+constexpr uint32_t kQ4_0 = 2, kQ4_1 = 3, kQ4_K = 12;
 
-// A Llama of one layer and 64 dimensions with a vocabulary of bytes.
+// A Llama of one layer with a vocabulary of bytes.
 // With `rest`, the tensors of the layer are put there.
-GgufBuilder tiny_model(uint32_t head_type, GgufBuilder* rest = nullptr) {
+GgufBuilder tiny_model(uint32_t head_type, GgufBuilder* rest = nullptr, uint32_t width = 64) {
   GgufBuilder make;
   const auto place = [&](const std::string& name) -> GgufBuilder& {
     return rest != nullptr && name.starts_with("blk.") ? *rest : make;
   };
   make.string("general.architecture", "llama").u32("llama.block_count", 1);
-  make.u32("llama.embedding_length", 64).u32("llama.feed_forward_length", 64);
+  make.u32("llama.embedding_length", width).u32("llama.feed_forward_length", width);
   make.u32("llama.attention.head_count", 2).u32("llama.context_length", 64);
   make.f32("llama.attention.layer_norm_rms_epsilon", 1e-5F);
   std::vector<std::string> tokens = {"<unk>", "<s>", "</s>"};
@@ -44,28 +44,28 @@ GgufBuilder tiny_model(uint32_t head_type, GgufBuilder* rest = nullptr) {
   make.string("tokenizer.chat_template", "{{ bos_token }}{{ messages[0].content }}");
   uint32_t state = 1;
   const auto matrix = [&](const std::string& name, uint64_t n, uint32_t type) {
-    const size_t block = type == kQ4_0 ? 18 : 20;
+    const size_t block = type == kQ4_0 ? 18 : type == kQ4_1 ? 20 : 144;
     std::string bytes;
-    for (uint64_t i = 0; i < n * 2; ++i) {
+    for (uint64_t i = 0; i < n * width / (type == kQ4_K ? 256 : 32); ++i) {
       // 1/64 to 1/32, of which each block has its own.
       bytes += GgufBuilder::number(static_cast<uint16_t>(0x2400 + state % 1024));
       for (size_t j = 2; j < block; ++j) {
         state = state * 1664525U + 1013904223U;
-        // Q4_1 has its minimum here; small ones.
-        bytes += static_cast<char>(block == 20 && j < 4 ? 0 : state >> 24);
+        // Where there are minimums they, or their scale, are here; small ones.
+        bytes += static_cast<char>(type != kQ4_0 && j < 4 ? 0 : state >> 24);
       }
     }
-    place(name).tensor(name, type, {64, n}, bytes);
+    place(name).tensor(name, type, {width, n}, bytes);
   };
-  const std::string ones = GgufBuilder::floats(std::vector<float>(64, 1.0F));
+  const std::string ones = GgufBuilder::floats(std::vector<float>(width, 1.0F));
   matrix("token_embd.weight", tokens.size(), kQ4_0);
   matrix("output.weight", tokens.size(), head_type);
   for (const char* name :
        {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}) {
-    matrix(fmt::format("blk.0.{}.weight", name), 64, kQ4_0);
+    matrix(fmt::format("blk.0.{}.weight", name), width, kQ4_0);
   }
   for (const char* name : {"output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"}) {
-    place(name).tensor(std::string(name) + ".weight", 0, {64}, ones);
+    place(name).tensor(std::string(name) + ".weight", 0, {width}, ones);
   }
   return make;
 }
@@ -160,17 +160,24 @@ TEST(Gguf, BlocksOfQ4_0ComeThroughTheNibBitForBit) {
   EXPECT_TRUE(found == wanted);
 }
 
-TEST(Gguf, SaysOnceWhatIsQuantizedAgain) {
-  constexpr uint32_t kQ4_1 = 3;
+TEST(Gguf, SaysOnceWhoseScalesAreRounded) {
   const TemporaryFolder folder;
-  const std::string model = folder.write("tiny.gguf", tiny_model(kQ4_1).file());
-  const Outcome run = nibble({"run", model, "-p", "ab", "-n", "2"});
-  ASSERT_EQ(run.code, 0) << run.err;
-  EXPECT_NE(run.err.find("1 tensors of "), std::string::npos) << run.err;
-  EXPECT_NE(run.err.find("(1 of q4_1) are quantized again"), std::string::npos) << run.err;
-  EXPECT_NE(run.err.find("as int8 in groups of 32"), std::string::npos) << run.err;
-  const Outcome exact = nibble({"run", model, "-p", "ab", "-n", "2", "--weights", "f32"});
-  EXPECT_EQ(exact.err.find("quantized again"), std::string::npos) << exact.err;
+  const std::string q4_1 = folder.write("q4_1.gguf", tiny_model(kQ4_1).file());
+  const std::string q4_k = folder.write("q4_k.gguf", tiny_model(kQ4_K, nullptr, 256).file());
+  const auto errors_of = [](std::vector<std::string> arguments) {
+    for (const char* more : {"-p", "ab", "-n", "2"}) arguments.emplace_back(more);
+    const Outcome run = nibble(arguments);
+    EXPECT_EQ(run.code, 0) << run.err;
+    return run.err;
+  };
+  EXPECT_EQ(errors_of({"run", q4_1}).find("warning"), std::string::npos);
+  const std::string found = errors_of({"run", q4_k});
+  EXPECT_NE(found.find("1 tensors of "), std::string::npos) << found;
+  EXPECT_NE(found.find("(1 of q4_k) keep their numbers, but for their scales"), found.npos)
+      << found;
+  EXPECT_NE(found.find("--scale f32"), found.npos) << found;
+  EXPECT_EQ(errors_of({"run", q4_k, "--scale", "f32"}).find("warning"), std::string::npos);
+  EXPECT_EQ(errors_of({"run", q4_k, "--weights", "f32"}).find("warning"), std::string::npos);
 }
 
 }  // namespace
