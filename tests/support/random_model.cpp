@@ -184,6 +184,7 @@ void write_gguf(const RandomModel& m, const std::string& path) {
   add("attention.head_count", m.heads);
   add("attention.head_count_kv", m.kv_heads);
   add("context_length", m.context);
+  add("vocab_size", m.vocabulary);
   if (!m.qwen2) add("rope.dimension_count", m.head_dim());
   make.f32(family + ".attention.layer_norm_rms_epsilon", kRandomEpsilon);
   make.f32(family + ".rope.freq_base", kRandomRopeBase);
