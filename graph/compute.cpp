@@ -24,7 +24,7 @@ std::optional<Compute> parse_compute(std::string_view name) {
 jit::ActType activations_of(Compute compute, const jit::WeightFormat& weights) {
   if (weights.type == jit::WeightType::f32 || compute == Compute::f32) return jit::ActType::f32;
   if (compute == Compute::int8) return jit::ActType::s8;
-  return weights.minimum ? jit::ActType::f32 : jit::ActType::bf16;
+  return jit::multiplies_bf16(weights) ? jit::ActType::bf16 : jit::ActType::f32;
 }
 
 }  // namespace nibble::graph

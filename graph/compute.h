@@ -16,7 +16,7 @@ enum class Compute : uint8_t { int8, f32, bf16 };
 
 std::string_view compute_name(Compute compute);  // "int8", "f32", "bf16"
 std::optional<Compute> parse_compute(std::string_view name);
-// Of one matmul: no kernel multiplies bf16 by weights with minimums, these compute in fp32 too.
+// Of one matmul: where no kernel multiplies bf16 (jit::multiplies_bf16), fp32.
 jit::ActType activations_of(Compute compute, const jit::WeightFormat& weights);
 
 }  // namespace nibble::graph

@@ -132,7 +132,7 @@ std::vector<float> compute_quantized(const LinearCall& linear) {
   quantize.bf16 = linear.act == jit::ActType::bf16;
   if (!quantize.bf16) {
     quantize.group = w.format.group;
-    quantize.zero = w.format.asym ? 1 : w.format.type == jit::WeightType::u4 ? 8 : 128;
+    quantize.zero = w.format.asym ? 1 : jit::middle_value(w.format.type);
   }
   jit::RowArgs row;
   row.x = linear.x->floats().data();

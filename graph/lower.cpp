@@ -166,7 +166,7 @@ class Lowering {
       const jit::RowSpec plain;
       return QuantizeKey{linear.inputs[0], jit::ActType::bf16, plain.group, plain.zero};
     }
-    const int32_t zero = format.type == jit::WeightType::u4 ? 8 : 128;
+    const int32_t zero = jit::middle_value(format.type);
     return QuantizeKey{linear.inputs[0], jit::ActType::s8, format.group, format.asym ? 1 : zero};
   }
 

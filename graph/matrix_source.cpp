@@ -199,7 +199,7 @@ std::optional<jit::WeightFormat> format_of(const MatrixPart& part, std::string& 
 jit::WeightFormat common_format(const jit::WeightFormat& a, const jit::WeightFormat& b) {
   using jit::ScaleType;
   jit::WeightFormat both = a;
-  if (b.type == jit::WeightType::u8) both.type = b.type;
+  if (jit::weight_bits(b.type) > jit::weight_bits(a.type)) both.type = b.type;
   if (a.scale != b.scale) both.scale = ScaleType::f32;
   // A middle times a scale is a minimum of the scale's type, any other zero point is not.
   const auto has_zeros = [](const jit::WeightFormat& f) { return f.asym && !f.minimum; };
@@ -240,7 +240,7 @@ namespace {
 
 // The numbers of a column as the part has them.
 struct OwnColumn {
-  bool nibbles = false;
+  jit::WeightType type = jit::WeightType::u4;
   bool minimums = false;  // what the offsets are
   int64_t group = 0;
   QuantizedColumn numbers;
@@ -255,7 +255,7 @@ OwnColumn read_own(const MatrixPart& part, int64_t column) {
     own.numbers.offsets.resize(groups);
   };
   if (const QuantizedMatrix* matrix = part.quantized.get()) {
-    own.nibbles = matrix->bits == 4;
+    own.type = matrix->bits == 4 ? jit::WeightType::u4 : jit::WeightType::u8;
     own.group = matrix->group;
     resize();
     matrix->read_values(column, own.numbers.q);
@@ -264,12 +264,13 @@ OwnColumn read_own(const MatrixPart& part, int64_t column) {
     return own;
   }
   const jit::WeightFormat format = *part.reader->packed_format();
-  own.nibbles = format.type == jit::WeightType::u4;
+  own.type = format.type;
   own.minimums = format.minimum;
   own.group = jit::packed_shape(format, part.n(), part.k()).group;
   resize();
   if (!format.asym) {
-    std::fill(own.numbers.offsets.begin(), own.numbers.offsets.end(), own.nibbles ? 8.0F : 128.0F);
+    std::fill(own.numbers.offsets.begin(), own.numbers.offsets.end(),
+              static_cast<float>(jit::middle_value(own.type)));
   }
   part.reader->read_numbers(column, own.numbers);
   return own;
@@ -286,8 +287,9 @@ struct ColumnTarget {
 void read_column_as(const MatrixPart& part, int64_t column, const jit::WeightFormat& format,
                     const jit::PackedShape& shape, const ColumnTarget& to) {
   const OwnColumn own = read_own(part, column);
-  const bool wider = format.type == jit::WeightType::u8 && own.nibbles;
-  const int shift = wider && !format.minimum ? 128 - 8 : 0;  // keeps a symmetric matrix symmetric
+  // Keeps a symmetric matrix symmetric.
+  const int shift =
+      format.minimum ? 0 : jit::middle_value(format.type) - jit::middle_value(own.type);
   for (int64_t g = 0; g < shape.groups; ++g) {
     const auto from = static_cast<size_t>(g * shape.group / own.group);
     const float scale = own.numbers.scales[from] * part.factor;
@@ -318,7 +320,7 @@ void MatrixSource::read_quantized(const jit::WeightFormat& format, int64_t begin
       (format.minimum && minimums.size() < scales.size())) {
     fail("{} quantized columns of {} do not fit an output of {} values.", count, k, q.size());
   }
-  const uint8_t middle = format.minimum ? 0 : format.type == jit::WeightType::u4 ? 8 : 128;
+  const uint8_t middle = format.minimum ? uint8_t{0} : jit::middle_value(format.type);
   for_each_run(*this, begin, count, [&](int index, int64_t first, int64_t run, int64_t to) {
     for (int64_t c = 0; c < run; ++c) {
       const int64_t at = to - begin + c;

@@ -147,12 +147,14 @@ class Reader {
     const JsonCursor type = at.at("type"), scale = at.at("scale");
     if (type.text() == "u4") {
       format.type = jit::WeightType::u4;
+    } else if (type.text() == "u6") {
+      format.type = jit::WeightType::u6;
     } else if (type.text() == "u8") {
       format.type = jit::WeightType::u8;
     } else if (type.text() == "f32") {
       format.type = jit::WeightType::f32;
     } else {
-      type.wrong("\"u4\", \"u8\" or \"f32\"");
+      type.wrong("\"u4\", \"u6\", \"u8\" or \"f32\"");
     }
     const auto scale_type = jit::parse_scale_type(scale.text());
     if (!scale_type) scale.wrong("\"f16\", \"f32\" or \"bf16\"");

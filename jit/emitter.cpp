@@ -17,11 +17,16 @@ bool has_byte_lines(const GemmSpec& spec, const Tiling& tiling) {
   return spec.weight.type == WeightType::u8 || tiling.panel;
 }
 
+int64_t line_bytes(const GemmSpec& spec, const Tiling& tiling) {
+  return has_byte_lines(spec, tiling) ? kLineBytes : weight_unit(spec.weight.type).bytes;
+}
+
 int line_steps(const GemmSpec& spec, const Tiling& tiling) {
   const bool s8 = spec.act == ActType::s8;
   if (spec.weight.type == WeightType::f32) return 1;
   if (has_byte_lines(spec, tiling)) return s8 ? 1 : 4;
-  return s8 ? 2 : 8;
+  const auto k = static_cast<int>(weight_unit(spec.weight.type).k);
+  return s8 ? k / 4 : k;
 }
 
 }  // namespace
@@ -34,6 +39,7 @@ Emitter::Emitter(Assembler& out, const GemmSpec& spec, const Tiling& tiling,
       plan_(plan),
       shape_(packed_shape(spec.weight, spec.n, spec.k)),
       bytes_in_lines_(has_byte_lines(spec, tiling)),
+      line_bytes_(line_bytes(spec, tiling)),
       steps_per_line_(line_steps(spec, tiling)),
       a_ptr_{out.r8, out.r9, out.r10, out.r11},
       a_stride_(out.r12),
@@ -66,7 +72,7 @@ Xbyak::RegExp Emitter::a_address(int i, int k) const {
 
 Xbyak::RegExp Emitter::b_address(int k, int j, int half) const {
   const int64_t block = tiling_.panel ? panel_block_bytes(spec_) : shape_.block_bytes;
-  return Xbyak::RegExp(w_ptr_) + static_cast<int>(j * block) + k / steps_per_line_ * kLineBytes +
+  return Xbyak::RegExp(w_ptr_) + static_cast<int>(j * block) + k / steps_per_line_ * line_bytes_ +
          half * half_bytes();
 }
 
@@ -171,7 +177,9 @@ void Emitter::load_b(int k, int j) {
         out_.vmulps(b(j, h), b(j, h), scale(j, h));
       }
     } else {
-      unpack(b(j, h), bits, sub_step(k) * 4, 0x0f0f0f0fU);
+      const int quad = sub_step(k);
+      unpack(b(j, h), bits + quad / 2 * kLineBytes, quad % 2 * 4, 0x0f0f0f0fU);
+      if (six_bits()) add_upper_bits(b(j, h), bits, 2 * quad - 4, 0x30303030U);
     }
     if (plan_.dot == DotKind::bytes) split_weights(j, h);
   }
@@ -195,6 +203,11 @@ void Emitter::load_whole_number(int k, int j, int half) {
   if (bytes_in_lines_) {
     unpack(w, bits, 8 * sub, 0xffU);
     out_.vcvtdq2ps(w, w);
+  } else if (six_bits()) {
+    const int quad = sub / 4, byte = sub % 4;
+    unpack(w, bits + quad / 2 * kLineBytes, 8 * byte + 4 * (quad % 2), 0x0fU);
+    add_upper_bits(w, bits, 8 * byte + 2 * quad - 4, 0x30U);
+    out_.vcvtdq2ps(w, w);
   } else {
     unpack_nibbles(w, bits, 8 * (sub % 4) + 4 * (sub / 4));
   }
@@ -202,7 +215,24 @@ void Emitter::load_whole_number(int k, int j, int half) {
   if (spec_.weight.asym) {
     out_.vsubps(w, w, zero_point(j, half));
   } else if (bytes_in_lines_ || !nibbles_are_centred()) {
-    out_.vsubps(w, w, out_.constant(bytes_in_lines_ ? 128.0F : 8.0F));
+    out_.vsubps(w, w, out_.constant(static_cast<float>(middle_value(spec_.weight.type))));
+  }
+}
+
+// dst |= the bits in `mask` of the third line of a unit, moved right by `shift` (left where it is
+// negative): bits 4 and 5 of dwords or of all their bytes.
+void Emitter::add_upper_bits(const Xbyak::Xmm& dst, const Xbyak::RegExp& unit, int shift,
+                             uint32_t mask) {
+  const Xbyak::Xmm upper = reg(plan_.upper);
+  out_.vmovups(upper, out_.ptr[unit + 2 * kLineBytes]);
+  if (shift > 0) out_.vpsrld(upper, upper, shift);
+  if (shift < 0) out_.vpslld(upper, upper, -shift);
+  if (plan_.zmm) {
+    constexpr uint8_t kOrAnd = 0xf8;  // a | b & c
+    out_.vpternlogd(dst, upper, out_.constant(mask), kOrAnd);
+  } else {
+    out_.vpand(upper, upper, out_.constant(mask));
+    out_.vpor(dst, dst, upper);
   }
 }
 
@@ -313,7 +343,7 @@ void Emitter::advance(int steps) {
     out_.add(a_ptr_[p], steps * act_step_bytes());
   }
   const int lines = (steps + steps_per_line_ - 1) / steps_per_line_;
-  out_.add(w_ptr_, static_cast<uint32_t>(lines * kLineBytes));
+  out_.add(w_ptr_, static_cast<uint32_t>(lines * line_bytes_));
 }
 
 void Emitter::advance_group() {
@@ -328,7 +358,9 @@ void Emitter::advance_group() {
 
 void Emitter::prefetch(int line, int j) {
   if (tiling_.prefetch == 0 || tiling_.panel) return;
-  out_.prefetcht0(out_.ptr[b_address(line * steps_per_line_, j, 0) + tiling_.prefetch]);
+  for (int64_t offset = 0; offset < line_bytes_; offset += kLineBytes) {
+    out_.prefetcht0(out_.ptr[b_address(line * steps_per_line_, j, 0) + offset + tiling_.prefetch]);
+  }
 }
 
 void Emitter::split_activations() {
@@ -353,10 +385,12 @@ void Emitter::dot_without_vnni(int i, int j, int k) {
   }
 }
 
-// Up to kMaxNibbleSum pairs of products add up in int16 before they are widened.
+// Up to kMaxNibbleSum pairs of products (kMaxSixBitSum of u6) add up in int16 before they are
+// widened.
 void Emitter::dot_nibbles(int i, int j, int k) {
-  const int first = k - k % kMaxNibbleSum;
-  const int last = std::min(first + kMaxNibbleSum, chunk_steps_) - 1;
+  const int most = six_bits() ? kMaxSixBitSum : kMaxNibbleSum;
+  const int first = k - k % most;
+  const int last = std::min(first + most, chunk_steps_) - 1;
   for (int h = 0; h < plan_.halves; ++h) {
     const Xbyak::Xmm sums = acc16(i, j, h);
     const Xbyak::Xmm a = reg(plan_.a);

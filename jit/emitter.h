@@ -120,6 +120,7 @@ class Emitter {
   const RegisterPlan plan_;
   const PackedShape shape_;
   const bool bytes_in_lines_;  // u8 weights, or u4 unpacked to a panel
+  const int64_t line_bytes_;   // of a line, or a unit of u6
   const int steps_per_line_;
   int chunk_steps_ = 0;
 
@@ -128,6 +129,8 @@ class Emitter {
   void load_scale(const Xbyak::Xmm& dst, int j, int half);
   void load_zero_point(const Xbyak::Xmm& dst, int j, int half);
   void load_whole_number(int k, int j, int half);
+  bool six_bits() const { return spec_.weight.type == WeightType::u6; }
+  void add_upper_bits(const Xbyak::Xmm& dst, const Xbyak::RegExp& unit, int shift, uint32_t mask);
   void fold_bf16(int i, int j, int half);
   void fold_minimum(int i, int j, int half);
   void add_scaled(const Xbyak::Xmm& sum, const Xbyak::Xmm& scale, int i, int j, int half);

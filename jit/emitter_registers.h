@@ -10,7 +10,8 @@
 //   work           max(3, C + a + ...)   weights, activations, and the temporaries of a fold (4
 //   with
 //                                        minimums)
-//   mask           1                     0x0f bytes of u4; read from memory when nothing is left
+//   mask           1                     0x0f bytes of u4 and u6; read from memory when nothing is
+//   left upper          1                     u6
 // of f32 activations V fp32 sums, C weights, C scales, C zero points or minimums (asymmetric) and
 // the mask, and of bf16 activations
 //   accumulators   2 V                   a step's chains of even and odd k
@@ -30,7 +31,7 @@ namespace nibble::jit {
 // How one quad (s8) or one k (f32, bf16) of weights meets one of activations.
 enum class DotKind {
   vnni,     // vpdpbusd
-  nibbles,  // vpmaddubsw into int16, at most 8 quads of 0..15, then vpmaddwd with ones
+  nibbles,  // vpmaddubsw into int16, 8 quads of 0..15 (u6: 2 of 0..63), then vpmaddwd with ones
   bytes,    // 0..255 would saturate vpmaddubsw: even and odd bytes widened, two vpmaddwd
   fma,      // fp32
   bf16,     // fp32 as well, even and odd k apart (kernel_spec.h)
@@ -48,6 +49,7 @@ struct RegisterPlan {
   // First register of each kind.
   int acc = 0, acc16 = 0, f32 = 0, b = 0, a = 0, tmp = 0, scale = 0, zero = 0, mask = 0;
   int group_sums = 0, table = 0;  // bf16
+  int upper = 0;                  // u6: the upper bits of what is being loaded
   int work = 0;                   // registers of a fold, free between dots (they overlap b, a, tmp)
   int used = 0;
 
@@ -58,6 +60,7 @@ inline constexpr int kMaxRows = 20;      // a_address() reaches 4 pointers x 5 r
 inline constexpr int kMaxBlocks = 8;     // column blocks side by side
 inline constexpr int kMaxUnroll = 64;    // k steps of one loop body
 inline constexpr int kMaxNibbleSum = 8;  // 8 * 2 * 15 * 128 < 2^15
+inline constexpr int kMaxSixBitSum = 2;  // 2 * 2 * 63 * 128 < 2^15
 
 // nullopt when the tile needs more registers than the ISA has. `bytes_in_panel`: u4 weights arrive
 // unpacked.

@@ -39,7 +39,7 @@ struct Problem {
   }
   NIBBLE_INLINE int zero(int64_t nb, int64_t group, int c) const {
     if (spec.weight.minimum) return 0;
-    if (!spec.weight.asym) return spec.weight.type == WeightType::u4 ? 8 : 128;
+    if (!spec.weight.asym) return middle_value(spec.weight.type);
     return static_cast<const uint8_t*>(args.w_zero)[entry(nb, group, c)];
   }
   NIBBLE_INLINE float minimum(int64_t nb, int64_t group, int c) const {
@@ -54,6 +54,14 @@ struct Problem {
 // sum which only passes int32's range on its way wraps as the instructions do.
 NIBBLE_INLINE void dot_s8(WeightType type, const uint8_t* block, const int8_t* a, int64_t begin,
                           int64_t end, std::array<uint32_t, kColumnBlock>& sums) {
+  if (type == WeightType::u6) {
+    for (int64_t kk = begin; kk < end; ++kk) {
+      for (int c = 0; c < kWidth; ++c) {
+        sums[c] += static_cast<uint32_t>(unit_value(type, block, c, kk) * a[kk]);
+      }
+    }
+    return;
+  }
   for (int64_t k0 = begin; k0 < end; k0 += 4) {
     const bool nibbles = type == WeightType::u4;
     const uint8_t* line = block + (nibbles ? k0 / 8 : k0 / 4) * 64;
@@ -96,6 +104,7 @@ NIBBLE_INLINE Block block_s8(const Problem& p, int64_t row, int64_t nb) {
 NIBBLE_INLINE Block block_dequantized(const Problem& p, int64_t row, int64_t nb) {
   const float* a = static_cast<const float*>(p.args.a) + row * p.args.a_stride;
   const bool nibbles = p.spec.weight.type == WeightType::u4;
+  const bool six = p.spec.weight.type == WeightType::u6;
   const int mask = nibbles ? 15 : 255;
   Block acc{};
   for (int64_t g = 0; g < p.shape.groups; ++g) {
@@ -111,7 +120,8 @@ NIBBLE_INLINE Block block_dequantized(const Problem& p, int64_t row, int64_t nb)
       const uint8_t* line = p.data(nb) + (nibbles ? kk / 8 : kk / 4) * 64 + kk % 4;
       const int shift = nibbles && kk % 8 >= 4 ? 4 : 0;
       for (int c = 0; c < kWidth; ++c) {
-        const int q = (line[int64_t{c} * 4] >> shift) & mask;
+        const int q = six ? unit_value(p.spec.weight.type, p.data(nb), c, kk)
+                          : (line[int64_t{c} * 4] >> shift) & mask;
         const auto whole = static_cast<float>(q - zero[c]);
         const float w =
             p.spec.weight.minimum ? std::fma(whole, scale[c], minimum[c]) : whole * scale[c];

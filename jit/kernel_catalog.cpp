@@ -44,7 +44,11 @@ void add_formats(std::vector<GemmSpec>& out) {
     add(weights(WeightType::u4, group, true), ActType::bf16);
     add(weights(WeightType::u8, group), ActType::bf16);
   }
-  for (const WeightType type : {WeightType::u4, WeightType::u8}) {
+  for (const ActType act : {ActType::s8, ActType::f32}) {
+    add(weights(WeightType::u6, 16), act);
+    add(weights(WeightType::u6, 32, true), act);
+  }
+  for (const WeightType type : {WeightType::u4, WeightType::u6, WeightType::u8}) {
     for (const ActType act : {ActType::s8, ActType::f32}) {
       WeightFormat with_minimums = weights(type, 32, true);
       with_minimums.minimum = true;
@@ -66,8 +70,9 @@ void add_tails(std::vector<GemmSpec>& out) {
   };
   for (const Shape s : {Shape{100, 200, 64}, Shape{17, 77, 32}, Shape{33, 24, 128}, Shape{5, 1, 0},
                         Shape{250, 1000, 0}}) {
-    for (const WeightType type : {WeightType::u4, WeightType::u8}) {
+    for (const WeightType type : {WeightType::u4, WeightType::u6, WeightType::u8}) {
       for (const ActType act : {ActType::s8, ActType::f32, ActType::bf16}) {
+        if (act == ActType::bf16 && type == WeightType::u6) continue;
         out.push_back(gemm(weights(type, s.group), act, s.n, s.k));
         out.push_back(gemm(weights(type, s.group, true, ScaleType::f32), act, s.n, s.k));
         if (act == ActType::bf16) continue;

@@ -115,7 +115,7 @@ struct Weights {
       pack_block_f32(spec.n, spec.k, nb, w.data(), data.data());
       return;
     }
-    const int64_t largest = spec.weight.type == WeightType::u4 ? 15 : 255;
+    const int64_t largest = top_value(spec.weight.type);
     std::vector<uint8_t> q(static_cast<size_t>(kColumnBlock * shape.kpad));
     std::vector<uint8_t> zero(static_cast<size_t>(kColumnBlock * shape.groups));
     std::vector<float> scale(zero.size()), minimum(zero.size());
@@ -174,7 +174,7 @@ struct GemmCase {
 
   void quantized_rows(Random& random, int64_t rows) {
     const PackedShape& shape = weights.shape;
-    const int zero = spec.weight.asym ? 1 : (spec.weight.type == WeightType::u4 ? 8 : 128);
+    const int zero = spec.weight.asym ? 1 : middle_value(spec.weight.type);
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t kk = 0; kk < shape.kpad; ++kk) {
         const int64_t q = kk < spec.k ? integer(random, -127, 127) : 0;

@@ -155,6 +155,8 @@ std::optional<GemmSpec> read_gemm(Reader& in) {
   GemmSpec spec;
   if (in.word("u4")) {
     spec.weight.type = WeightType::u4;
+  } else if (in.word("u6")) {
+    spec.weight.type = WeightType::u6;
   } else if (in.word("u8")) {
     spec.weight.type = WeightType::u8;
   } else if (in.word("f32")) {
@@ -269,12 +271,12 @@ void check_gemm_spec(const GemmSpec& spec) {
     fail("No kernel {} exists: f32 weights take f32 activations, not {}.", what,
          act_type_name(spec.act));
   }
-  if (spec.act == ActType::bf16 && spec.weight.minimum) {
-    fail("No kernel {} exists: weights with minimums take s8 or f32 activations.", what);
+  if (spec.act == ActType::bf16 && !multiplies_bf16(spec.weight)) {
+    fail("No kernel {} exists: u6 and weights with minimums take s8 or f32 activations.", what);
   }
   if (spec.act != ActType::s8) return;
-  const bool nibbles = spec.weight.type == WeightType::u4;
-  const int64_t largest = spec.weight.asym ? (nibbles ? 15 : 255) : (nibbles ? 8 : 128);
+  const int64_t largest =
+      spec.weight.asym ? top_value(spec.weight.type) : middle_value(spec.weight.type);
   const int64_t longest = std::numeric_limits<int32_t>::max() / (largest * 128);
   const int64_t group = std::min(shape.group, shape.kpad);
   if (group > longest) {

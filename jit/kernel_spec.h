@@ -23,13 +23,18 @@ enum class Activation : uint8_t { none, silu, gelu, gelu_tanh, quick_gelu, relu,
 // k of one step of bf16 products: the pairs of a 64-byte row of a tile.
 inline constexpr int64_t kBf16Step = 32;
 
+// Whether there are kernels of bf16 activations for these weights.
+inline constexpr bool multiplies_bf16(const WeightFormat& weights) {
+  return (weights.type == WeightType::u4 || weights.type == WeightType::u8) && !weights.minimum;
+}
+
 inline constexpr int64_t act_bytes(ActType act) {
   return act == ActType::s8 ? 1 : act == ActType::bf16 ? 2 : 4;
 }
 
 // c[m][n] = epilogue(a[m][k] * w[n][k]^T).
 //
-// s8 activations (u4 and u8 weights): per group in ascending order
+// s8 activations (u4, u6 and u8 weights): per group in ascending order
 //     isum = sum_k (q_w - zero) * q_a            exact, int32
 //     acc  = fma(float(isum), w_scale * a_scale, acc)       w_scale * a_scale rounded once
 //   where for asymmetric weights float(isum) = fma(float(zero), float(-sum q_a), float(sum q_w

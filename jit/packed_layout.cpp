@@ -15,20 +15,38 @@ constexpr int64_t kLineBytes = 64;
 // Keeps every product below far from int64's end, whatever a damaged file says.
 constexpr int64_t kLargestDimension = int64_t{1} << 30;
 
-int64_t k_per_line(WeightType type) { return type == WeightType::u4 ? 8 : 4; }
-
-uint8_t symmetric_zero(WeightType type) { return type == WeightType::u4 ? 8 : 128; }
-
 // Writes one column block's bytes. `value(c, kk)` is the quantized element with all padding done.
 template <typename Value>
+void write_nibbles(uint8_t* line, int64_t k0, Value value) {
+  for (int64_t c = 0; c < kColumnBlock; ++c) {
+    for (int64_t i = 0; i < 4; ++i) {
+      line[c * 4 + i] =
+          static_cast<uint8_t>((value(c, k0 + i) & 15) | (value(c, k0 + 4 + i) & 15) << 4);
+    }
+  }
+}
+
+template <typename Value>
 void write_lines(WeightType type, int64_t kpad, uint8_t* out, Value value) {
-  const int64_t step = k_per_line(type);
-  for (int64_t k0 = 0; k0 < kpad; k0 += step, out += kLineBytes) {
+  const WeightUnit unit = weight_unit(type);
+  for (int64_t k0 = 0; k0 < kpad; k0 += unit.k, out += unit.bytes) {
+    if (type == WeightType::u4) {
+      write_nibbles(out, k0, value);
+      continue;
+    }
+    if (type == WeightType::u6) {
+      write_nibbles(out, k0, value);
+      write_nibbles(out + kLineBytes, k0 + 8, value);
+    }
     for (int64_t c = 0; c < kColumnBlock; ++c) {
       for (int64_t i = 0; i < 4; ++i) {
-        const uint8_t low = value(c, k0 + i);
-        const uint8_t high = type == WeightType::u4 ? value(c, k0 + 4 + i) : uint8_t{0};
-        out[c * 4 + i] = static_cast<uint8_t>(low | (high << 4));
+        if (type == WeightType::u8) {
+          out[c * 4 + i] = value(c, k0 + i);
+          continue;
+        }
+        int upper = 0;
+        for (int64_t j = 0; j < 4; ++j) upper |= value(c, k0 + 4 * j + i) >> 4 << (2 * j);
+        out[2 * kLineBytes + c * 4 + i] = static_cast<uint8_t>(upper);
       }
     }
   }
@@ -85,10 +103,14 @@ PackedShape packed_shape(const WeightFormat& format, int64_t n, int64_t k) {
     fail("A weight group of {} is not possible: expected a multiple of 8, or 0 for the whole of k.",
          format.group);
   }
+  if (format.type == WeightType::u6 && format.group % 16 != 0) {
+    fail("A group of {} is not possible for u6: expected a multiple of 16, or 0.", format.group);
+  }
   if (format.minimum && !format.asym) fail("A format with minimums is asymmetric.");
   shape.group = format.group == 0 ? shape.kpad : format.group;
   shape.groups = (k - 1) / shape.group + 1;
-  shape.block_bytes = shape.kpad / k_per_line(format.type) * kLineBytes;
+  const WeightUnit unit = weight_unit(format.type);
+  shape.block_bytes = (shape.kpad + unit.k - 1) / unit.k * unit.bytes;
   shape.data_bytes = shape.nblocks * shape.block_bytes;
   const int64_t entries = shape.nblocks * shape.groups * kColumnBlock;
   shape.scale_bytes = entries * scale_bytes(format.scale);
@@ -102,8 +124,8 @@ void pack_block(const WeightFormat& format, int64_t n, int64_t k, int64_t nb, co
   if (format.type == WeightType::f32) fail("f32 weights are packed by pack_block_f32.");
   const PackedShape shape = packed_shape(format, n, k);
   const int64_t columns = std::clamp<int64_t>(n - nb * kColumnBlock, 0, kColumnBlock);
-  const uint8_t default_zero = symmetric_zero(format.type);
-  const uint8_t limit = format.type == WeightType::u4 ? 15 : 255;
+  const uint8_t default_zero = middle_value(format.type);
+  const uint8_t limit = top_value(format.type);
   const int64_t last = shape.groups - 1;
 
   std::array<uint8_t, kColumnBlock> padding{};  // what k past the end holds, a column
@@ -146,16 +168,39 @@ void pack_block_f32(int64_t n, int64_t k, int64_t nb, const float* w, uint8_t* d
   }
 }
 
+uint8_t unit_value(WeightType type, const uint8_t* block, int64_t c, int64_t kk) {
+  const WeightUnit unit = weight_unit(type);
+  const uint8_t* from = block + kk / unit.k * unit.bytes;
+  const int64_t in_unit = kk % unit.k, byte = c * 4 + kk % 4;
+  if (type == WeightType::u8) return from[byte];
+  const uint8_t pair = from[in_unit / 8 * kLineBytes + byte];
+  const int low = in_unit % 8 < 4 ? pair & 15 : pair >> 4;
+  if (type == WeightType::u4) return static_cast<uint8_t>(low);
+  const int upper = from[2 * kLineBytes + byte] >> (2 * (in_unit / 4)) & 3;
+  return static_cast<uint8_t>(low | upper << 4);
+}
+
+void set_unit_value(WeightType type, uint8_t* block, int64_t c, int64_t kk, uint8_t q) {
+  const WeightUnit unit = weight_unit(type);
+  uint8_t* to = block + kk / unit.k * unit.bytes;
+  const int64_t in_unit = kk % unit.k, byte = c * 4 + kk % 4;
+  const auto put = [](uint8_t& out, int value, int shift, int mask) {
+    out = static_cast<uint8_t>((out & ~(mask << shift)) | (value & mask) << shift);
+  };
+  if (type == WeightType::u8) {
+    to[byte] = q;
+    return;
+  }
+  put(to[in_unit / 8 * kLineBytes + byte], q, in_unit % 8 < 4 ? 0 : 4, 15);
+  if (type == WeightType::u4) return;
+  put(to[2 * kLineBytes + byte], q >> 4, static_cast<int>(2 * (in_unit / 4)), 3);
+}
+
 uint8_t packed_value(const PackedView& w, int64_t column, int64_t kk) {
   if (w.format.type == WeightType::f32) fail("f32 weights have no quantized values.");
   const PackedShape shape = packed_shape(w.format, w.n, w.k);
   const uint8_t* block = w.data + column / kColumnBlock * shape.block_bytes;
-  const int64_t step = k_per_line(w.format.type);
-  const int64_t in_line = kk % step;
-  const int64_t byte = column % kColumnBlock * 4 + in_line % 4;
-  const uint8_t v = block[kk / step * kLineBytes + byte];
-  if (w.format.type == WeightType::u8) return v;
-  return in_line < 4 ? v & 15 : v >> 4;
+  return unit_value(w.format.type, block, column % kColumnBlock, kk);
 }
 
 float packed_scale(const PackedView& w, int64_t column, int64_t group) {
@@ -163,7 +208,7 @@ float packed_scale(const PackedView& w, int64_t column, int64_t group) {
 }
 
 uint8_t packed_zero(const PackedView& w, int64_t column, int64_t group) {
-  if (!w.format.asym) return symmetric_zero(w.format.type);
+  if (!w.format.asym) return middle_value(w.format.type);
   return w.format.minimum ? uint8_t{0} : w.zeros[entry_of(w, column, group)];
 }
 
@@ -185,16 +230,13 @@ void unpack_column(const PackedView& w, int64_t column, std::span<float> out) {
     }
     return;
   }
-  const bool nibbles = w.format.type == WeightType::u4;
   for (int64_t g = 0; g < shape.groups; ++g) {
     const float scale = packed_scale(w, column, g);
     const int zero = packed_zero(w, column, g);
     const float minimum = packed_minimum(w, column, g);
     const int64_t end = std::min(w.k, (g + 1) * shape.group);
     for (int64_t kk = g * shape.group; kk < end; ++kk) {
-      const int64_t line = nibbles ? kk / 8 : kk / 4;
-      const uint8_t byte = block[line * kLineBytes + c * 4 + kk % 4];
-      const int q = !nibbles ? byte : (kk % 8 < 4 ? byte & 15 : byte >> 4);
+      const int q = unit_value(w.format.type, block, c, kk);
       const auto whole = static_cast<float>(q - zero);
       out[kk] = w.format.minimum ? std::fma(whole, scale, minimum) : whole * scale;
     }
@@ -205,6 +247,8 @@ std::string_view weight_type_name(WeightType type) {
   switch (type) {
     case WeightType::u4:
       return "u4";
+    case WeightType::u6:
+      return "u6";
     case WeightType::u8:
       return "u8";
     case WeightType::f32:

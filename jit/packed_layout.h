@@ -6,15 +6,18 @@
 //   u4    one 64-byte line = 16 columns x 8 k. Byte c*4+i of a line (c column, i = 0..3) holds
 //         k0+i of column c in its low nibble and k0+4+i in its high nibble.
 //         data: [nblocks][kpad/8] lines.
+//   u6    a unit of 192 bytes = 16 columns x 16 k: two lines as of u4 with the low four bits of
+//         k0..k0+7 and k0+8..k0+15, and one whose byte c*4+i holds the upper two bits of k0+4j+i in
+//         its bits 2j and 2j+1. data: [nblocks][ceil(kpad/16)] units.
 //   u8    one 64-byte line = 16 columns x 4 k: byte c*4+i holds k0+i. Signed 8-bit weights q are
 //         stored as q + 128. data: [nblocks][kpad/4] lines.
 //   f32   one 64-byte line = 16 columns x 1 k. data: [nblocks][k] lines (no padding of k).
 //
 // Scales [nblocks][groups][16] f16, bf16 or f32 lie apart from the data, and so do zero points
 // [nblocks][groups][16] u8 or, in their place, minimums in the type of the scales. groups = ceil(k
-// / group); the last group may be short; group 0 means the whole of k. A group is a multiple of 8.
-// Columns past n have weight = zero point and scale 0; k past the end holds the zero point
-// (activations are 0 there), or 0 where there are minimums.
+// / group); the last group may be short; group 0 means the whole of k. A group is a multiple of 8,
+// of 16 for u6. Columns past n have weight = zero point and scale 0; k past the end holds the zero
+// point (activations are 0 there), or 0 where there are minimums.
 #pragma once
 
 #include <cstdint>
@@ -24,13 +27,42 @@
 
 namespace nibble::jit {
 
-enum class WeightType : uint8_t { u4, u8, f32 };
+enum class WeightType : uint8_t { u4, u8, f32, u6 };
 enum class ScaleType : uint8_t { f16, f32, bf16 };
 
 inline constexpr int64_t kColumnBlock = 16;
 
+// Of quantized types: the largest stored value, and the zero point of symmetric formats.
+inline constexpr int weight_bits(WeightType type) {
+  return type == WeightType::u4 ? 4 : type == WeightType::u6 ? 6 : 8;
+}
+inline constexpr uint8_t top_value(WeightType type) {
+  return static_cast<uint8_t>((1 << weight_bits(type)) - 1);
+}
+inline constexpr uint8_t middle_value(WeightType type) {
+  return static_cast<uint8_t>(1 << (weight_bits(type) - 1));
+}
+
+// Data is read in units of so many bytes, which hold so many k of a column block.
+struct WeightUnit {
+  int64_t bytes, k;
+};
+inline constexpr WeightUnit weight_unit(WeightType type) {
+  switch (type) {
+    case WeightType::u4:
+      return {64, 8};
+    case WeightType::u6:
+      return {192, 16};
+    case WeightType::u8:
+      return {64, 4};
+    case WeightType::f32:
+      break;
+  }
+  return {64, 1};
+}
+
 // How a packed matrix is stored, and with it which number a stored q is:
-//   symmetric   (q - 8) * scale, u8: (q - 128) * scale
+//   symmetric   (q - 8) * scale, u6: (q - 32) * scale, u8: (q - 128) * scale
 //   asym        (q - zero) * scale
 //   minimum     q * scale + minimum, rounded once: what files have whose groups begin at any number
 // Plain data; equality is identity of format.
@@ -64,7 +96,7 @@ struct PackedView {
   const uint8_t* zeros = nullptr;  // null unless asym; the bytes of minimums where they are that
 };
 
-// Quantized values of one column block before packing: q[c*kpad + kk] in 0..15 (u4) or 0..255 (u8),
+// Quantized values of one column block before packing: q[c*kpad + kk] up to top_value(),
 // scale[c*groups + g] already rounded to the stored precision, zero[c*groups + g]; where the format
 // has minimums, minimum[c*groups + g], rounded like the scales, and no zero.
 // Writes block `nb` of the matrix that the three base pointers start.
@@ -74,15 +106,17 @@ void pack_block(const WeightFormat& format, int64_t n, int64_t k, int64_t nb, co
 // The same for f32 weights: w[c*k + kk].
 void pack_block_f32(int64_t n, int64_t k, int64_t nb, const float* w, uint8_t* data);
 
-// One element's parts, and one column dequantized, with one fp32 rounding. The zero point of a
-// format with minimums is 0.
+// One element's parts (the first of column c of the block that starts at `block`), and one column
+// dequantized, with one fp32 rounding. The zero point of a format with minimums is 0.
+uint8_t unit_value(WeightType type, const uint8_t* block, int64_t c, int64_t kk);
+void set_unit_value(WeightType type, uint8_t* block, int64_t c, int64_t kk, uint8_t q);
 uint8_t packed_value(const PackedView& w, int64_t column, int64_t kk);
 float packed_scale(const PackedView& w, int64_t column, int64_t group);
 uint8_t packed_zero(const PackedView& w, int64_t column, int64_t group);
 float packed_minimum(const PackedView& w, int64_t column, int64_t group);  // 0 where there is none
 void unpack_column(const PackedView& w, int64_t column, std::span<float> out);  // out.size() == k
 
-std::string_view weight_type_name(WeightType type);  // "u4", "u8", "f32"
+std::string_view weight_type_name(WeightType type);  // "u4", "u6", "u8", "f32"
 std::string_view scale_type_name(ScaleType type);
 std::optional<ScaleType> parse_scale_type(std::string_view name);
 inline constexpr int64_t scale_bytes(ScaleType type) { return type == ScaleType::f32 ? 4 : 2; }

@@ -19,7 +19,7 @@ DotKind dot_kind(const GemmSpec& spec, Isa isa) {
   if (spec.act == ActType::f32) return DotKind::fma;
   if (spec.act == ActType::bf16) return DotKind::bf16;
   if (has_vnni(isa)) return DotKind::vnni;
-  return spec.weight.type == WeightType::u4 ? DotKind::nibbles : DotKind::bytes;
+  return spec.weight.type == WeightType::u8 ? DotKind::bytes : DotKind::nibbles;
 }
 
 // Whether nibbles are looked up by a permutation of 16 floats, which ignores all bits but four.
@@ -28,7 +28,7 @@ bool has_value_table(const GemmSpec& spec, const RegisterPlan& plan) {
 }
 
 // Registers besides the accumulators and the mask; also places them from plan.work on.
-int place_work(const GemmSpec& spec, RegisterPlan& plan) {
+int place_work_of_dots(const GemmSpec& spec, RegisterPlan& plan) {
   const int columns = plan.blocks * plan.halves;
   const int a_registers = plan.embed_a ? 0 : 1;
   const int fold = spec.weight.minimum ? 4 : 3;
@@ -61,6 +61,13 @@ int place_work(const GemmSpec& spec, RegisterPlan& plan) {
   return 0;
 }
 
+// The upper bits of u6 take one more.
+int place_work(const GemmSpec& spec, RegisterPlan& plan) {
+  const int used = place_work_of_dots(spec, plan);
+  plan.upper = plan.work + used;
+  return used + (spec.weight.type == WeightType::u6 ? 1 : 0);
+}
+
 bool plan_with(const GemmSpec& spec, bool bytes_in_panel, int chains, bool f32_in_memory,
                RegisterPlan& plan) {
   const int vectors = plan.vectors();
@@ -74,8 +81,8 @@ bool plan_with(const GemmSpec& spec, bool bytes_in_panel, int chains, bool f32_i
   plan.work = plan.f32 + (f32_in_memory ? 0 : vectors);
   plan.mask = plan.work + place_work(spec, plan);
   const int registers = plan.zmm ? 32 : 16;
-  const bool masks =
-      spec.weight.type == WeightType::u4 && !bytes_in_panel && !has_value_table(spec, plan);
+  const bool masks = (spec.weight.type == WeightType::u4 || spec.weight.type == WeightType::u6) &&
+                     !bytes_in_panel && !has_value_table(spec, plan);
   plan.mask_in_register = masks && plan.mask < registers;
   plan.used = plan.mask + (plan.mask_in_register ? 1 : 0);
   return plan.used <= registers;
@@ -154,7 +161,7 @@ int most_rows(const GemmSpec& spec, Isa isa) {
   if (isa == Isa::avx512 || isa == Isa::avx512_vnni || isa == Isa::amx_int8) return kVectorRows;
   if (spec.act == ActType::f32) return spec.weight.type == WeightType::f32 ? 6 : 5;
   if (isa == Isa::avx_vnni) return 6;
-  return spec.weight.type == WeightType::u4 ? 3 : 4;
+  return spec.weight.type == WeightType::u8 ? 4 : 3;
 }
 
 // On Zen 4, whole models: one long stream of weights, which the hardware foresees best when left

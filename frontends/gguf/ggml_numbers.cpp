@@ -32,7 +32,10 @@ struct Numbers {
   void put(int64_t i, int value) const { q[i] = static_cast<uint8_t>(value); }
 };
 
-constexpr int kMiddle4 = 8, kMiddle8 = 128;  // zero points of symmetric formats
+// Zero points of symmetric formats.
+constexpr int kMiddle4 = jit::middle_value(jit::WeightType::u4),
+              kMiddle6 = jit::middle_value(jit::WeightType::u6),
+              kMiddle8 = jit::middle_value(jit::WeightType::u8);
 
 // ---- 32 weights: a scale (and a minimum), then nibbles or bytes. The low nibbles are the first 16
 // weights, the high ones the last 16; the fifth bits of q5 stand in one word. ----
@@ -66,7 +69,7 @@ void q4_1(const std::byte* b, const Numbers& out) {
 
 void q5_0(const std::byte* b, const Numbers& out) {
   out.scale[0] = half(b);
-  five_bits(b + 2, b + 6, kMiddle8 - 16, out);
+  five_bits(b + 2, b + 6, kMiddle6 - 16, out);
 }
 
 void q5_1(const std::byte* b, const Numbers& out) {
@@ -166,7 +169,7 @@ void q6_k(const std::byte* b, const Numbers& out) {
       for (int i = 0; i < 32; ++i) {
         const int low = byte_at(ql, n * 64 + part % 2 * 32 + i) >> (part / 2 * 4) & 15;
         const int upper = byte_at(qh, n * 32 + i) >> (part * 2) & 3;
-        out.put(n * 128 + part * 32 + i, (low | upper << 4) - 32 + kMiddle8);
+        out.put(n * 128 + part * 32 + i, low | upper << 4);
       }
     }
   }
@@ -180,13 +183,13 @@ struct Quantized {
   void (*read)(const std::byte*, const Numbers&);
 };
 
-constexpr auto kU4 = jit::WeightType::u4, kU8 = jit::WeightType::u8;
+constexpr auto kU4 = jit::WeightType::u4, kU6 = jit::WeightType::u6, kU8 = jit::WeightType::u8;
 constexpr Quantized kQuantized[] = {
     {GgmlType::q4_0, kU4, 32, false, q4_0}, {GgmlType::q4_1, kU4, 32, true, q4_1},
-    {GgmlType::q5_0, kU8, 32, false, q5_0}, {GgmlType::q5_1, kU8, 32, true, q5_1},
+    {GgmlType::q5_0, kU6, 32, false, q5_0}, {GgmlType::q5_1, kU6, 32, true, q5_1},
     {GgmlType::q8_0, kU8, 32, false, q8_0}, {GgmlType::q2_k, kU4, 16, true, q2_k},
     {GgmlType::q3_k, kU4, 16, false, q3_k}, {GgmlType::q4_k, kU4, 32, true, q4_k},
-    {GgmlType::q5_k, kU8, 32, true, q5_k},  {GgmlType::q6_k, kU8, 16, false, q6_k},
+    {GgmlType::q5_k, kU6, 32, true, q5_k},  {GgmlType::q6_k, kU6, 16, false, q6_k},
 };
 
 const Quantized* find(GgmlType type) {
@@ -233,7 +236,7 @@ void dequantize(GgmlType type, std::span<const std::byte> blocks, std::span<floa
   std::vector<float> scales(out.size() / group), minimums(scales.size());
   read_numbers(type, blocks, q, scales, minimums);
   // A product that a minimum is added to is exact: 17 bits by 5.
-  const int zero = numbers.minimum ? 0 : numbers.weights == kU4 ? kMiddle4 : kMiddle8;
+  const int zero = numbers.minimum ? 0 : jit::middle_value(numbers.weights);
   for (size_t i = 0; i < out.size(); ++i) {
     const float product = static_cast<float>(int{q[i]} - zero) * scales[i / group];
     out[i] = numbers.minimum ? product + minimums[i / group] : product;

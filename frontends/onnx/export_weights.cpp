@@ -109,6 +109,7 @@ WeightWriter::Tensors WeightWriter::write(const PackedView& view, const std::str
   const auto n = static_cast<int64_t>(columns.size());
   Tensors tensors;
   tensors.bits = view.format.type == WeightType::u4 ? 4 : 8;
+  const int shift = view.format.type == WeightType::u6 ? 128 - 32 : 0;  // six bits as eight
   const int64_t block = tensors.block = block_of_group(view.format.group, view.k, name);
   const int64_t blocks = tensors.blocks = (view.k + block - 1) / block;
   const auto width = static_cast<size_t>(flat ? view.k : blocks * block);
@@ -120,6 +121,8 @@ WeightWriter::Tensors WeightWriter::write(const PackedView& view, const std::str
   scales.reserve(static_cast<size_t>(n * blocks));
   for (const int64_t column : columns) {
     jit::unpack_quantized(view, column, q, scale, zero);
+    for (uint8_t& value : q) value = static_cast<uint8_t>(value + shift);
+    for (uint8_t& value : zero) value = static_cast<uint8_t>(value + shift);
     std::fill(std::copy(q.begin(), q.end(), row.begin()), row.end(), zero.back());
     append_row(row, tensors.bits, values);
     for (int64_t b = 0; b < blocks; ++b) {

@@ -65,10 +65,12 @@ QuantizeOptions default_options(const std::string& weights, int64_t group, bool 
     fail("The weight group must be 0 (the whole of k) or a multiple of 8, found {}.", group);
   }
   const WeightFormat u4{WeightType::u4, group, asym, scale};
+  const WeightFormat u6{WeightType::u6, group, asym, scale};
   const WeightFormat u8{WeightType::u8, group, asym, scale};
   if (weights == "int4") return {u4, u8, u8, RtnRange::full};
+  if (weights == "int6") return {u6, u6, u6, RtnRange::full};
   if (weights == "int8") return {u8, u8, u8, RtnRange::full};
-  fail("The weights can be int4, int8 or f32, found '{}'.", weights);
+  fail("The weights can be int4, int6, int8 or f32, found '{}'.", weights);
 }
 
 namespace {
@@ -130,7 +132,7 @@ QuantizedWeight::Part part_of(const Graph& graph, ValueId id) {
 
 std::string text_of(const WeightFormat& format) {
   if (format.type == WeightType::f32) return "f32";
-  return fmt::format("{}{}{} with {} scales", format.type == WeightType::u4 ? "int4" : "int8",
+  return fmt::format("int{}{}{} with {} scales", jit::weight_bits(format.type),
                      format.group > 0 ? fmt::format(" in groups of {}", format.group) : "",
                      format.minimum ? " and minimums,"
                      : format.asym  ? " and zero points,"

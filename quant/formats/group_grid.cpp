@@ -75,13 +75,11 @@ float stored_scale(float exact, ScaleType type) {
 }
 
 GridLimits grid_limits(const WeightFormat& format, uint8_t zero) {
-  const int top = format.type == WeightType::u4 ? 15 : 255;
+  const int top = jit::top_value(format.type);
   return {-static_cast<int>(zero), top - static_cast<int>(zero), zero};
 }
 
-uint8_t symmetric_zero(const WeightFormat& format) {
-  return format.type == WeightType::u4 ? 8 : 128;
-}
+uint8_t symmetric_zero(const WeightFormat& format) { return jit::middle_value(format.type); }
 
 void round_group(std::span<const float> w, float scale, const GridLimits& limits, uint8_t* q) {
   const Rounding rounding(scale, limits);

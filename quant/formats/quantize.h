@@ -27,7 +27,8 @@ struct QuantizeOptions {
   bool embedding_chosen = false;
 };
 
-// The usual choice for `weights` "int4" | "int8" | "f32": int4 keeps embedding and head at 8 bits.
+// The usual choice for `weights` "int4" | "int6" | "int8" | "f32": int4 keeps embedding and head at
+// 8 bits.
 QuantizeOptions default_options(const std::string& weights, int64_t group, bool asym,
                                 jit::ScaleType scale);
 

@@ -61,25 +61,14 @@ class ByteStream {
 // What the layout asks of columns past n and of k past the end.
 void clear_padding(const WeightFormat& format, const PackedShape& shape, int64_t columns,
                    uint8_t* data, const uint8_t* last_zeros) {
-  const bool nibbles = format.type == WeightType::u4;
-  const int64_t per_line = nibbles ? 8 : 4;
-  const auto value = [&](int64_t c) {
-    const uint8_t symmetric = nibbles ? 8 : 128;
-    return c < columns && last_zeros != nullptr ? last_zeros[c] : symmetric;
-  };
-  const int64_t first_line = columns < kColumnBlock ? 0 : shape.k / per_line;
-  for (int64_t line = first_line; line < shape.kpad / per_line; ++line) {
-    for (int64_t byte = 0; byte < kLine; ++byte) {
-      const int64_t c = byte / 4, low = line * per_line + byte % 4;
-      uint8_t& out = data[line * kLine + byte];
-      const bool clear_low = c >= columns || low >= shape.k;
-      if (!nibbles) {
-        if (clear_low) out = value(c);
-        continue;
-      }
-      const bool clear_high = c >= columns || low + 4 >= shape.k;
-      if (clear_low) out = static_cast<uint8_t>((out & 0xf0) | value(c));
-      if (clear_high) out = static_cast<uint8_t>((out & 0x0f) | (value(c) << 4));
+  const int64_t unit = jit::weight_unit(format.type).k;
+  const int64_t stored = (shape.kpad + unit - 1) / unit * unit;
+  for (int64_t c = 0; c < kColumnBlock; ++c) {
+    const bool real = c < columns;
+    const uint8_t value =
+        real && last_zeros != nullptr ? last_zeros[c] : jit::middle_value(format.type);
+    for (int64_t kk = real ? shape.k : 0; kk < stored; ++kk) {
+      jit::set_unit_value(format.type, data, c, kk, value);
     }
   }
 }
@@ -106,7 +95,7 @@ void fill_quantized(const Target& t, int64_t nb, ByteStream& random) {
   uint8_t* data = t.buffer->data + nb * shape.block_bytes;
   random.fill(data, shape.block_bytes);
   const int64_t entries = nb * shape.groups * kColumnBlock;
-  const uint8_t middle = t.format.type == WeightType::u4 ? 8 : 128;
+  const uint8_t middle = jit::middle_value(t.format.type);
   for (int64_t i = 0; i < shape.groups * kColumnBlock; ++i) {
     const bool real = i % kColumnBlock < columns;
     const float scale = t.scale * (0.75F + 0.5F * random.uniform());
@@ -120,7 +109,7 @@ void fill_quantized(const Target& t, int64_t nb, ByteStream& random) {
     const int offset = real ? static_cast<int>(random.uniform() * 3.0F) - 1 : 0;
     t.buffer->zeros[entries + i] = static_cast<uint8_t>(middle + offset);
   }
-  if (columns == kColumnBlock && shape.k == shape.kpad) return;
+  if (columns == kColumnBlock && shape.k % jit::weight_unit(t.format.type).k == 0) return;
   const uint8_t* zeros = t.format.minimum ? nullptr : t.buffer->zeros;
   const uint8_t* last =
       zeros == nullptr ? nullptr : zeros + entries + (shape.groups - 1) * kColumnBlock;
@@ -141,6 +130,8 @@ float deviation(WeightType type) {
   switch (type) {
     case WeightType::u4:
       return 4.64F;
+    case WeightType::u6:
+      return 18.5F;
     case WeightType::u8:
       return 73.9F;
     case WeightType::f32:

@@ -14,16 +14,16 @@ using jit::WeightType;
 
 // Not rounded yet. Each extreme is divided before they are added, where their sum would overflow.
 float exact_scale(const Extremes& e, const WeightFormat& format, RtnRange range) {
-  const bool nibbles = format.type == WeightType::u4;
   if (format.asym) {
-    const float steps = nibbles ? 15.0F : 255.0F;
+    const auto steps = static_cast<float>(jit::top_value(format.type));
     const float whole = e.high - e.low;
     const float scale = std::isfinite(whole) ? whole / steps : e.high / steps - e.low / steps;
     return scale == 0 && whole != 0 ? std::numeric_limits<float>::min() : scale;
   }
   const float largest = std::max(e.high, -e.low);
-  const bool full = nibbles && range == RtnRange::full;
-  const float scale = largest / (full ? 8.0F : nibbles ? 7.0F : 127.0F);
+  const bool full = format.type != WeightType::u8 && range == RtnRange::full;
+  const int half = jit::middle_value(format.type);
+  const float scale = largest / static_cast<float>(full ? half : half - 1);
   if (scale == 0 && largest != 0) return std::numeric_limits<float>::min();
   return full && e.high > -e.low ? -scale : scale;
 }
@@ -35,7 +35,7 @@ GroupResult rtn_range(std::span<const float> w, const WeightFormat& format, RtnR
   const Extremes extremes = find_extremes(w);
   const float scale = stored_scale(exact_scale(extremes, format, range), format.scale);
   if (!format.asym) return {scale, symmetric_zero(format)};
-  const float top = format.type == WeightType::u4 ? 15.0F : 255.0F;
+  const auto top = static_cast<float>(jit::top_value(format.type));
   const float exact_zero = std::clamp(-extremes.low / scale, 0.0F, top);
   return {scale, static_cast<uint8_t>(round_to_int(exact_zero))};
 }

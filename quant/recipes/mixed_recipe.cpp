@@ -23,7 +23,7 @@ using jit::WeightFormat;
 using jit::WeightType;
 
 constexpr int64_t kSmallGroup = 32;    // of INT4
-constexpr int64_t kLargestInt8 = 128;  // group of INT8: the range of a group's activations too
+constexpr int64_t kLargestWider = 128;  // group of INT6 and INT8: that of the activations too
 
 std::vector<WeightFormat> candidate_formats(const WeightFormat& own) {
   std::vector<WeightFormat> formats{own};
@@ -32,9 +32,11 @@ std::vector<WeightFormat> candidate_formats(const WeightFormat& own) {
     formats.push_back(own);
     formats.back().group = kSmallGroup;
   }
-  formats.push_back(own);
-  formats.back().type = WeightType::u8;
-  if (own.group == 0 || own.group > kLargestInt8) formats.back().group = kLargestInt8;
+  for (const WeightType wider : {WeightType::u6, WeightType::u8}) {
+    formats.push_back(own);
+    formats.back().type = wider;
+    if (own.group == 0 || own.group > kLargestWider) formats.back().group = kLargestWider;
+  }
   return formats;
 }
 

@@ -15,7 +15,17 @@ using jit::WeightFormat;
 using jit::WeightType;
 
 const char* weights_name(WeightType type) {
-  return type == WeightType::u4 ? "int4" : type == WeightType::u8 ? "int8" : "f32";
+  switch (type) {
+    case WeightType::u4:
+      return "int4";
+    case WeightType::u6:
+      return "int6";
+    case WeightType::u8:
+      return "int8";
+    case WeightType::f32:
+      break;
+  }
+  return "f32";
 }
 
 Json format_json(const WeightFormat& format) {
@@ -63,10 +73,11 @@ class Member {
   }
   WeightType type() const {
     const std::string name = text();
-    for (const WeightType type : {WeightType::u4, WeightType::u8, WeightType::f32}) {
+    for (const WeightType type :
+         {WeightType::u4, WeightType::u6, WeightType::u8, WeightType::f32}) {
       if (name == weights_name(type)) return type;
     }
-    wrong("\"int4\", \"int8\" or \"f32\"");
+    wrong("\"int4\", \"int6\", \"int8\" or \"f32\"");
   }
   ScaleType scale() const {
     const auto type = jit::parse_scale_type(text());

@@ -64,10 +64,12 @@ std::vector<Recipe> automatic_recipes(const QuantizeOptions& formats, double mix
     with.linear.group = smaller;
     add("awq+gptq", with);
   }
-  QuantizeOptions eight = formats;
-  eight.linear.type = jit::WeightType::u8;
-  if (eight.linear.group == 0 || eight.linear.group > 128) eight.linear.group = 128;
-  add("rtn", eight);
+  for (const jit::WeightType wider : {jit::WeightType::u6, jit::WeightType::u8}) {
+    QuantizeOptions with = formats;
+    with.linear.type = wider;
+    if (with.linear.group == 0 || with.linear.group > 128) with.linear.group = 128;
+    add("rtn", with);
+  }
   return recipes;
 }
 

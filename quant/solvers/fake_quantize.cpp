@@ -22,20 +22,20 @@ struct ScaleSlope {
 };
 
 ScaleSlope scale_slope(std::span<const float> w, const jit::WeightFormat& format, RtnRange range) {
-  const bool nibbles = format.type == jit::WeightType::u4;
   const auto low = std::min_element(w.begin(), w.end());
   const auto high = std::max_element(w.begin(), w.end());
   ScaleSlope slope{static_cast<size_t>(low - w.begin()), static_cast<size_t>(high - w.begin())};
   slope.low_is_negative = *low < 0;
   if (*low == 0 && *high == 0) return slope;
   if (format.asym) {
-    const float steps = nibbles ? 15.0F : 255.0F;
+    const auto steps = static_cast<float>(jit::top_value(format.type));
     slope.by_low = *low < 0 ? -1 / steps : 0.0F;
     slope.by_high = *high > 0 ? 1 / steps : 0.0F;
     return slope;
   }
-  const bool full = nibbles && range == RtnRange::full;
-  const float steps = full ? 8.0F : nibbles ? 7.0F : 127.0F;
+  const bool full = format.type != jit::WeightType::u8 && range == RtnRange::full;
+  const int half = jit::middle_value(format.type);
+  const auto steps = static_cast<float>(full ? half : half - 1);
   if (*high > -*low) {
     slope.by_high = full ? -1 / steps : 1 / steps;
   } else {
@@ -60,7 +60,7 @@ void fake_quantize_row(std::span<const float> w, const jit::WeightFormat& format
 void fake_quantize_row_gradient(std::span<const float> w, const jit::WeightFormat& format,
                                 RtnRange range, std::span<const float> dout, std::span<float> dw) {
   std::vector<uint8_t> q(w.size());
-  const int top = format.type == jit::WeightType::u4 ? 15 : 255;
+  const int top = jit::top_value(format.type);
   for_each_group(w.size(), format, [&](size_t begin, size_t length) {
     const auto group = w.subspan(begin, length);
     const GroupResult r = rtn_group(group, format, range, q);

@@ -47,7 +47,7 @@ struct Search {
     return true;
   }
   bool consider_range(float low, float high) {
-    const float top = format.type == WeightType::u4 ? 15.0F : 255.0F;
+    const auto top = static_cast<float>(jit::top_value(format.type));
     const float exact = (high - low) / top;
     if (!storable(exact)) return false;
     const float scale = stored_scale(exact, format.scale);
@@ -77,7 +77,7 @@ float ratio_of(const RangeOptions& options, int step) {
 }
 
 void search_symmetric(Search& search, const Extremes& extremes, const RangeOptions& options) {
-  const float half = search.format.type == WeightType::u4 ? 8.0F : 128.0F;
+  const auto half = static_cast<float>(jit::middle_value(search.format.type));
   const float largest = std::max(extremes.high, -extremes.low);
   const float full = (extremes.high > -extremes.low ? -largest : largest) / half;
   const uint8_t zero = symmetric_zero(search.format);
@@ -108,7 +108,7 @@ void search_asymmetric(Search& search, const Extremes& extremes, const RangeOpti
 }
 
 void search_inverse(Search& search, std::span<const float> w) {
-  const float half = search.format.type == WeightType::u4 ? 8.0F : 128.0F;
+  const auto half = static_cast<float>(jit::middle_value(search.format.type));
   const float largest = *std::max_element(
       w.begin(), w.end(), [](float a, float b) { return std::fabs(a) < std::fabs(b); });
   for (int i = -kInverseScales; i <= kInverseScales; ++i) {

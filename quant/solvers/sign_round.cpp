@@ -23,7 +23,7 @@ struct Grid {
 };
 
 Grid symmetric_grid(const SignRoundParams& p, size_t at) {
-  const float half = p.format.type == WeightType::u4 ? 8.0F : 128.0F;
+  const auto half = static_cast<float>(jit::middle_value(p.format.type));
   const float below = -p.low[at] * p.alpha[at], above = p.high[at] * p.beta[at];
   Grid grid;
   grid.zero = symmetric_zero(p.format);
@@ -38,7 +38,7 @@ Grid symmetric_grid(const SignRoundParams& p, size_t at) {
 }
 
 Grid asymmetric_grid(const SignRoundParams& p, size_t at) {
-  const float top = p.format.type == WeightType::u4 ? 15.0F : 255.0F;
+  const auto top = static_cast<float>(jit::top_value(p.format.type));
   const float below = -p.low[at] * p.alpha[at], above = p.high[at] * p.beta[at];
   Grid grid;
   grid.scale = stored_scale((above + below) / top, p.format.scale);

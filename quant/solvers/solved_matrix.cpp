@@ -30,7 +30,7 @@ void check_sizes(const SolvedMatrix& solved, const GroupShape& shape) {
 }
 
 void check_row(const SolvedMatrix& solved, const GroupShape& shape, int64_t row) {
-  const int top = solved.format.type == WeightType::u4 ? 15 : 255;
+  const int top = jit::top_value(solved.format.type);
   const uint8_t* q = solved.q.data() + row * solved.k;
   const uint8_t* largest = std::max_element(q, q + solved.k);
   if (*largest > top) {

@@ -64,7 +64,7 @@ void GemmProblem::fill_block(Filling filling, int64_t nb) {
     jit::pack_block_f32(spec.n, spec.k, nb, w.data(), data_.data());
     return;
   }
-  const int64_t largest = spec.weight.type == WeightType::u4 ? 15 : 255;
+  const int64_t largest = jit::top_value(spec.weight.type);
   std::vector<uint8_t> q(static_cast<size_t>(kColumnBlock * shape.kpad));
   std::vector<uint8_t> zero(static_cast<size_t>(kColumnBlock * shape.groups));
   std::vector<float> scale(zero.size()), minimum(zero.size());
@@ -94,7 +94,7 @@ void GemmProblem::fill_activations(Filling filling) {
 }
 
 void GemmProblem::fill_row(Filling filling, int64_t row) {
-  const int zero = spec.weight.asym ? 1 : (spec.weight.type == WeightType::u4 ? 8 : 128);
+  const int zero = spec.weight.asym ? 1 : jit::middle_value(spec.weight.type);
   int8_t* a = a_s8_.data() + row * a_stride_;
   for (int64_t g = 0; g < shape.groups; ++g) {
     const bool silent = filling == Filling::zeros && g % 2 == 0;

@@ -42,7 +42,7 @@ struct Problem {
         pack_block_f32(spec.n, spec.k, nb, floats(16 * spec.k).data(), data.data());
         continue;
       }
-      const uint32_t levels = spec.weight.type == WeightType::u4 ? 16 : 256;
+      const uint32_t levels = top_value(spec.weight.type) + 1U;
       std::vector<uint8_t> q(16 * shape.kpad);
       std::vector<uint8_t> zero(16 * shape.groups);
       for (uint8_t& v : q) v = static_cast<uint8_t>(random() % levels);
@@ -61,7 +61,7 @@ struct Problem {
     if (spec.act == ActType::f32) return;
     if (spec.act == ActType::bf16) return make_bf16();
     a_s8.assign(kRows * shape.kpad, 0);
-    const int zero = spec.weight.asym ? 1 : (spec.weight.type == WeightType::u4 ? 8 : 128);
+    const int zero = spec.weight.asym ? 1 : middle_value(spec.weight.type);
     for (int64_t row = 0; row < kRows; ++row) {
       std::vector<int32_t> sums(shape.groups);
       for (int64_t g = 0; g < shape.groups; ++g) {
@@ -176,8 +176,9 @@ void expect_close(const GemmSpec& spec) {
 }
 
 TEST(GemmReference, EveryFormat) {
-  for (const WeightType type : {WeightType::u4, WeightType::u8}) {
+  for (const WeightType type : {WeightType::u4, WeightType::u6, WeightType::u8}) {
     for (const ActType act : {ActType::s8, ActType::f32, ActType::bf16}) {
+      if (type == WeightType::u6 && act == ActType::bf16) continue;
       for (const int64_t group : {16, 32, 128, 0}) {
         for (const bool asym : {false, true}) {
           for (const ScaleType scale : {ScaleType::f16, ScaleType::f32, ScaleType::bf16}) {

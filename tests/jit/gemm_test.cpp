@@ -83,8 +83,19 @@ void add_types(std::vector<GemmSpec>& out) {
       }
     }
   }
+  // Six bits: groups of whole units, and half a unit at the end.
+  for (const ActType act : {ActType::s8, ActType::f32}) {
+    for (const bool asym : {false, true}) {
+      for (const int64_t group : {16, 32, 48, 128, 0}) {
+        for (const int64_t k : {int64_t{208}, 2 * group + 24, 2 * group + 13}) {
+          const WeightFormat weight = weights(WeightType::u6, group, asym, ScaleType::f16);
+          out.push_back({.weight = weight, .act = act, .n = 40, .k = k});
+        }
+      }
+    }
+  }
   // Minimums, and scales of bf16.
-  for (const WeightType type : {WeightType::u4, WeightType::u8}) {
+  for (const WeightType type : {WeightType::u4, WeightType::u6, WeightType::u8}) {
     for (const ActType act : {ActType::s8, ActType::f32}) {
       for (const auto& [n, k, group] :
            {std::array<int64_t, 3>{100, 200, 64}, {17, 77, 32}, {5, 1, 0}, {33, 24, 128}}) {
@@ -251,6 +262,8 @@ TEST(GemmGenerator, EveryTileWithinBudgetIsGenerated) {
          {llama_spec(), GemmSpec{.weight = {.asym = true}, .n = 64, .k = 96},
           GemmSpec{.weight = {.type = WeightType::u8}, .n = 64, .k = 96},
           GemmSpec{.weight = {.asym = true}, .act = ActType::f32, .n = 64, .k = 96},
+          GemmSpec{.weight = {.type = WeightType::u6, .asym = true}, .n = 64, .k = 96},
+          GemmSpec{.weight = {.type = WeightType::u6}, .act = ActType::f32, .n = 64, .k = 96},
           GemmSpec{.act = ActType::bf16, .n = 64, .k = 96},
           GemmSpec{.weight = {.asym = true}, .act = ActType::bf16, .n = 64, .k = 96}}) {
       int largest = 0;

@@ -52,7 +52,7 @@ KernelKey random_key(std::mt19937& random) {
   const Activation activation = kActivations[random() % 6];
   switch (random() % 3) {
     case 0:
-      key.spec = GemmSpec{.weight = {.type = static_cast<WeightType>(random() % 3),
+      key.spec = GemmSpec{.weight = {.type = static_cast<WeightType>(random() % 4),
                                      .group = static_cast<int64_t>(random() % 5 * 16),
                                      .asym = flip(),
                                      .scale = static_cast<ScaleType>(random() % 3)},

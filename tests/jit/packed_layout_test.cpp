@@ -21,7 +21,7 @@ struct Packed {
     scales.assign(shape.scale_bytes, 0xee);
     zeros.assign(shape.zero_bytes, 0xee);
     std::mt19937 random(static_cast<uint32_t>(n * 1000 + k));
-    const uint32_t levels = f.type == WeightType::u4 ? 16 : 256;
+    const uint32_t levels = top_value(f.type) + 1U;
     for (int64_t nb = 0; nb < shape.nblocks; ++nb) {
       std::vector<uint8_t> bq(16 * shape.kpad);
       std::vector<uint8_t> bzero(16 * shape.groups);
@@ -112,6 +112,40 @@ TEST(PackedLayout, BytesOfALine) {
   EXPECT_EQ(scales[15], 0x3c00);
 }
 
+// Four bits in two lines, two more in a third.
+TEST(PackedLayout, BytesOfAUnitOfSixBits) {
+  std::vector<uint8_t> q(256);
+  for (int c = 0; c < 16; ++c) {
+    for (int kk = 0; kk < 16; ++kk) q[c * 16 + kk] = static_cast<uint8_t>((5 * c + 7 * kk) % 64);
+  }
+  const std::vector<float> scale(16, 1.0F);
+  std::vector<uint8_t> unit(192);
+  std::vector<uint16_t> scales(16);
+  const WeightFormat format{.type = WeightType::u6, .group = 16};
+  ASSERT_EQ(packed_shape(format, 16, 16).data_bytes, 192);
+  pack_block(format, 16, 16, 0, q.data(), scale.data(), nullptr, unit.data(), scales.data(),
+             nullptr);
+  for (int c = 0; c < 16; ++c) {
+    for (int i = 0; i < 4; ++i) {
+      const int at = c * 4 + i;
+      for (int j = 0; j < 4; ++j) {
+        const int value = q[c * 16 + 4 * j + i];
+        EXPECT_EQ(unit[j / 2 * 64 + at] >> (j % 2 * 4) & 15, value & 15);
+        EXPECT_EQ(unit[128 + at] >> (2 * j) & 3, value >> 4);
+      }
+    }
+  }
+  set_unit_value(WeightType::u6, unit.data(), 3, 13, 42);
+  q[3 * 16 + 13] = 42;
+  for (int c = 0; c < 16; ++c) {
+    for (int kk = 0; kk < 16; ++kk) {
+      ASSERT_EQ(unit_value(WeightType::u6, unit.data(), c, kk), q[c * 16 + kk]);
+    }
+  }
+  EXPECT_THROW(packed_shape({.type = WeightType::u6, .group = 8}, 16, 16), Error);
+  EXPECT_EQ(packed_shape({.type = WeightType::u6, .group = 0}, 16, 24).data_bytes, 384);
+}
+
 class PackedRoundTrip
     : public testing::TestWithParam<std::tuple<WeightType, bool, ScaleType, int64_t>> {};
 
@@ -127,7 +161,7 @@ TEST_P(PackedRoundTrip, EveryElementComesBack) {
     for (int64_t kk = 0; kk < p.shape.kpad; ++kk) {
       const int64_t g = kk / p.shape.group;
       const uint8_t zero = packed_zero(view, column, g);
-      const uint8_t default_zero = type == WeightType::u4 ? 8 : 128;
+      const uint8_t default_zero = middle_value(type);
       ASSERT_EQ(zero, inside && asym ? p.zero[column * p.shape.groups + g] : default_zero);
       ASSERT_EQ(packed_scale(view, column, g),
                 inside ? p.scale[column * p.shape.groups + g] : 0.0F);
@@ -165,9 +199,13 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Combine(testing::Values(WeightType::u4, WeightType::u8), testing::Bool(),
                      testing::Values(ScaleType::f16, ScaleType::f32, ScaleType::bf16),
                      testing::Values(8, 32, 128, 0)));
+INSTANTIATE_TEST_SUITE_P(SixBits, PackedRoundTrip,
+                         testing::Combine(testing::Values(WeightType::u6), testing::Bool(),
+                                          testing::Values(ScaleType::f16),
+                                          testing::Values(16, 48, 0)));
 
 TEST(PackedLayout, MinimumsComeBack) {
-  for (const WeightType type : {WeightType::u4, WeightType::u8}) {
+  for (const WeightType type : {WeightType::u4, WeightType::u6, WeightType::u8}) {
     for (const ScaleType scale : {ScaleType::f16, ScaleType::f32, ScaleType::bf16}) {
       const WeightFormat format{
           .type = type, .group = 32, .asym = true, .scale = scale, .minimum = true};

@@ -40,7 +40,7 @@ MatrixSource matrix(int64_t n, int64_t k, bool k_major, uint32_t seed = 1) {
 
 std::vector<WeightFormat> all_formats() {
   std::vector<WeightFormat> formats{{WeightType::f32, 0, false, ScaleType::f32}};
-  for (const WeightType type : {WeightType::u4, WeightType::u8}) {
+  for (const WeightType type : {WeightType::u4, WeightType::u6, WeightType::u8}) {
     for (const int64_t group : {0, 16, 32, 128}) {
       for (const bool asym : {false, true}) {
         for (const ScaleType scale : {ScaleType::f16, ScaleType::f32}) {

@@ -212,7 +212,7 @@ class RandomNumbers : public graph::ColumnReader {
     for (size_t kk = 0; kk < out.size(); ++kk) {
       const size_t g = kk / static_cast<size_t>(format_.group);
       const auto q = static_cast<float>(numbers.q[kk]);
-      const float middle = format_.type == WeightType::u4 ? 8 : 128;
+      const float middle = jit::middle_value(format_.type);
       out[kk] = format_.minimum ? std::fma(q, numbers.scales[g], numbers.offsets[g])
                                 : (q - middle) * numbers.scales[g];
     }
@@ -220,9 +220,7 @@ class RandomNumbers : public graph::ColumnReader {
   std::optional<WeightFormat> packed_format() const override { return format_; }
   void read_numbers(int64_t c, graph::QuantizedColumn& out) const override {
     std::mt19937 random(static_cast<uint32_t>(c + 1));
-    const uint32_t levels = format_.type == WeightType::u4 ? 16 : 64;
-    const uint32_t first = format_.minimum || levels == 16 ? 0 : 96;
-    for (uint8_t& q : out.q) q = static_cast<uint8_t>(first + random() % levels);
+    for (uint8_t& q : out.q) q = static_cast<uint8_t>(random() & jit::top_value(format_.type));
     for (size_t g = 0; g < out.scales.size(); ++g) {
       out.scales[g] = largest_scale_ * static_cast<float>(random() % 64) / 512.0F;
       if (format_.minimum) out.offsets[g] = static_cast<float>(random() % 64) / -16.0F;
@@ -243,14 +241,14 @@ MatrixSource numbers_of(const WeightFormat& format, int64_t n, int64_t k, float 
 
 constexpr WeightFormat kMinimums{
     .type = WeightType::u4, .group = 32, .asym = true, .minimum = true};
-constexpr WeightFormat kSixBits{.type = WeightType::u8, .group = 16};
+constexpr WeightFormat kSixBits{.type = WeightType::u6, .group = 16};
 
 TEST(QuantizedSource, NumbersOfReadersArePackedAsTheyAre) {
   expect_exact(numbers_of(kMinimums, 37, 96), kMinimums);
   expect_exact(numbers_of(kSixBits, 5, 64), kSixBits);
   // What Q, K and V of K-quants are; a symmetric part has minimums then, of a middle times a scale.
   WeightFormat merged = kMinimums;
-  merged.type = WeightType::u8;
+  merged.type = WeightType::u6;
   merged.group = 16;
   const MatrixSource parts[] = {numbers_of(kMinimums, 16, 64), numbers_of(kSixBits, 5, 64)};
   expect_exact(concatenate(parts), merged);

@@ -60,7 +60,7 @@ void expect_bytes_of_quantize_matrix(const WeightFormat& format, RtnRange range)
 }
 
 TEST(SolveRtnTest, GivesTheBytesOfQuantizeMatrix) {
-  for (const WeightType type : {WeightType::u4, WeightType::u8}) {
+  for (const WeightType type : {WeightType::u4, WeightType::u6, WeightType::u8}) {
     for (const int64_t group : {int64_t{0}, int64_t{32}}) {
       for (const bool asym : {false, true}) {
         for (const RtnRange range : {RtnRange::plain, RtnRange::full}) {
@@ -75,7 +75,7 @@ TEST(SolveRtnTest, SearchingNeverRaisesTheErrorOfAGroupAndLowersTheSum) {
   const int64_t n = 24, k = 200;  // the last group of 64 is short
   const std::vector<float> w = normal_numbers(n * k, 8, 0.02F);
   runtime::ThreadPool pool(1);
-  for (const WeightType type : {WeightType::u4, WeightType::u8}) {
+  for (const WeightType type : {WeightType::u4, WeightType::u6, WeightType::u8}) {
     for (const int64_t group : {int64_t{0}, int64_t{16}, int64_t{64}}) {
       for (const bool asym : {false, true}) {
         const WeightFormat format{type, group, asym, ScaleType::f16};

@@ -74,8 +74,9 @@ TEST(RecipeTest, WhatIsWrongIsNamed) {
             "r.json: \"group\" is 12, expected 0 (a whole column) or a multiple of 8.");
   EXPECT_EQ(message(R"({"group": -8})"),
             "r.json: \"group\" is -8, expected an integer from 0 to 1048576.");
-  EXPECT_EQ(message(R"({"lm_head": {"weights": "int3"}})"),
-            "r.json: \"lm_head.weights\" is \"int3\", expected \"int4\", \"int8\" or \"f32\".");
+  EXPECT_EQ(
+      message(R"({"lm_head": {"weights": "int3"}})"),
+      "r.json: \"lm_head.weights\" is \"int3\", expected \"int4\", \"int6\", \"int8\" or \"f32\".");
   EXPECT_EQ(message(R"({"damping": 2})"),
             "r.json: \"damping\" is 2, expected a number from 0 to 1.");
   EXPECT_EQ(message(R"({"bits": -1})"), "r.json: \"bits\" is -1, expected a number from 0 to 32.");
@@ -245,7 +246,8 @@ TEST(RecipeLoopTest, AutomaticRecipesGrowInCost) {
   const auto recipes = automatic_recipes(int4(128), 0);
   EXPECT_EQ(method_name(recipes.front()), "rtn");
   EXPECT_EQ(recipes.back().formats.linear.type, jit::WeightType::u8);
-  EXPECT_EQ(recipes[recipes.size() - 2].formats.linear.group, 32);
+  EXPECT_EQ(recipes[recipes.size() - 2].formats.linear.type, jit::WeightType::u6);
+  EXPECT_EQ(recipes[recipes.size() - 3].formats.linear.group, 32);
   // What is 8 bits wide already is rounded to nearest and that is that.
   EXPECT_EQ(automatic_recipes(default_options("int8", 32, false, jit::ScaleType::f16), 4.75).size(),
             1U);

@@ -17,7 +17,7 @@ void add_base_weights(CLI::App& command, WeightOptions& weights) {
       command
           .add_option("--base-weights", weights.weights,
                       "How the base's weights are stored: int4, int8 or f32")
-          ->check(CLI::IsMember({"int4", "int8", "f32"}))
+          ->check(CLI::IsMember({"int4", "int6", "int8", "f32"}))
           ->capture_default_str()
           ->group(title),
       command.add_option("--base-group", weights.group, "Weights of the base that share a scale")

@@ -7,8 +7,8 @@ namespace nibble::cli {
 void WeightOptions::add_to(CLI::App& command) {
   const char* title = "Weights";
   flags = {
-      command.add_option("--weights", weights, "How weights are stored: int4, int8 or f32")
-          ->check(CLI::IsMember({"int4", "int8", "f32"}))
+      command.add_option("--weights", weights, "How weights are stored: int4, int6, int8 or f32")
+          ->check(CLI::IsMember({"int4", "int6", "int8", "f32"}))
           ->capture_default_str()
           ->group(title),
       command.add_option("--group", group, "Weights that share a scale; 0: a whole column")
@@ -21,13 +21,13 @@ void WeightOptions::add_to(CLI::App& command) {
           ->capture_default_str()
           ->group(title),
       command.add_option("--lm-head", head, "The output matrix alone (default: int8 beside int4)")
-          ->check(CLI::IsMember({"int4", "int8", "f32"}))
+          ->check(CLI::IsMember({"int4", "int6", "int8", "f32"}))
           ->group(title),
       command
           .add_option("--embedding", embedding,
                       "The embedding table alone (default: int8 beside int4); one that is tied to "
                       "the output matrix is stored like it")
-          ->check(CLI::IsMember({"int4", "int8", "f32"}))
+          ->check(CLI::IsMember({"int4", "int6", "int8", "f32"}))
           ->group(title),
       command
           .add_flag("--no-fuse", no_fuse, "Run the graph as it is, by the reference interpreter")

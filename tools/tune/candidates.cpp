@@ -113,8 +113,9 @@ double least_seconds(const jit::GemmSpec& spec, jit::Isa isa, int64_t m, const j
 
   const double dots = rows * blocks * halves * steps;
   double others = 3 * rows * blocks * halves * static_cast<double>(shape.groups);
-  if (spec.weight.type == jit::WeightType::u4) {
-    others += 1.5 * steps * blocks * halves * (tiling.panel ? 1 : tiles);
+  if (spec.weight.type == jit::WeightType::u4 || spec.weight.type == jit::WeightType::u6) {
+    others += (spec.weight.type == jit::WeightType::u4 ? 1.5 : 4) * steps * blocks * halves *
+              (tiling.panel ? 1 : tiles);
   }
   const double dot_bytes = roofs.int8_gops * 1e9 / 2;
   const double compute = std::max(dots, (dots + others) / 2) * width / dot_bytes;

@@ -61,7 +61,7 @@ struct Operands {
     a_scale.resize(static_cast<size_t>(m * shape.groups));
     a_sum.resize(a_scale.size());
     for (float& value : a_scale) value = uniform(0.001F, 0.02F);
-    const int zero = spec.weight.asym ? 1 : (spec.weight.type == jit::WeightType::u4 ? 8 : 128);
+    const int zero = spec.weight.asym ? 1 : jit::middle_value(spec.weight.type);
     for (int64_t row = 0; row < m; ++row) {
       int8_t* a = a_s8.data() + row * shape.kpad;
       int32_t* sums = a_sum.data() + row * shape.groups;
