@@ -21,7 +21,7 @@ using jit::WeightType;
 std::vector<WeightFormat> all_formats() {
   std::vector<WeightFormat> formats;
   for (const WeightType type : {WeightType::u4, WeightType::u6, WeightType::u8}) {
-    for (const int64_t group : {int64_t{0}, int64_t{16}, int64_t{24}, int64_t{128}}) {
+    for (const int64_t group : {int64_t{0}, int64_t{16}, int64_t{48}, int64_t{128}}) {
       for (const bool asym : {false, true}) {
         for (const ScaleType scale : {ScaleType::f16, ScaleType::f32}) {
           formats.push_back({type, group, asym, scale});
