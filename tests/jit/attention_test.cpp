@@ -25,8 +25,8 @@ using test::GeneratedCode;
 using test::GuardedBuffer;
 using test::same_bits;
 
-constexpr KvType kAllTypes[] = {KvType::f32, KvType::f16, KvType::bf16, KvType::int16,
-                                KvType::int8};
+constexpr KvType kAllTypes[] = {KvType::f32,   KvType::f16,  KvType::bf16,
+                                KvType::int16, KvType::int8, KvType::bf16_pairs};
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 struct Range {
@@ -181,6 +181,8 @@ TEST_P(AttentionKernels, EveryLengthEqualsTheReference) {
     check({.head_dim = 24, .kv = KvType::int16, .rows = 1}, GetParam(), causal(1, hi));
     check({.head_dim = 20, .kv = KvType::int16, .rows = 6}, GetParam(), causal(5, hi, 19));
     check({.head_dim = 24, .kv = KvType::int8, .rows = 4}, GetParam(), causal(4, hi));
+    check({.head_dim = 24, .kv = KvType::bf16_pairs, .rows = 4}, GetParam(), causal(4, hi, 19));
+    check({.head_dim = 20, .kv = KvType::bf16_pairs, .rows = 20}, GetParam(), causal(18, hi));
   }
 }
 
@@ -195,6 +197,8 @@ TEST_P(AttentionKernels, EveryRowCountEqualsTheReference) {
   for (const int rows : {2, 4, 5, 16, 17, kMaxAttentionRows}) {
     for (int64_t used = 1; used <= rows; ++used) {
       check({.head_dim = 36, .kv = KvType::int16, .rows = rows}, GetParam(), causal(used, 130));
+      check({.head_dim = 36, .kv = KvType::bf16_pairs, .rows = rows}, GetParam(),
+            causal(used, 130));
     }
     check({.head_dim = 64, .kv = KvType::int8, .rows = rows, .alibi = true}, GetParam(),
           causal(rows, 60));
@@ -226,22 +230,33 @@ TEST_P(AttentionKernels, RowsApartEqualTheReference) {
     check({.head_dim = 40, .rows = 4, .alibi = true}, GetParam(), ranges);
     check({.head_dim = 72, .kv = KvType::f16, .rows = 8}, GetParam(), ranges);
     check({.head_dim = 72, .kv = KvType::int16, .rows = 8}, GetParam(), ranges);
+    check({.head_dim = 72, .kv = KvType::bf16_pairs, .rows = 8}, GetParam(), ranges);
     check({.head_dim = 7, .kv = KvType::int8, .rows = 4, .alibi = true}, GetParam(), ranges);
+  }
+}
+
+// Of a cache that holds NaN from position 71 on.
+void expect_two_rows_of_nan(const AttentionSpec& spec, Isa isa, const std::vector<Range>& ranges) {
+  const GeneratedCode<AttentionFn> kernel(generate_attention(spec, isa));
+  const Cache cache(spec, {0, 71}, kKvPage, 1);
+  Call found(cache, ranges, 2), expected(cache, ranges, 2);
+  kernel(found.args);
+  attention_reference(spec, expected.args);
+  for (size_t r = 0; r < ranges.size(); ++r) {
+    for (int64_t d = 0; d < spec.head_dim; ++d) {
+      const size_t at = r * static_cast<size_t>(found.stride) + static_cast<size_t>(d);
+      EXPECT_EQ(std::isnan(found.out[at]), ranges[r].hi > 71) << repeat(spec, isa);
+      EXPECT_EQ(std::isnan(expected.out[at]), ranges[r].hi > 71) << repeat(spec, isa);
+    }
   }
 }
 
 // What a row cannot see does not matter, even where its neighbours look at it.
 TEST_P(AttentionKernels, AnUnseenNaNPoisonsOnlyTheRowsThatSeeIt) {
-  const AttentionSpec spec{.head_dim = 32, .rows = 4};
-  const std::vector<Range> ranges = {{0, 70}, {0, 71}, {0, 72}, {0, 73}};
-  const GeneratedCode<AttentionFn> kernel(generate_attention(spec, GetParam()));
-  const Cache cache(spec, {0, 71}, kKvPage, 1);
-  Call call(cache, ranges, 2);
-  kernel(call.args);
-  EXPECT_FALSE(std::isnan(call.out[0]));
-  EXPECT_FALSE(std::isnan(call.out[static_cast<size_t>(call.stride)]));
-  EXPECT_TRUE(std::isnan(call.out[static_cast<size_t>(2 * call.stride)]));
-  EXPECT_TRUE(std::isnan(call.out[static_cast<size_t>(3 * call.stride)]));
+  for (const KvType kv : {KvType::f32, KvType::bf16_pairs}) {
+    const AttentionSpec spec{.head_dim = 32, .kv = kv, .rows = 4};
+    expect_two_rows_of_nan(spec, GetParam(), {{0, 70}, {0, 71}, {0, 72}, {0, 73}});
+  }
 }
 
 TEST_P(AttentionKernels, CuttingAPromptDifferentlyChangesNothing) {
@@ -324,7 +339,7 @@ TEST_P(AttentionKernels, PagesByThemselvesMergeToTheWhole) {
 }
 
 TEST_P(AttentionKernels, LargeScoresEqualTheReference) {
-  for (KvType kv : {KvType::f32, KvType::int16}) {
+  for (KvType kv : {KvType::f32, KvType::int16, KvType::bf16_pairs}) {
     const AttentionSpec spec{.head_dim = 64, .kv = kv, .rows = 2};
     const std::vector<Range> ranges = causal(2, 300);
     const GeneratedCode<AttentionFn> kernel(generate_attention(spec, GetParam()));
@@ -427,6 +442,7 @@ TEST(AttentionReference, RoundingTheCacheCostsLittle) {
     EXPECT_LT(relative_error(KvType::int16, outliers), 5e-4 * outliers);
     EXPECT_LT(relative_error(KvType::int16, outliers), relative_error(KvType::f16, outliers));
     EXPECT_LT(relative_error(KvType::bf16, outliers), 1e-2 * outliers);
+    EXPECT_LT(relative_error(KvType::bf16_pairs, outliers), 1.5e-2 * outliers);
     EXPECT_LT(relative_error(KvType::int8, outliers), 2e-2 * outliers);
   }
 }
