@@ -4,11 +4,17 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <utility>
 
+#include "jit/attention_bf16.h"
+#include "jit/float16.h"
 #include "jit/kv_quantize.h"
+#include "jit/scalar_math.h"
 #include "tests/jit/attention_problem.h"
 
 namespace nibble::test {
@@ -340,6 +346,79 @@ TEST(KvLayout, PutsIntegersInPairs) {
     const auto written = [](std::byte b) { return b != std::byte{0}; };
     EXPECT_EQ(std::count_if(split, split + record.key_scales, written), bytes * 3);
     EXPECT_EQ(std::count_if(std::as_const(pages).data(), split, written), 0);
+  }
+}
+
+// Position 83 is the 19th of the second split: lane 3 of its second block, of the values the upper
+// half of line 3 of the first 32.
+TEST(KvLayout, PutsBf16InPairs) {
+  constexpr int64_t kDim = 35, kWidth = 64, kPosition = kKvPage + 83;
+  constexpr KvType kType = KvType::bf16_pairs;
+  const KvRecord record = kv_record(kType, kDim);
+  EXPECT_EQ(record.values, 64 * kWidth * 2);
+  EXPECT_EQ(record.bytes, 2 * record.values);
+  const int64_t page = kv_page_bytes(kType, kDim);
+  std::vector<std::byte> pages(static_cast<size_t>(2 * page + 64));
+  const KvHead head{pages.data(), page + 64};
+  std::vector<float> key(kDim), value(kDim);
+  for (size_t d = 0; d < kDim; ++d) {
+    key[d] = 1.0F + static_cast<float>(d);
+    value[d] = -100.0F - static_cast<float>(d);
+  }
+  key[7] = 0x1p-57F;
+  kv_append(kType, kDim, kPosition, key.data(), value.data(), head);
+  key[7] = 0;
+  const std::byte* split = kv_split(record, head, kPosition / kKvSplit);
+  const auto number_at = [&](int64_t index) {
+    uint16_t bits;
+    std::memcpy(&bits, split + 2 * index, 2);
+    return bf16_to_f32(bits);
+  };
+  int64_t zeros = 0;
+  for (int64_t i = 0; i < record.bytes / 2; ++i) zeros += number_at(i) == 0 ? 1 : 0;
+  EXPECT_EQ(zeros, record.bytes / 2 - 2 * kDim + 1);
+  for (int64_t d = 0; d < kDim; ++d) {
+    const auto at = static_cast<size_t>(d);
+    EXPECT_EQ(number_at(kWidth * 16 + d / 2 * 32 + 3 * 2 + d % 2), key[at]);
+    EXPECT_EQ(number_at(record.values / 2 + (3 * kWidth + d) * 2 + 1), value[at]);
+    EXPECT_EQ(kv_key(kType, kDim, head, kPosition, d), key[at]);
+    EXPECT_EQ(kv_value(kType, kDim, head, kPosition, d), value[at]);
+  }
+}
+
+// Values are multiplied by weights of 0 where they do not count, so none may be infinite or NaN;
+// what was makes the score NaN instead.
+TEST(KvLayout, KeepsValuesFinite) {
+  constexpr int64_t kDim = 3;
+  constexpr KvType kType = KvType::bf16_pairs;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  std::vector<std::byte> pages(static_cast<size_t>(kv_page_bytes(kType, kDim)));
+  const KvHead head{pages.data(), 0};
+  for (const float bad : {kNaN, kInfinity, -kInfinity, 3.4e38F}) {
+    const float good[] = {1, 2, 3}, with_bad[] = {4, bad, 6};
+    kv_append(kType, kDim, 5, good, with_bad, head);
+    EXPECT_TRUE(std::isnan(kv_key(kType, kDim, head, 5, 0)));
+    EXPECT_EQ(kv_value(kType, kDim, head, 5, 0), 4);
+    EXPECT_EQ(kv_value(kType, kDim, head, 5, 1), 0);
+    kv_append(kType, kDim, 5, with_bad, good, head);
+    EXPECT_TRUE(std::isnan(kv_key(kType, kDim, head, 5, 0)));
+    EXPECT_EQ(kv_value(kType, kDim, head, 5, 1), 2);
+    kv_append(kType, kDim, 5, good, good, head);
+    EXPECT_EQ(kv_key(kType, kDim, head, 5, 0), 1);
+  }
+}
+
+// Off by rounding to nearest and little more than that.
+TEST(Bf16Weights, ArePowersOf2) {
+  ScalarMath v;
+  EXPECT_EQ(bf16_weight(v, -kBf16Top), 1.0F);
+  EXPECT_EQ(bf16_weight(v, -kBf16Top - 56), 0x1p-56F);
+  EXPECT_TRUE(std::isnan(bf16_weight(v, kNaN)));
+  for (float x = kLeastBf16Exponent; x <= 0.5F; x += 0.00173F) {
+    const float weight = bf16_weight(v, x);
+    const double exact = std::exp2(double{x} + 0.5);
+    EXPECT_EQ(std::bit_cast<uint32_t>(weight) & 0xFFFFU, 0U);
+    EXPECT_NEAR(weight, exact, (0x1p-8 + 1.2e-4) * exact) << x;
   }
 }
 
