@@ -2,6 +2,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstring>
@@ -15,6 +16,7 @@ namespace nibble::jit {
 namespace {
 
 constexpr int64_t kChunk = 128;  // elements converted at a time
+constexpr int64_t kMostElements = 1024;
 
 int64_t element_bytes(KvType type) {
   return type == KvType::f32 ? 4 : type == KvType::int8 ? 1 : 2;
@@ -105,7 +107,6 @@ template <typename T>
 void append_integers(int64_t head_dim, const float* key, const float* value,
                      const QuantizeRule& key_rule, const QuantizeRule& value_rule,
                      const Split& split) {
-  constexpr int64_t kMostElements = 1024;
   const int64_t width = padded(KvType::int16, head_dim);
   std::array<int16_t, kMostElements> q;
   for (int64_t d = head_dim; d < width; ++d) q[static_cast<size_t>(d)] = 0;
@@ -123,27 +124,56 @@ void append_integers(int64_t head_dim, const float* key, const float* value,
 
 // ---- bf16 in pairs ----
 
+// bf16_factor of eight numbers at a time.
+__attribute__((target("avx2"))) void factors_avx2(const float* from, int64_t count, uint16_t* to) {
+  const __m256i below = _mm256_set1_epi32(std::bit_cast<int32_t>(kLeastBf16Factor) - 1);
+  const __m256i infinity = _mm256_set1_epi32(0x7F800000);
+  for (int64_t i = 0; i < count; i += 8) {
+    const __m256i x = _mm256_castps_si256(_mm256_loadu_ps(from + i));
+    const __m256i magnitude = _mm256_and_si256(x, _mm256_set1_epi32(0x7FFFFFFF));
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(x, 16), _mm256_set1_epi32(1));
+    const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(x, odd), _mm256_set1_epi32(0x7FFF));
+    const __m256i kept =
+        _mm256_and_si256(_mm256_srli_epi32(sum, 16), _mm256_cmpgt_epi32(magnitude, below));
+    const __m256i bits = _mm256_blendv_epi8(kept, _mm256_set1_epi32(0x7FC0),
+                                            _mm256_cmpgt_epi32(magnitude, infinity));
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(bits, bits), 0x08);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm256_castsi256_si128(words));
+  }
+}
+
+// A vector of the cache, padded with zeros.
+using Factors = std::array<uint16_t, kMostElements>;
+void round_factors(const float* from, int64_t head_dim, int64_t width, Factors& to) {
+  std::fill(to.begin() + head_dim, to.begin() + width, uint16_t{0});
+  const int64_t whole = cpu().avx2 ? head_dim / 8 * 8 : 0;
+  if (whole > 0) factors_avx2(from, whole, to.data());
+  for (int64_t d = whole; d < head_dim; ++d) to[static_cast<size_t>(d)] = bf16_factor(from[d]);
+}
+
 bool is_finite(uint16_t bf16) { return (bf16 & 0x7F80U) != 0x7F80U; }
+bool all_finite(const Factors& x, int64_t count) {
+  return std::all_of(x.begin(), x.begin() + count, is_finite);
+}
 
 void append_pairs(int64_t head_dim, const float* key, const float* value, const Split& split) {
   const int64_t width = padded(KvType::bf16_pairs, head_dim);
-  bool finite = true;
-  for (int64_t d = 0; d < width; ++d) {
-    const uint16_t bits = d < head_dim ? bf16_factor(value[d]) : 0;
-    finite = finite && is_finite(bits);
-    tiled_value(split.values, width, split.t, d) = is_finite(bits) ? bits : 0;
+  Factors k, v;
+  round_factors(key, head_dim, width, k);
+  round_factors(value, head_dim, width, v);
+  const bool finite_value = all_finite(v, width);
+  if (!finite_value) {
+    for (uint16_t& x : v) x = is_finite(x) ? x : uint16_t{0};
   }
+  if (!finite_value || !all_finite(k, width)) {
+    k[0] = bf16_factor(std::numeric_limits<float>::quiet_NaN());
+  }
+  uint16_t* to = &paired_key<uint16_t>(split.keys, width, split.t, 0);
   for (int64_t d = 0; d < width; d += 2) {
-    uint16_t pair[2] = {0, 0};
-    for (int64_t i = 0; i < 2 && d + i < head_dim; ++i) {
-      pair[i] = bf16_factor(key[d + i]);
-      finite = finite && is_finite(pair[i]);
-    }
-    std::memcpy(&paired_key<uint16_t>(split.keys, width, split.t, d), pair, sizeof(pair));
+    std::memcpy(to + d * kKeyBlock, &k[static_cast<size_t>(d)], 2 * sizeof(uint16_t));
   }
-  if (finite) return;
-  paired_key<uint16_t>(split.keys, width, split.t, 0) =
-      bf16_factor(std::numeric_limits<float>::quiet_NaN());
+  to = &tiled_value(split.values, width, split.t, 0);
+  for (int64_t d = 0; d < width; ++d) to[d * 2] = v[static_cast<size_t>(d)];
 }
 
 float wide(KvType type, uint16_t bits) {
