@@ -82,26 +82,25 @@ class Bf16Products : public PairedAttention {
 
   // ---- vectors ----
 
-  // Rows by blocks of 16 columns; where their factors lie, in bytes.
+  // Rows by blocks of 16 columns, and how many bytes apart their factors lie: of rows from one to
+  // the next, along a chain and from the low chain to the high one; of blocks from line to line.
   struct Tile {
     int rows, blocks;
-    int a_row, a_next,
-        a_high;  // from row to row, along a chain, from the low chain to the high one
+    int a_row, a_next, a_high;
     int b_line, b_block;
     int target_row;
   };
 
-  void clear(const Tile& tile, const Gp& target) {
-    each_sum(
-        tile, [&](int, const Mem& slot) { v_.store(slot, zero()); }, target);
-  }
-
-  void each_sum(const Tile& tile, const std::function<void(int, const Mem&)>& body,
-                const Gp& target) {
+  using EachSum = std::function<void(size_t index, const Mem& slot)>;
+  void each_sum(const Tile& tile, const Gp& target, const EachSum& body) {
     for (int i = 0; i < tile.rows * tile.blocks; ++i) {
       const int row = i / tile.blocks, block = i % tile.blocks;
-      body(i, asmjit::x86::ptr(target, row * tile.target_row + block * kLineBytes));
+      body(static_cast<size_t>(i),
+           asmjit::x86::ptr(target, row * tile.target_row + block * kLineBytes));
     }
+  }
+  void clear(const Tile& tile, const Gp& target) {
+    each_sum(tile, target, [&](size_t, const Mem& slot) { v_.store(slot, zero()); });
   }
 
   // target += the products of one step: 16 lines of pairs.
@@ -123,13 +122,9 @@ class Bf16Products : public PairedAttention {
       cc_.add(a, kUnroll * tile.a_next);
       cc_.add(b, kUnroll * tile.b_line);
     });
-    each_sum(
-        tile,
-        [&](int i, const Mem& slot) {
-          const auto at = static_cast<size_t>(i);
-          v_.store(slot, v_.add(v_.load(slot), v_.add(low[at], high[at])));
-        },
-        target);
+    each_sum(tile, target, [&](size_t i, const Mem& slot) {
+      v_.store(slot, v_.add(v_.load(slot), v_.add(low[i], high[i])));
+    });
   }
 
   // One line of pairs. What is shared stays in registers: a row's factors, or the blocks'.
