@@ -134,22 +134,23 @@ class Bf16Products : public PairedAttention {
       Reg low, high;
     };
     const auto of_row = [&](int row) -> Pair {
-      const Mem from = a.cloneAdjusted(row * tile.a_row);
+      const Mem from = a.cloneAdjusted(int64_t{row} * tile.a_row);
       return {v_.broadcast(from), v_.broadcast(from.cloneAdjusted(tile.a_high))};
     };
     const auto of_block = [&](int block) -> Pair {
-      const Reg both = v_.load(b.cloneAdjusted(block * tile.b_block));
+      const Reg both = v_.load(b.cloneAdjusted(int64_t{block} * tile.b_block));
       return {v_.shift_left(both, 16), v_.bit_and(both, v_.imm_bits(0xFFFF0000U))};
     };
     std::vector<Pair> blocks;
     for (int block = 0; block < tile.blocks && tile.rows > 1; ++block) {
       blocks.push_back(of_block(block));
     }
+    const auto blocks_in_row = static_cast<size_t>(tile.blocks);
     for (int row = 0; row < tile.rows; ++row) {
       const Pair x = of_row(row);
       for (int block = 0; block < tile.blocks; ++block) {
         const Pair y = tile.rows > 1 ? blocks[static_cast<size_t>(block)] : of_block(block);
-        const auto i = static_cast<size_t>(row * tile.blocks + block);
+        const size_t i = static_cast<size_t>(row) * blocks_in_row + static_cast<size_t>(block);
         v_.fma_into(low[i], x.low, y.low);
         v_.fma_into(high[i], x.high, y.high);
       }
@@ -215,7 +216,7 @@ class Bf16Products : public PairedAttention {
     const Gp row = v_.zero_gp("row");
     v_.loop(row, count_, tile.rows, [&] {
       const Gp column = v_.zero_gp("column");
-      v_.loop(column, scratch_.output_bytes, tile.blocks * kLineBytes, [&] {
+      v_.loop(column, scratch_.output_bytes, int64_t{tile.blocks} * kLineBytes, [&] {
         const Gp target = address(asmjit::x86::ptr(output, column), "target");
         clear(tile, target);
         const Gp t = copy(begin_, "t");
@@ -311,7 +312,7 @@ class Bf16Products : public PairedAttention {
     const Gp column = v_.zero_gp("column");
     const Gp weight_stride = constant(scratch_.weight_bytes, "weight_stride");
     const Gp value_stride = constant(scratch_.output_bytes, "value_stride");
-    v_.loop(column, scratch_.output_bytes, 2 * kLineBytes, [&] {
+    v_.loop(column, scratch_.output_bytes, int64_t{2} * kLineBytes, [&] {
       clear_tiles(row_tiles);
       const Gp t = copy(begin_, "t");
       v_.loop(t, end_, kStep, [&] {
