@@ -129,16 +129,31 @@ inline std::string repeat(const AttentionSpec& spec, Isa isa) {
   return fmt::format("{}; repeat with `nibble kernels check {}`", kernel, kernel);
 }
 
+// Code once generated, for many calls.
+class CheckedAttention {
+ public:
+  CheckedAttention(const AttentionSpec& spec, Isa isa)
+      : spec_(spec), isa_(isa), kernel_(generate_attention(spec, isa)) {}
+
+  void check(const std::vector<PositionRange>& ranges) const {
+    const HeadCache cache(spec_, hull(ranges), capacity_for(ranges), 1);
+    AttentionCall found(cache, ranges, 2);
+    AttentionCall expected(cache, ranges, 2);
+    kernel_(found.args);
+    attention_reference(spec_, expected.args);
+    for (float x : expected.out) ASSERT_FALSE(std::isnan(x)) << repeat(spec_, isa_);
+    ASSERT_TRUE(same_bits(found.out.span(), expected.out.span())) << repeat(spec_, isa_);
+  }
+
+ private:
+  AttentionSpec spec_;
+  Isa isa_;
+  GeneratedCode<AttentionFn> kernel_;
+};
+
 inline void check_attention(const AttentionSpec& spec, Isa isa,
                             const std::vector<PositionRange>& ranges) {
-  const GeneratedCode<AttentionFn> kernel(generate_attention(spec, isa));
-  const HeadCache cache(spec, hull(ranges), capacity_for(ranges), 1);
-  AttentionCall found(cache, ranges, 2);
-  AttentionCall expected(cache, ranges, 2);
-  kernel(found.args);
-  attention_reference(spec, expected.args);
-  for (float x : expected.out) ASSERT_FALSE(std::isnan(x)) << repeat(spec, isa);
-  ASSERT_TRUE(same_bits(found.out.span(), expected.out.span())) << repeat(spec, isa);
+  CheckedAttention(spec, isa).check(ranges);
 }
 
 inline std::vector<PositionRange> causal(int64_t rows, int64_t first_hi, int64_t window = 0) {

@@ -45,6 +45,8 @@ TEST_P(AttentionKernels, EveryHeadSizeEqualsTheReference) {
 }
 
 TEST_P(AttentionKernels, EveryLengthEqualsTheReference) {
+  const CheckedAttention few({.head_dim = 24, .kv = KvType::bf16_pairs, .rows = 4}, GetParam());
+  const CheckedAttention many({.head_dim = 20, .kv = KvType::bf16_pairs, .rows = 20}, GetParam());
   for (int64_t hi = 1; hi <= 140; hi += hi < 40 || hi > 120 ? 1 : 5) {
     check_attention({.head_dim = 20, .rows = 1}, GetParam(), causal(1, hi));
     check_attention({.head_dim = 20, .rows = 3}, GetParam(), causal(3, hi));
@@ -53,10 +55,8 @@ TEST_P(AttentionKernels, EveryLengthEqualsTheReference) {
     check_attention({.head_dim = 20, .kv = KvType::int16, .rows = 6}, GetParam(),
                     causal(5, hi, 19));
     check_attention({.head_dim = 24, .kv = KvType::int8, .rows = 4}, GetParam(), causal(4, hi));
-    check_attention({.head_dim = 24, .kv = KvType::bf16_pairs, .rows = 4}, GetParam(),
-                    causal(4, hi, 19));
-    check_attention({.head_dim = 20, .kv = KvType::bf16_pairs, .rows = 20}, GetParam(),
-                    causal(18, hi));
+    few.check(causal(4, hi, 19));
+    many.check(causal(18, hi));
   }
 }
 
@@ -69,11 +69,9 @@ TEST_P(AttentionKernels, EveryRowCountEqualsTheReference) {
     }
   }
   for (const int rows : {2, 4, 5, 16, 17, kMaxAttentionRows}) {
-    for (int64_t used = 1; used <= rows; ++used) {
-      check_attention({.head_dim = 36, .kv = KvType::int16, .rows = rows}, GetParam(),
-                      causal(used, 130));
-      check_attention({.head_dim = 36, .kv = KvType::bf16_pairs, .rows = rows}, GetParam(),
-                      causal(used, 130));
+    for (const KvType kv : {KvType::int16, KvType::bf16_pairs}) {
+      const CheckedAttention kernel({.head_dim = 36, .kv = kv, .rows = rows}, GetParam());
+      for (int64_t used = 1; used <= rows; ++used) kernel.check(causal(used, 130));
     }
     check_attention({.head_dim = 64, .kv = KvType::int8, .rows = rows, .alibi = true}, GetParam(),
                     causal(rows, 60));
