@@ -393,6 +393,7 @@ class Lowering {
       fail("{}: the embedding has {} rows but the logits {} columns.", graph_.origin, vocabulary_,
            plan_->vocab_size);
     }
+    plan_->bf16 = options_.compute == Compute::bf16;
     plan_->notes.push_back(fmt::format("{} compute", compute_name(options_.compute)));
   }
 

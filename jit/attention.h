@@ -31,6 +31,21 @@
 // A query's and an int16 key's norm is at most 46000, so their dot is below 2^31; the weights of a
 // split sum to 131032 at most and a value is at most 16383.
 //
+// bf16_pairs: the products of tiles (TDPBF16PS), and no splits; weights are powers of 2.
+//   query    qb[d] = bf16_factor(q[d] * r),   r = scale * log2(e); with softcap or alibi r = scale
+//   score    s = sum_d qb[d] * key[t][d] by steps of kBf16Step d, as below; with softcap or alibi
+//   as
+//            above, then s = s * log2(e)
+//   page     m_p = max(kLowScore, s);  p[t] = 2^(s - m_p) as bf16 (bf16_weight of s - (m_p + 0.5)),
+//            0 outside [lo, hi) and below 2^-56;  l_p as l_s above
+//            o_p[d] = sum_t p[t] * value[t][d] by steps of kBf16Step positions, as below
+//   pages    as those of the integers
+//   out[d] = (o[d] + 0) / l
+//   A sum goes step by step, from 0: sum = sum + (low + high), each a chain of FMA from 0,
+//   ascending. Of d, low takes the even ones of a step and high the odd ones; of t, low its first
+//   16 positions and high the others. No factor of a product is between 0 and 2^-56, so no sum is
+//   subnormal. A row that sees an infinity or NaN has no finite result (kv_append).
+//
 // Threads share a long context by pages: calls of AttentionPart::pages leave the state of each page
 // in memory, and when all are there one of AttentionPart::merge goes on as a call for the whole
 // would have. The state of a row is one record:
@@ -49,7 +64,7 @@ namespace nibble::jit {
 // Query rows one call may take.
 inline constexpr int kMaxAttentionRows = 32;
 inline constexpr int most_attention_rows(KvType type) {
-  return is_integer(type) ? kMaxAttentionRows : 8;
+  return is_paired(type) ? kMaxAttentionRows : 8;
 }
 
 // What a call computes: the result; the states of pages alone; or the result, from the states.
@@ -81,7 +96,8 @@ using AttentionFn = void (*)(const AttentionArgs*);
 int64_t attention_scratch_bytes(const AttentionSpec& spec);
 constexpr int64_t attention_state_bytes(int64_t head_dim) { return (head_dim + 15) / 16 * 64 + 64; }
 void attention_reference(const AttentionSpec& spec, const AttentionArgs& args);
-// Its part for the integer types.
+// Its parts for the integer types and for bf16_pairs.
 void integer_attention_reference(const AttentionSpec& spec, const AttentionArgs& args);
+void bf16_attention_reference(const AttentionSpec& spec, const AttentionArgs& args);
 
 }  // namespace nibble::jit

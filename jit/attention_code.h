@@ -1,7 +1,6 @@
-// What the generators of attention share, whatever the cache holds: the scratch, the two paths of
-// one function (all rows together and, where the call has one row only, that row alone), the walk
-// over pages with their states, and the arithmetic of positions. Base of attention_generator.cpp
-// and attention_integer_generator.cpp.
+// What the generators of attention share, whatever the cache holds: the scratch, the paths of one
+// function (by how many rows the call has), the walk over pages with their states, and the
+// arithmetic of positions. Base of attention_generator.cpp and attention_paired.h.
 #pragma once
 
 #include <bit>
@@ -42,9 +41,9 @@ class AttentionCode {
   virtual void merge_page(int rows) = 0;
   virtual void write_out() = 0;
 
-  // Where the page's state is in the scratch.
+  // Where the page's state is in the scratch, and the bytes of a row of output there.
   struct PageState {
-    int32_t max, sum, output, row_bytes;
+    int32_t max, sum, output, output_bytes;
   };
 
   // The pages of positions from `lowest` to `highest`, computed or loaded, stored or merged.
@@ -78,21 +77,25 @@ class AttentionCode {
     cc_.bind(done);
   }
 
-  // `together`: rows of the path for more than one row.
-  std::vector<uint8_t> generate_paths(int together) {
+  // Paths for calls of so many rows at most, ascending; each takes so many of them together.
+  struct Path {
+    int most_rows, together;
+  };
+  std::vector<uint8_t> generate_paths(const std::vector<Path>& paths) {
     base_ = v_.load_gp(v_.field(offsetof(AttentionArgs, scratch)), "scratch");
-    if (spec_.rows == 1) {
-      path(1);
-      return v_.finish();
-    }
-    Label more = cc_.newLabel();
     Label done = cc_.newLabel();
-    cc_.cmp(v_.field(offsetof(AttentionArgs, rows)), 1);
-    cc_.jne(more);
-    path(1);
-    cc_.jmp(done);
-    cc_.bind(more);
-    path(together);
+    for (const Path& p : paths) {
+      if (p.most_rows >= spec_.rows) {
+        path(p.together);
+        break;
+      }
+      Label more = cc_.newLabel();
+      cc_.cmp(v_.field(offsetof(AttentionArgs, rows)), p.most_rows);
+      cc_.jg(more);
+      path(p.together);
+      cc_.jmp(done);
+      cc_.bind(more);
+    }
     cc_.bind(done);
     return v_.finish();
   }
@@ -147,6 +150,7 @@ class AttentionCode {
     cc_.bind(other);
   }
 
+  int32_t row_bytes() const { return static_cast<int32_t>((dim_ + 15) / 16 * 64); }  // of a record
   using Record = std::function<void(const Gp& record, const Gp& row, const Gp& output)>;
   void each_state(const PageState& state, const Record& body) {
     const Gp record = copy(page_, "record");
@@ -158,29 +162,28 @@ class AttentionCode {
     const Gp row = v_.zero_gp("row");
     v_.loop(row, rows, 1, [&] {
       body(record, row, output);
-      cc_.add(output, state.row_bytes);
+      cc_.add(output, state.output_bytes);
       cc_.add(record, static_cast<int32_t>(attention_state_bytes(dim_)));
     });
   }
   void load_state(const PageState& state) {
     each_state(state, [&](const Gp& record, const Gp& row, const Gp& output) {
       const Gp i = v_.zero_gp("i");
-      v_.loop(i, state.row_bytes, 64,
+      v_.loop(i, row_bytes(), 64,
               [&] { v_.store(asmjit::x86::ptr(output, i), v_.load(asmjit::x86::ptr(record, i))); });
       for (const auto& [to, from] : {std::pair{state.max, 0}, std::pair{state.sum, 4}}) {
         v_.store_lane0(at(to, row, 2),
-                       v_.broadcast(asmjit::x86::dword_ptr(record, state.row_bytes + from)));
+                       v_.broadcast(asmjit::x86::dword_ptr(record, row_bytes() + from)));
       }
     });
   }
   void store_state(const PageState& state) {
     each_state(state, [&](const Gp& record, const Gp& row, const Gp& output) {
       const Gp i = v_.zero_gp("i");
-      v_.loop(i, state.row_bytes, 64,
+      v_.loop(i, row_bytes(), 64,
               [&] { v_.store(asmjit::x86::ptr(record, i), v_.load(asmjit::x86::ptr(output, i))); });
       for (const auto& [from, to] : {std::pair{state.max, 0}, std::pair{state.sum, 4}}) {
-        v_.store_lane0(asmjit::x86::ptr(record, state.row_bytes + to),
-                       v_.broadcast(at(from, row, 2)));
+        v_.store_lane0(asmjit::x86::ptr(record, row_bytes() + to), v_.broadcast(at(from, row, 2)));
       }
     });
   }

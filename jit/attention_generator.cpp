@@ -40,7 +40,7 @@ class AttentionGenerator : public AttentionCode {
         scratch_(AttentionScratch::of(spec)),
         kv_bytes_(spec.kv == KvType::f32 ? 4 : 2) {}
 
-  std::vector<uint8_t> generate() { return generate_paths(spec_.rows); }
+  std::vector<uint8_t> generate() { return generate_paths({{1, 1}, {spec_.rows, spec_.rows}}); }
 
  private:
   // ---- addresses in the scratch ----
@@ -543,6 +543,7 @@ class AttentionGenerator : public AttentionCode {
 std::vector<uint8_t> generate_attention(const AttentionSpec& spec, Isa isa) {
   check_attention_spec(spec);
   if (is_integer(spec.kv)) return generate_integer_attention(spec, isa);
+  if (is_paired(spec.kv)) return generate_bf16_attention(spec, isa);
   return AttentionGenerator(spec, isa).generate();
 }
 

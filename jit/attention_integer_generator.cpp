@@ -1,15 +1,11 @@
 // Machine code of attention over an int16 or int8 cache (attention.h has the arithmetic): 16-bit
 // dot products of pairs of elements for the scores, of pairs of positions for the outputs.
-//
-// What a row may not see costs nothing but a mask of its weights: their products are 0 whatever the
-// cache holds. So all rows take whole blocks of 16 positions, and rows are taken a tile at a time.
 #include <algorithm>
 #include <cstddef>
 #include <functional>
 #include <vector>
 
 #include "jit/attention.h"
-#include "jit/attention_code.h"
 #include "jit/attention_generator.h"
 #include "jit/attention_integer.h"
 #include "jit/attention_integer_weights.h"
@@ -17,7 +13,6 @@
 #include "jit/compiler_math.h"
 #include "jit/kv_layout.h"
 #include "jit/kv_quantize.h"
-#include "jit/vector_math.h"
 
 namespace nibble::jit {
 namespace {
@@ -33,8 +28,7 @@ constexpr int kScoreBytes = static_cast<int>(kKvSplit) * 4;   // one row of scor
 constexpr int kWeightBytes = static_cast<int>(kKvSplit) * 2;  // one row of weights
 
 // Two paths in one function: rows a tile at a time and, where the call has one row only, that row
-// alone. A call whose rows fill no whole tile repeats its last one and drops the copies. Within a
-// path, splits that every row sees whole take code without masks.
+// alone. Within a path, splits that every row sees whole take code without masks.
 class IntegerAttentionGenerator : public IntegerWeights {
  public:
   IntegerAttentionGenerator(const AttentionSpec& spec, Isa isa)
@@ -42,7 +36,7 @@ class IntegerAttentionGenerator : public IntegerWeights {
         element_bytes_(spec.kv == KvType::int8 ? 1 : 2),
         position_bytes_(scratch_.output_bytes / 4 * element_bytes_) {}
 
-  std::vector<uint8_t> generate() { return generate_paths(kRowTile); }
+  std::vector<uint8_t> generate() { return generate_paths({{1, 1}, {spec_.rows, kRowTile}}); }
 
  private:
   // Part of the present split's record.
@@ -54,12 +48,8 @@ class IntegerAttentionGenerator : public IntegerWeights {
 
   void path(int tile) override {
     tile_ = tile;
-    count_ = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "count");
-    cc_.add(count_, tile - 1);
-    cc_.and_(count_, -tile);
-    gather_rows();
-    each_page(tile, lowest_, highest_,
-              {scratch_.max, scratch_.sum, scratch_.output, scratch_.output_bytes});
+    gather_rows(tile);
+    each_page(tile, lowest_, highest_, page_state());
   }
 
   void attend_page(int) override {
@@ -71,14 +61,6 @@ class IntegerAttentionGenerator : public IntegerWeights {
     const Gp end = address(x86::ptr(page_, kKvPage), "page_end");
     lower(end, highest_);
     v_.loop(split_, end, kKvSplit, [&] { split(); });
-  }
-
-  void clear_sums(int32_t max, int32_t sum) {
-    const Gp row = v_.zero_gp("row");
-    v_.loop(row, count_, 16, [&] {
-      v_.store(at(max, row, 2), v_.imm(kLowScore));
-      v_.store(at(sum, row, 2), v_.imm(0.0F));
-    });
   }
 
   void split() {
@@ -104,7 +86,7 @@ class IntegerAttentionGenerator : public IntegerWeights {
     cc_.sub(end_, split_);
     cc_.add(end_, kKeyBlock - 1);
     cc_.and_(end_, -kKeyBlock);
-    find_visible();
+    find_visible(split_, kKvSplit);
     split_body(false);
     cc_.bind(done);
   }
@@ -214,68 +196,9 @@ class IntegerAttentionGenerator : public IntegerWeights {
     });
   }
 
-  // ---- what the rows say, and their queries in integers ----
+  // ---- a row's query in integers ----
 
-  void gather_rows() {
-    lowest_ = v_.gp("lowest");
-    lowest_hi_ = v_.gp("lowest_hi");
-    cc_.mov(lowest_, INT64_MAX);
-    cc_.mov(lowest_hi_, INT64_MAX);
-    highest_ = v_.zero_gp("highest");
-    highest_lo_ = v_.zero_gp("highest_lo");
-    const Gp last = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "last");
-    cc_.dec(last);
-    fetch_queries();
-    const Gp query = address(at(scratch_.query), "query");
-    const Gp output = address(at(scratch_.all_output), "output");
-    const Gp row = v_.zero_gp("row");
-    v_.loop(row, count_, 1, [&] {
-      const Gp source = copy(row, "source");
-      lower(source, last);
-      gather_row(row, source, query);
-      const Gp i = v_.zero_gp("i");
-      v_.loop(i, scratch_.output_bytes, 64, [&] { v_.store(x86::ptr(output, i), v_.imm(0.0F)); });
-      cc_.add(query, scratch_.query_bytes);
-      cc_.add(output, scratch_.output_bytes);
-    });
-    clear_sums(scratch_.all_max, scratch_.all_sum);
-  }
-
-  // Queries of many rows lie far apart, where no hardware foresees them.
-  void fetch_queries() {
-    if (tile_ == 1) return;
-    const Gp rows = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "rows");
-    const Gp stride = v_.load_gp(v_.field(offsetof(AttentionArgs, q_stride)), "stride");
-    const Gp query = v_.load_gp(v_.field(offsetof(AttentionArgs, q)), "query");
-    const Gp row = v_.zero_gp("row");
-    v_.loop(row, rows, 1, [&] {
-      const Gp i = v_.zero_gp("i");
-      v_.loop(i, dim_, 16, [&] { cc_.prefetcht0(x86::ptr(query, i, 2)); });
-      cc_.lea(query, x86::ptr(query, stride, 2));
-    });
-  }
-
-  void gather_row(const Gp& row, const Gp& source, const Gp& query) {
-    const Gp table = v_.load_gp(v_.field(offsetof(AttentionArgs, lo)), "table");
-    const Gp lo = v_.load_gp(x86::ptr(table, source, 3), "lo");
-    cc_.mov(table, v_.field(offsetof(AttentionArgs, hi)));
-    const Gp hi = v_.load_gp(x86::ptr(table, source, 3), "hi");
-    cc_.mov(at(scratch_.lo, row, 3), lo);
-    cc_.mov(at(scratch_.hi, row, 3), hi);
-    lower(lowest_, lo);
-    raise(highest_lo_, lo);
-    lower(lowest_hi_, hi);
-    raise(highest_, hi);
-    cc_.dec(hi);
-    cc_.mov(at(scratch_.newest, row, 2), hi.r32());
-    if (spec_.alibi) {
-      cc_.mov(table, v_.field(offsetof(AttentionArgs, slope)));
-      v_.store_lane0(at(scratch_.slope, row, 2), v_.broadcast(x86::dword_ptr(table, source, 2)));
-    }
-    cc_.imul(source, v_.field(offsetof(AttentionArgs, q_stride)));
-    cc_.mov(table, v_.field(offsetof(AttentionArgs, q)));
-    cc_.lea(source, x86::ptr(table, source, 2));
-
+  void gather_query(const Gp& row, const Gp& source, const Gp& query) override {
     const Reg largest = v_.accumulator(v_.imm(0.0F));
     const Reg squares = v_.accumulator(v_.imm(0.0F));
     const Gp i = v_.zero_gp("i");
@@ -294,26 +217,8 @@ class IntegerAttentionGenerator : public IntegerWeights {
       v_.store_int16(x86::ptr(query, i, 1), v_.to_int(v_.mul(x, inverse)));
     });
     Reg unit = v_.mul(scale, v_.broadcast(v_.field(offsetof(AttentionArgs, scale), 4)));
-    if (!spec_.softcap && !spec_.alibi) unit = v_.mul(unit, v_.imm(kLog2E));
+    if (!adjusts()) unit = v_.mul(unit, v_.imm(kLog2E));
     v_.store_lane0(at(scratch_.row_scale, row, 2), unit);
-  }
-
-  // first and end of every row: its visible positions of this split, relative to it.
-  void find_visible() {
-    const Gp row = v_.zero_gp("row");
-    const Gp most = v_.gp("most");
-    const Gp zero = v_.zero_gp("zero");
-    cc_.mov(most, kKvSplit);
-    v_.loop(row, count_, 1, [&] {
-      for (const auto& [from, to] :
-           {std::pair{scratch_.lo, scratch_.first}, std::pair{scratch_.hi, scratch_.end}}) {
-        const Gp position = v_.load_gp(at(from, row, 3), "position");
-        cc_.sub(position, split_);
-        raise(position, zero);
-        lower(position, most);
-        cc_.mov(at(to, row, 2), position.r32());
-      }
-    });
   }
 
   // ---- scores[row][t - split]: integer dots of query and key ----
@@ -384,47 +289,6 @@ class IntegerAttentionGenerator : public IntegerWeights {
     for (int r = 0; r < tile_; ++r) {
       v_.store(x86::ptr(target, r * kScoreBytes), sums[static_cast<size_t>(r)]);
     }
-  }
-
-  // ---- merging: 16 rows at a time ----
-
-  struct Sums {
-    int32_t max, sum;
-  };
-  // Maxima and sums of a part into those of what is before it, and the factors for the outputs.
-  void merge_sums(const Sums& part, const Sums& into, bool page) {
-    const Gp row = v_.zero_gp("row");
-    v_.loop(row, count_, 16, [&] {
-      const Reg old_max = v_.load(at(into.max, row, 2));
-      const Reg part_max = v_.load(at(part.max, row, 2));
-      const Reg max = v_.max(old_max, part_max);
-      const Reg keep = vector_exp2(v_, v_.sub(old_max, max));
-      const Reg add = vector_exp2(v_, v_.sub(part_max, max));
-      v_.store(at(into.max, row, 2), max);
-      v_.store(at(scratch_.keep, row, 2), keep);
-      const Reg sum = v_.mul(v_.load(at(part.sum, row, 2)), add);
-      v_.store(at(into.sum, row, 2), v_.fma(v_.load(at(into.sum, row, 2)), keep, sum));
-      const Mem factor = at(scratch_.factor, row, 2);
-      v_.store(factor, page ? add : v_.mul(v_.load(factor), add));
-    });
-  }
-
-  void merge_page(int) override {
-    merge_sums({scratch_.max, scratch_.sum}, {scratch_.all_max, scratch_.all_sum}, true);
-    const Gp page = address(at(scratch_.output), "page_output");
-    const Gp all = address(at(scratch_.all_output), "all_output");
-    const Gp row = v_.zero_gp("row");
-    v_.loop(row, count_, 1, [&] {
-      const Reg keep = v_.broadcast(at(scratch_.keep, row, 2));
-      const Reg add = v_.broadcast(at(scratch_.factor, row, 2));
-      const Gp i = v_.zero_gp("i");
-      v_.loop(i, scratch_.output_bytes, 64, [&] {
-        const Reg scaled = v_.mul(v_.load(x86::ptr(page, i)), add);
-        v_.store(x86::ptr(all, i), v_.fma(v_.load(x86::ptr(all, i)), keep, scaled));
-      });
-      cc_.add(page, scratch_.output_bytes);
-      cc_.add(all, scratch_.output_bytes);
-    });
   }
 
   // ---- output[row] = output * keep + float(weights . values) * factor; in a page's first split,
@@ -512,30 +376,10 @@ class IntegerAttentionGenerator : public IntegerWeights {
     }
   }
 
-  void write_out() override {
-    const Gp rows = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "rows");
-    const Gp output = address(at(scratch_.all_output), "output");
-    const Gp out = v_.load_gp(v_.field(offsetof(AttentionArgs, out)), "out");
-    const Gp stride = v_.load_gp(v_.field(offsetof(AttentionArgs, out_stride)), "stride");
-    const Gp row = v_.zero_gp("row");
-    v_.loop(row, rows, 1, [&] {
-      const Reg sum = v_.broadcast(at(scratch_.all_sum, row, 2));
-      const Gp i = v_.zero_gp("i");
-      v_.blocks(i, dim_, [&](const Mask* mask, int) {
-        const Reg o = v_.add(v_.load(x86::ptr(output, i, 2)), v_.imm(0.0F));
-        v_.store(x86::ptr(out, i, 2), v_.div(o, sum), mask);
-      });
-      cc_.add(output, scratch_.output_bytes);
-      cc_.lea(out, x86::ptr(out, stride, 2));
-    });
-  }
-
   int element_bytes_;
-  int position_bytes_;                            // of one position of one head, keys or values
-  int tile_ = 1;                                  // rows taken together
-  Gp count_;                                      // rows, a multiple of tile_
-  Gp lowest_, highest_, highest_lo_, lowest_hi_;  // of the rows' lo and hi
-  Gp first_split_;                                // of its page, that any row sees
+  int position_bytes_;  // of one position of one head, keys or values
+  int tile_ = 1;        // rows taken together
+  Gp first_split_;      // of its page, that any row sees
 };
 
 }  // namespace

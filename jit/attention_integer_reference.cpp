@@ -35,12 +35,6 @@ struct Row {
   float scale = 0;  // r of the contract
 };
 
-// What a row has gathered, from one page or from all so far.
-struct Merged {
-  float max = kLowScore, sum = 0;
-  std::array<float, kMaxHeadDim> out{};
-};
-
 // `split`: the record that holds position t.
 float score(const AttentionSpec& spec, const AttentionArgs& args, const std::byte* split,
             int64_t row, const Row& query, int64_t t) {
@@ -63,7 +57,7 @@ float score(const AttentionSpec& spec, const AttentionArgs& args, const std::byt
 
 // One split: the positions [begin, end).
 void attend(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, int64_t begin,
-            int64_t end, const Row& query, Merged& state) {
+            int64_t end, const Row& query, RowState& state) {
   ScalarMath v;
   const KvRecord record = kv_record(spec.kv, spec.head_dim);
   const std::byte* split = kv_split(record, args.cache, begin / kKvSplit);
@@ -111,24 +105,12 @@ void attend(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, i
 
 // The page that begins at `start`.
 void attend_page(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, int64_t start,
-                 const Row& query, Merged& page) {
+                 const Row& query, RowState& page) {
   const int64_t begin = std::max(args.lo[row], start);
   const int64_t end = std::min(args.hi[row], start + kKvPage);
   for (int64_t at = begin / kKvSplit * kKvSplit; at < end; at += kKvSplit) {
     attend(spec, args, row, std::max(begin, at), std::min(end, at + kKvSplit), query, page);
   }
-}
-
-void merge(int64_t head_dim, const Merged& page, Merged& all) {
-  ScalarMath v;
-  const float max = v.max(all.max, page.max);
-  const float keep = vector_exp2(v, all.max - max);
-  const float add = vector_exp2(v, page.max - max);
-  for (size_t d = 0; d < static_cast<size_t>(head_dim); ++d) {
-    all.out[d] = std::fma(all.out[d], keep, page.out[d] * add);
-  }
-  all.sum = std::fma(all.sum, keep, page.sum * add);
-  all.max = max;
 }
 
 }  // namespace
@@ -140,27 +122,9 @@ void integer_attention_reference(const AttentionSpec& spec, const AttentionArgs&
         quantize_plain(args.q + row * args.q_stride, spec.head_dim, kNormRule, query.query.data());
     query.scale = s * args.scale;
     if (!spec.softcap && !spec.alibi) query.scale *= kLog2E;
-    Merged all;
-    const PageRange pages = pages_of(args, row);
-    for (int64_t start = pages.begin; start < pages.end; start += kKvPage) {
-      Merged page;
-      float* const state = state_of(spec.head_dim, args, row, start);
-      if (args.part == AttentionPart::merge) {
-        load_state(spec.head_dim, state, page.max, page.sum, page.out.data());
-      } else {
-        attend_page(spec, args, row, start, query, page);
-      }
-      if (args.part == AttentionPart::pages) {
-        store_state(spec.head_dim, state, page.max, page.sum, page.out.data());
-      } else {
-        merge(spec.head_dim, page, all);
-      }
-    }
-    if (args.part == AttentionPart::pages) continue;
-    float* out = args.out + row * args.out_stride;
-    for (int64_t d = 0; d < spec.head_dim; ++d) {
-      out[d] = (all.out[static_cast<size_t>(d)] + 0.0F) / all.sum;
-    }
+    attend_by_pages(spec, args, row, [&](int64_t start, RowState& page) {
+      attend_page(spec, args, row, start, query, page);
+    });
   }
 }
 

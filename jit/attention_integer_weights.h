@@ -9,38 +9,20 @@
 #include <vector>
 
 #include "jit/attention.h"
-#include "jit/attention_code.h"
 #include "jit/attention_integer.h"
-#include "jit/attention_scratch.h"
+#include "jit/attention_paired.h"
 #include "jit/compiler_math.h"
 #include "jit/kv_layout.h"
 #include "jit/kv_quantize.h"
-#include "jit/vector_math.h"
 
 namespace nibble::jit {
 
-class IntegerWeights : public AttentionCode {
+class IntegerWeights : public PairedAttention {
  protected:
-  using Mask = CompilerMath::Mask;
-  using Reg = CompilerMath::Reg;
-
   static constexpr int kRowTile = 4;
   static constexpr int kBlocks = static_cast<int>(kKvSplit / kKeyBlock);  // of a split
 
-  IntegerWeights(const AttentionSpec& spec, Isa isa)
-      : AttentionCode(spec, isa), scratch_(IntegerAttentionScratch::of(spec)) {}
-
-  // Block `index` of the split, or, where that is not known yet, the one at position t.
-  struct Block {
-    int index;
-    Gp t;
-    Mem of(const Gp& base, int lane_bytes) const {
-      if (index >= 0) {
-        return asmjit::x86::ptr(base, index * static_cast<int>(kKeyBlock) * lane_bytes);
-      }
-      return asmjit::x86::ptr(base, t, lane_bytes == 4 ? 2 : 1);
-    }
-  };
+  using PairedAttention::PairedAttention;
 
   // ---- tiles of rows ----
   //
@@ -255,40 +237,12 @@ class IntegerWeights : public AttentionCode {
   // The score of row `row` + r for the positions of a block.
   Reg score(const Reg& dot, const Reg& key_scales, const Gp& row, int r, const Block& block) {
     const Reg scaled = v_.mul(v_.to_float(dot), key_scales);
-    Reg s = v_.mul(scaled, v_.broadcast(at(scratch_.row_scale + r * 4, row, 2)));
-    if (spec_.softcap) {
-      const Reg cap = v_.broadcast(v_.field(offsetof(AttentionArgs, softcap), 4));
-      s = v_.mul(cap, vector_tanh(v_, v_.div(s, cap)));
-    }
-    if (spec_.alibi) {
-      const Gp distance = copy(split_, "distance");  // t - (hi - 1)
-      if (block.index < 0) {
-        cc_.add(distance, block.t);
-      } else {
-        cc_.add(distance, block.index * kKeyBlock);
-      }
-      cc_.sub(distance.r32(), at(scratch_.newest + r * 4, row, 2));
-      const Reg positions = v_.int_add(v_.broadcast(distance), v_.iota());
-      s = v_.fma(v_.broadcast(at(scratch_.slope + r * 4, row, 2)), v_.to_float(positions), s);
-    }
-    return spec_.softcap || spec_.alibi ? v_.mul(s, v_.imm(kLog2E)) : s;
-  }
-
-  // Lanes of the block whose position row `row` + r may see. Only asked where splits are not whole.
-  Mask visible(const Gp& row, int r, const Block& block) {
-    const Reg start = block.index < 0 ? v_.broadcast(block.t)
-                                      : v_.imm_bits(static_cast<uint32_t>(block.index * kKeyBlock));
-    const Reg position = v_.int_add(v_.iota(), start);
-    const Reg first = v_.broadcast(at(scratch_.first + r * 4, row, 2));
-    const Reg before = v_.int_add(first, v_.imm_bits(~0U));
-    return v_.both(v_.int_greater(position, before),
-                   v_.int_greater(v_.broadcast(at(scratch_.end + r * 4, row, 2)), position));
+    const Reg s = v_.mul(scaled, v_.broadcast(at(scratch_.row_scale + r * 4, row, 2)));
+    return adjusted(s, row, r, split_, block);
   }
 
  protected:
-  IntegerAttentionScratch scratch_;
   Gp split_, record_;  // the present split's first position, its record
-  Gp begin_, end_;     // blocks that any row sees, relative to it
 };
 
 }  // namespace nibble::jit

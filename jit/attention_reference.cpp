@@ -7,6 +7,7 @@
 
 #include "jit/attention.h"
 #include "jit/attention_generator.h"
+#include "jit/attention_integer.h"
 #include "jit/attention_pages.h"
 #include "jit/attention_scratch.h"
 #include "jit/error.h"
@@ -134,6 +135,47 @@ void store_state(int64_t head_dim, float* state, float max, float sum, const flo
   state[width + 1] = sum;
 }
 
+namespace {
+
+void merge(int64_t head_dim, const RowState& page, RowState& all) {
+  ScalarMath v;
+  const float max = v.max(all.max, page.max);
+  const float keep = vector_exp2(v, all.max - max);
+  const float add = vector_exp2(v, page.max - max);
+  for (size_t d = 0; d < static_cast<size_t>(head_dim); ++d) {
+    all.out[d] = std::fma(all.out[d], keep, page.out[d] * add);
+  }
+  all.sum = std::fma(all.sum, keep, page.sum * add);
+  all.max = max;
+}
+
+}  // namespace
+
+void attend_by_pages(const AttentionSpec& spec, const AttentionArgs& args, int64_t row,
+                     const std::function<void(int64_t start, RowState& page)>& attend) {
+  RowState all;
+  const PageRange pages = pages_of(args, row);
+  for (int64_t start = pages.begin; start < pages.end; start += kKvPage) {
+    RowState page;
+    float* const state = state_of(spec.head_dim, args, row, start);
+    if (args.part == AttentionPart::merge) {
+      load_state(spec.head_dim, state, page.max, page.sum, page.out.data());
+    } else {
+      attend(start, page);
+    }
+    if (args.part == AttentionPart::pages) {
+      store_state(spec.head_dim, state, page.max, page.sum, page.out.data());
+    } else {
+      merge(spec.head_dim, page, all);
+    }
+  }
+  if (args.part == AttentionPart::pages) return;
+  float* out = args.out + row * args.out_stride;
+  for (int64_t d = 0; d < spec.head_dim; ++d) {
+    out[d] = (all.out[static_cast<size_t>(d)] + 0.0F) / all.sum;
+  }
+}
+
 void check_attention_spec(const AttentionSpec& spec) {
   if (spec.head_dim < 1 || spec.head_dim > kMaxHeadDim) {
     fail("An attention kernel has heads of {} elements, expected 1 to {}.", spec.head_dim,
@@ -147,12 +189,13 @@ void check_attention_spec(const AttentionSpec& spec) {
 
 int64_t attention_scratch_bytes(const AttentionSpec& spec) {
   check_attention_spec(spec);
-  if (is_integer(spec.kv)) return IntegerAttentionScratch::of(spec).bytes;
+  if (is_paired(spec.kv)) return PairedAttentionScratch::of(spec).bytes;
   return AttentionScratch::of(spec).bytes;
 }
 
 void attention_reference(const AttentionSpec& spec, const AttentionArgs& args) {
   if (is_integer(spec.kv)) return integer_attention_reference(spec, args);
+  if (is_paired(spec.kv)) return bf16_attention_reference(spec, args);
   Partial all, page, split;
   for (int64_t row = 0; row < args.rows; ++row) {
     const int64_t lo = args.lo[row];

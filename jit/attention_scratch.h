@@ -50,11 +50,12 @@ struct AttentionScratch {
   }
 };
 
-// The same for the integer cache types. Fields of a number a row are taken 16 rows at a time, so
-// they are as long as the rows rounded up to 16.
+// The same for the types whose elements lie in pairs. Fields of a number a row are taken 16 rows at
+// a time, so they are as long as the rows rounded up to 16. width: head_dim rounded up to 16
+// (bf16_pairs: to 32); span: kKvSplit (bf16_pairs: kKvPage).
 //
 //   lo, hi                int64 [rows]   visible positions
-//   first, end            int32 [rows]   those of them in the present split, relative to it
+//   first, end            int32 [rows]   those of them in the present split or page, relative to it
 //   newest                int32 [rows]   hi - 1
 //   max, sum              f32 [rows]     of the present page so far
 //   all_max, all_sum      f32 [rows]     of all pages before it
@@ -65,31 +66,36 @@ struct AttentionScratch {
 //   keep                  f32 [rows]     merge factor of what is there
 //   slope                 f32 [rows]
 //   row_scale             f32 [rows]     what one unit of a key's dot is worth, over its scale
-//   query                 int16 [rows][width]
-//   scores                s32, then f32 [rows][kKvSplit]
-//   weights               int16 [rows][kKvSplit]
+//   query                 int16 [rows][width]; of bf16_pairs bf16, or f32 for vectors
+//   scores                s32, then f32 [rows][span]; of bf16_pairs f32, then weights for vectors
+//   weights               int16 [rows][span]; of bf16_pairs bf16, for tiles
 //   output                f32 [rows][width]   of the present page so far
 //   all_output            f32 [rows][width]   of all pages before it
-struct IntegerAttentionScratch {
+struct PairedAttentionScratch {
   int32_t lo, hi, first, end, newest;
   int32_t max, sum, all_max, all_sum, split_max, split_sum, factor, inverse, keep, slope, row_scale;
   int32_t query, scores, weights, output, all_output;
-  int32_t query_bytes, output_bytes;  // of one row
+  int32_t width;                                                 // elements
+  int32_t query_bytes, score_bytes, weight_bytes, output_bytes;  // of one row
   int32_t bytes;
 
-  static constexpr IntegerAttentionScratch of(const AttentionSpec& spec) {
-    IntegerAttentionScratch s{};
+  static constexpr PairedAttentionScratch of(const AttentionSpec& spec) {
+    PairedAttentionScratch s{};
+    const bool integers = is_integer(spec.kv);
     const int32_t rows = (spec.rows + 15) / 16 * 16;
-    const auto width = static_cast<int32_t>((spec.head_dim + 15) / 16 * 16);
-    const auto split = static_cast<int32_t>(kKvSplit);
+    const auto unit = static_cast<int32_t>(integers ? 16 : kBf16Step);
+    const auto span = static_cast<int32_t>(integers ? kKvSplit : kKvPage);
     int32_t next = 0;
     const auto take = [&next](int32_t size) {
       const int32_t at = next;
       next += (size + 63) / 64 * 64;
       return at;
     };
-    s.query_bytes = width * 2;
-    s.output_bytes = width * 4;
+    s.width = (static_cast<int32_t>(spec.head_dim) + unit - 1) / unit * unit;
+    s.query_bytes = s.width * (integers ? 2 : 4);
+    s.score_bytes = span * 4;
+    s.weight_bytes = span * 2;
+    s.output_bytes = s.width * 4;
     for (int32_t* field : {&s.lo, &s.hi}) *field = take(8 * rows);
     for (int32_t* field :
          {&s.first, &s.end, &s.newest, &s.max, &s.sum, &s.all_max, &s.all_sum, &s.split_max,
@@ -97,8 +103,8 @@ struct IntegerAttentionScratch {
       *field = take(4 * rows);
     }
     s.query = take(s.query_bytes * rows);
-    s.scores = take(split * 4 * rows);
-    s.weights = take(split * 2 * rows);
+    s.scores = take(s.score_bytes * rows);
+    s.weights = take(s.weight_bytes * rows);
     s.output = take(s.output_bytes * rows);
     s.all_output = take(s.output_bytes * rows);
     s.bytes = next;

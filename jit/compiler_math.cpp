@@ -214,6 +214,10 @@ CompilerMath::Reg CompilerMath::scale_pow2(const Reg& p, const Reg& n) {
   return int_add(p, shifted);
 }
 
+CompilerMath::Reg CompilerMath::add_exponent(const Reg& p, const Reg& t) {
+  return int_add(p, shift_left(t, 23));
+}
+
 CompilerMath::Reg CompilerMath::abs(const Reg& a) {
   return binary(Inst::kIdVandps, a, imm_bits(~kSignBit));
 }
@@ -230,18 +234,38 @@ CompilerMath::Reg CompilerMath::int_max(const Reg& a, const Reg& b) {
   return commutative(Inst::kIdVpmaxsd, a, b);
 }
 
+CompilerMath::Reg CompilerMath::shift_left(const Reg& a, int bits) {
+  Reg r = fresh();
+  for (int p = 0; p < parts(); ++p) cc_.vpslld(r.part[p], vec(a, p), bits);
+  return r;
+}
+
 CompilerMath::Reg CompilerMath::shift_right(const Reg& a, int bits) {
   Reg r = fresh();
   for (int p = 0; p < parts(); ++p) cc_.vpsrld(r.part[p], vec(a, p), bits);
   return r;
 }
 
+CompilerMath::Reg CompilerMath::bit_and(const Reg& a, const Reg& b) {
+  return commutative(Inst::kIdVandps, a, b);
+}
+CompilerMath::Reg CompilerMath::bit_or(const Reg& a, const Reg& b) {
+  return commutative(Inst::kIdVorps, a, b);
+}
+
 CompilerMath::Reg CompilerMath::to_bf16_activation(const Reg& a) {
+  return to_bf16(a, kLeastBf16Activation);
+}
+CompilerMath::Reg CompilerMath::to_bf16_factor(const Reg& a) {
+  return to_bf16(a, kLeastBf16Factor);
+}
+
+CompilerMath::Reg CompilerMath::to_bf16(const Reg& a, float least) {
   constexpr uint32_t kInfinity = 0x7F800000U, kNan = 0x7FC0U;
   const Reg magnitude = abs(a);
-  const Reg odd = binary(Inst::kIdVandps, shift_right(a, 16), imm_bits(1));
+  const Reg odd = bit_and(shift_right(a, 16), imm_bits(1));
   const Reg rounded = shift_right(int_add(int_add(a, odd), imm_bits(0x7FFF)), 16);
-  const uint32_t below = std::bit_cast<uint32_t>(kLeastBf16Activation) - 1;
+  const uint32_t below = std::bit_cast<uint32_t>(least) - 1;
   const Reg kept = keep(int_greater(magnitude, imm_bits(below)), rounded);
   return select(int_greater(magnitude, imm_bits(kInfinity)), imm_bits(kNan), kept);
 }

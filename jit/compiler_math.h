@@ -61,7 +61,8 @@ class CompilerMath : private asmjit::ErrorHandler {
   Reg min(const Reg& a, const Reg& b);
   Reg round(const Reg& a);
   Reg pow2(const Reg& a);
-  Reg scale_pow2(const Reg& p, const Reg& n);  // the bits of p + (int(n) << 23)
+  Reg scale_pow2(const Reg& p, const Reg& n);    // the bits of p + (int(n) << 23)
+  Reg add_exponent(const Reg& p, const Reg& t);  // the bits of p + (the bits of t << 23)
   Reg abs(const Reg& a);
   Reg neg(const Reg& a);
 
@@ -77,8 +78,13 @@ class CompilerMath : private asmjit::ErrorHandler {
   Reg to_float(const Reg& a);
   Reg int_add(const Reg& a, const Reg& b);
   Reg int_max(const Reg& a, const Reg& b);  // signed
+  Reg shift_left(const Reg& a, int bits);
   Reg shift_right(const Reg& a, int bits);  // logical
-  Reg to_bf16_activation(const Reg& a);     // float16.h's bf16_activation as int32 lanes
+  Reg bit_and(const Reg& a, const Reg& b);
+  Reg bit_or(const Reg& a, const Reg& b);
+  // float16.h's bf16_activation and bf16_factor as int32 lanes.
+  Reg to_bf16_activation(const Reg& a);
+  Reg to_bf16_factor(const Reg& a);
 
   // Registers that outlive an expression.
   Reg fresh();                       // undefined contents
@@ -118,6 +124,7 @@ class CompilerMath : private asmjit::ErrorHandler {
   Mask first_lanes(int count);        // lanes below a constant in 1..16
   Mask first_lanes(const Gp& count);  // lanes below a register in 0..16
   Mask int_greater(const Reg& a, const Reg& b);
+  Mask not_less(const Reg& a, const Reg& b);  // of floats; true when unordered
   Mask both(const Mask& a, const Mask& b);
   Reg select(const Mask& mask, const Reg& yes, const Reg& no);
   Reg keep(const Mask& mask, const Reg& a);  // 0 in the other lanes
@@ -168,6 +175,7 @@ class CompilerMath : private asmjit::ErrorHandler {
   asmjit::Operand operand(const Reg& a, int part);
   Mem pool(uint32_t bits);
   const Vec* held(uint32_t bits) const;
+  Reg to_bf16(const Reg& a, float least);
   void load_words(const asmjit::x86::Xmm& words, const Mem& from, int count);
 
   asmjit::CodeHolder code_;

@@ -259,6 +259,21 @@ CompilerMath::Mask CompilerMath::int_greater(const Reg& a, const Reg& b) {
   return mask;
 }
 
+CompilerMath::Mask CompilerMath::not_less(const Reg& a, const Reg& b) {
+  constexpr uint8_t kNotLess = 0x15;  // quiet
+  Mask mask;
+  if (wide_) {
+    mask.k = cc_.newKw();
+    cc_.emit(Inst::kIdVcmpps, mask.k, vec(a, 0), operand(b, 0), asmjit::Imm(kNotLess));
+    return mask;
+  }
+  for (int p = 0; p < 2; ++p) {
+    mask.part[p] = new_vec();
+    cc_.emit(Inst::kIdVcmpps, mask.part[p], vec(a, p), operand(b, p), asmjit::Imm(kNotLess));
+  }
+  return mask;
+}
+
 CompilerMath::Mask CompilerMath::both(const Mask& a, const Mask& b) {
   Mask mask;
   if (wide_) {

@@ -42,12 +42,19 @@ uint16_t f32_to_bf16(float value) {
   return static_cast<uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
 }
 
-uint16_t bf16_activation(float value) {
+namespace {
+
+uint16_t bf16_from(float least, float value) {
   constexpr uint16_t kNan = 0x7FC0;
   const uint32_t magnitude = std::bit_cast<uint32_t>(value) & 0x7FFFFFFFU;
   if (magnitude > 0x7F800000U) return kNan;
-  if (magnitude < std::bit_cast<uint32_t>(kLeastBf16Activation)) return 0;
+  if (magnitude < std::bit_cast<uint32_t>(least)) return 0;
   return f32_to_bf16(value);
 }
+
+}  // namespace
+
+uint16_t bf16_activation(float value) { return bf16_from(kLeastBf16Activation, value); }
+uint16_t bf16_factor(float value) { return bf16_from(kLeastBf16Factor, value); }
 
 }  // namespace nibble::jit

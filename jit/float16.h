@@ -20,4 +20,9 @@ uint16_t f32_to_bf16(float value);  // to nearest even; NaN: quiet, upper payloa
 inline constexpr float kLeastBf16Activation = 0x1p-119F;
 uint16_t bf16_activation(float value);
 
+// The same for numbers that are multiplied with each other, both of them bf16: +0 below
+// kLeastBf16Factor, so that products and their sums are multiples of 2^-126 again.
+inline constexpr float kLeastBf16Factor = 0x1p-56F;
+uint16_t bf16_factor(float value);
+
 }  // namespace nibble::jit

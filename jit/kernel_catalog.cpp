@@ -175,7 +175,8 @@ std::vector<RowSpec> row_specs() {
 
 std::vector<AttentionSpec> attention_specs() {
   std::vector<AttentionSpec> out;
-  for (const KvType kv : {KvType::f32, KvType::f16, KvType::bf16, KvType::int16, KvType::int8}) {
+  for (const KvType kv :
+       {KvType::f32, KvType::f16, KvType::bf16, KvType::int16, KvType::int8, KvType::bf16_pairs}) {
     for (const int64_t head_dim : {64, 80, 128, 256, 20}) {
       for (const int rows : {1, 4, most_attention_rows(kv)}) {
         out.push_back({.head_dim = head_dim, .kv = kv, .rows = rows});

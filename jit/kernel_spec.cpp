@@ -362,6 +362,8 @@ std::string_view kv_type_name(KvType type) {
       return "int8";
     case KvType::int16:
       return "int16";
+    case KvType::bf16_pairs:
+      return "bf16pairs";
   }
   return "unknown";
 }

@@ -100,10 +100,16 @@ struct RowSpec {
 };
 
 // Elements of the KV cache. int16 and int8 are symmetric, with an f32 scale a position and head.
-enum class KvType : uint8_t { f32, f16, bf16, int8, int16 };
-inline constexpr int kKvTypes = 5;
+// bf16_pairs: bf16 that are multiplied as TDPBF16PS does, and lie in its order; no user asks for
+// them by that name: they are what a bf16 cache is where matmuls compute in bf16 too.
+enum class KvType : uint8_t { f32, f16, bf16, int8, int16, bf16_pairs };
+inline constexpr int kKvTypes = 6;
 inline constexpr bool is_integer(KvType type) {
   return type == KvType::int8 || type == KvType::int16;
+}
+// Whether two elements of a product lie side by side, in one dword (kv_layout.h).
+inline constexpr bool is_paired(KvType type) {
+  return is_integer(type) || type == KvType::bf16_pairs;
 }
 
 // Attention of one query head over one KV head (attention.h).

@@ -2,9 +2,11 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstring>
+#include <limits>
 
 #include "jit/float16.h"
 #include "jit/isa.h"
@@ -14,11 +16,15 @@ namespace nibble::jit {
 namespace {
 
 constexpr int64_t kChunk = 128;  // elements converted at a time
+constexpr int64_t kMostElements = 1024;
 
 int64_t element_bytes(KvType type) {
   return type == KvType::f32 ? 4 : type == KvType::int8 ? 1 : 2;
 }
-int64_t padded(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
+int64_t padded(KvType type, int64_t head_dim) {
+  const int64_t unit = type == KvType::bf16_pairs ? kBf16Step : 16;
+  return (head_dim + unit - 1) / unit * unit;
+}
 
 // The record that holds a position, as its parts; t: the position in it.
 struct Split {
@@ -50,6 +56,11 @@ T& paired_key(void* keys, int64_t width, int64_t t, int64_t d) {
 template <typename T>
 T& paired_value(void* values, int64_t width, int64_t t, int64_t d) {
   return static_cast<T*>(values)[(t / 2 * width + d) * 2 + t % 2];
+}
+// Positions 16 apart in a pair.
+uint16_t& tiled_value(void* values, int64_t width, int64_t t, int64_t d) {
+  const int64_t line = t / kBf16Step * kKeyBlock + t % kKeyBlock;
+  return static_cast<uint16_t*>(values)[(line * width + d) * 2 + t % kBf16Step / kKeyBlock];
 }
 
 // ---- fp32 as 16-bit floats ----
@@ -96,8 +107,7 @@ template <typename T>
 void append_integers(int64_t head_dim, const float* key, const float* value,
                      const QuantizeRule& key_rule, const QuantizeRule& value_rule,
                      const Split& split) {
-  constexpr int64_t kMostElements = 1024;
-  const int64_t width = padded(head_dim);
+  const int64_t width = padded(KvType::int16, head_dim);
   std::array<int16_t, kMostElements> q;
   for (int64_t d = head_dim; d < width; ++d) q[static_cast<size_t>(d)] = 0;
   split.key_scales[split.t] = quantize_vector(key, head_dim, key_rule, q.data());
@@ -112,14 +122,68 @@ void append_integers(int64_t head_dim, const float* key, const float* value,
   for (int64_t d = 0; d < width; ++d) to[d * 2] = static_cast<T>(q[static_cast<size_t>(d)]);
 }
 
+// ---- bf16 in pairs ----
+
+// bf16_factor of eight numbers at a time.
+__attribute__((target("avx2"))) void factors_avx2(const float* from, int64_t count, uint16_t* to) {
+  const __m256i below = _mm256_set1_epi32(std::bit_cast<int32_t>(kLeastBf16Factor) - 1);
+  const __m256i infinity = _mm256_set1_epi32(0x7F800000);
+  for (int64_t i = 0; i < count; i += 8) {
+    const __m256i x = _mm256_castps_si256(_mm256_loadu_ps(from + i));
+    const __m256i magnitude = _mm256_and_si256(x, _mm256_set1_epi32(0x7FFFFFFF));
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(x, 16), _mm256_set1_epi32(1));
+    const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(x, odd), _mm256_set1_epi32(0x7FFF));
+    const __m256i kept =
+        _mm256_and_si256(_mm256_srli_epi32(sum, 16), _mm256_cmpgt_epi32(magnitude, below));
+    const __m256i bits = _mm256_blendv_epi8(kept, _mm256_set1_epi32(0x7FC0),
+                                            _mm256_cmpgt_epi32(magnitude, infinity));
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(bits, bits), 0x08);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm256_castsi256_si128(words));
+  }
+}
+
+// A vector of the cache, padded with zeros.
+using Factors = std::array<uint16_t, kMostElements>;
+void round_factors(const float* from, int64_t head_dim, int64_t width, Factors& to) {
+  std::fill(to.begin() + head_dim, to.begin() + width, uint16_t{0});
+  const int64_t whole = cpu().avx2 ? head_dim / 8 * 8 : 0;
+  if (whole > 0) factors_avx2(from, whole, to.data());
+  for (int64_t d = whole; d < head_dim; ++d) to[static_cast<size_t>(d)] = bf16_factor(from[d]);
+}
+
+bool is_finite(uint16_t bf16) { return (bf16 & 0x7F80U) != 0x7F80U; }
+bool all_finite(const Factors& x, int64_t count) {
+  return std::all_of(x.begin(), x.begin() + count, is_finite);
+}
+
+void append_pairs(int64_t head_dim, const float* key, const float* value, const Split& split) {
+  const int64_t width = padded(KvType::bf16_pairs, head_dim);
+  Factors k, v;
+  round_factors(key, head_dim, width, k);
+  round_factors(value, head_dim, width, v);
+  const bool finite_value = all_finite(v, width);
+  if (!finite_value) {
+    for (uint16_t& x : v) x = is_finite(x) ? x : uint16_t{0};
+  }
+  if (!finite_value || !all_finite(k, width)) {
+    k[0] = bf16_factor(std::numeric_limits<float>::quiet_NaN());
+  }
+  uint16_t* to = &paired_key<uint16_t>(split.keys, width, split.t, 0);
+  for (int64_t d = 0; d < width; d += 2) {
+    std::memcpy(to + d * kKeyBlock, &k[static_cast<size_t>(d)], 2 * sizeof(uint16_t));
+  }
+  to = &tiled_value(split.values, width, split.t, 0);
+  for (int64_t d = 0; d < width; ++d) to[d * 2] = v[static_cast<size_t>(d)];
+}
+
 float wide(KvType type, uint16_t bits) {
-  return type == KvType::f16 ? f16_to_f32(bits) : std::bit_cast<float>(uint32_t{bits} << 16);
+  return type == KvType::f16 ? f16_to_f32(bits) : bf16_to_f32(bits);
 }
 
 }  // namespace
 
 int64_t kv_bytes(KvType type, int64_t head_dim, int64_t positions) {
-  return positions * (is_integer(type) ? padded(head_dim) : head_dim) * element_bytes(type);
+  return positions * (is_paired(type) ? padded(type, head_dim) : head_dim) * element_bytes(type);
 }
 
 KvRecord kv_record(KvType type, int64_t head_dim) {
@@ -155,18 +219,22 @@ void kv_append(KvType type, int64_t head_dim, int64_t position, const float* key
       return append_integers<int8_t>(head_dim, key, value, kInt8Rule, kInt8Rule, split);
     case KvType::int16:
       return append_integers<int16_t>(head_dim, key, value, kNormRule, kInt16ValueRule, split);
+    case KvType::bf16_pairs:
+      return append_pairs(head_dim, key, value, split);
   }
 }
 
 float kv_key(KvType type, int64_t head_dim, const KvHead& head, int64_t position, int64_t d) {
   const Split split(type, head_dim, head, position);
   const int64_t t = split.t;
-  const int64_t width = padded(head_dim);
+  const int64_t width = padded(type, head_dim);
   switch (type) {
     case KvType::int8:
       return split.key_scales[t] * static_cast<float>(paired_key<int8_t>(split.keys, width, t, d));
     case KvType::int16:
       return split.key_scales[t] * static_cast<float>(paired_key<int16_t>(split.keys, width, t, d));
+    case KvType::bf16_pairs:
+      return bf16_to_f32(paired_key<uint16_t>(split.keys, width, t, d));
     case KvType::f32:
       return blocked_key<float>(split.keys, head_dim, t, d);
     default:
@@ -177,7 +245,7 @@ float kv_key(KvType type, int64_t head_dim, const KvHead& head, int64_t position
 float kv_value(KvType type, int64_t head_dim, const KvHead& head, int64_t position, int64_t d) {
   const Split split(type, head_dim, head, position);
   const int64_t t = split.t;
-  const int64_t width = padded(head_dim);
+  const int64_t width = padded(type, head_dim);
   switch (type) {
     case KvType::int8:
       return split.value_scales[t] *
@@ -185,6 +253,8 @@ float kv_value(KvType type, int64_t head_dim, const KvHead& head, int64_t positi
     case KvType::int16:
       return split.value_scales[t] *
              static_cast<float>(paired_value<int16_t>(split.values, width, t, d));
+    case KvType::bf16_pairs:
+      return bf16_to_f32(tiled_value(split.values, width, t, d));
     case KvType::f32:
       return static_cast<const float*>(split.values)[t * head_dim + d];
     default:

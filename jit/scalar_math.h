@@ -29,6 +29,9 @@ struct ScalarMath {
     if (std::isnan(n)) return n;
     return std::bit_cast<float>(std::bit_cast<int32_t>(p) + static_cast<int32_t>(n) * (1 << 23));
   }
+  float add_exponent(float p, float t) const {
+    return std::bit_cast<float>(std::bit_cast<uint32_t>(p) + (std::bit_cast<uint32_t>(t) << 23));
+  }
   // vcvtps2dq, then vpackssdw: what lies outside int32, NaN included, becomes -2^31.
   int16_t to_int16(float a) const {
     if (!(std::fabs(a) < 2147483648.0F)) return -32768;

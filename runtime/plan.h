@@ -155,6 +155,7 @@ struct Plan {
   int64_t weight_bytes = 0;            // resident weights, embeddings included
   int64_t tuned = 0;                   // tilings of matmuls that the tuning database chose
   jit::Isa isa = jit::Isa::avx2;
+  bool bf16 = false;  // matmuls round activations to bf16: attention over a bf16 cache does as well
   std::vector<std::string> notes;  // for reports: e.g. "int8 compute"
 };
 

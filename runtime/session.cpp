@@ -58,6 +58,11 @@ struct RopeValues {
 
 constexpr int kFloatAttentionRows = 4;  // a call of fewer rows costs as much
 
+// A cache whose elements lie as they are multiplied (jit/attention.h).
+jit::KvType cache_type(const Plan& plan, jit::KvType asked) {
+  return plan.bf16 && asked == jit::KvType::bf16 ? jit::KvType::bf16_pairs : asked;
+}
+
 // The kernel of each layer's attention over a cache of this type.
 std::vector<const jit::Kernel*> attention_kernels(const Plan& plan, jit::KvType kv) {
   std::vector<const jit::Kernel*> kernels(plan.layers.size());
@@ -66,7 +71,7 @@ std::vector<const jit::Kernel*> attention_kernels(const Plan& plan, jit::KvType 
     if (attention == nullptr) continue;
     jit::AttentionSpec spec = attention->spec;
     spec.kv = kv;
-    spec.rows = jit::is_integer(kv) ? jit::kMaxAttentionRows : kFloatAttentionRows;
+    spec.rows = jit::is_paired(kv) ? jit::kMaxAttentionRows : kFloatAttentionRows;
     kernels[static_cast<size_t>(attention->head.layer)] =
         &jit::CodeCache::instance().get({spec, plan.isa, {}});
   }
@@ -123,8 +128,9 @@ struct Session::Impl {
         pool(std::move(t)),
         context_length(context),
         max_rows(std::min(options.prefill_chunk, context)),
-        kv(plan->layers, options.kv, context, pool->placement().nodes.size() < 2),
-        attention(attention_kernels(*plan, options.kv)),
+        kv(plan->layers, cache_type(*plan, options.kv), context,
+           pool->placement().nodes.size() < 2),
+        attention(attention_kernels(*plan, kv.type())),
         states_needed(states_for(*plan, attention, context, pool->size())),
         scratch_stride(page_round(scratch_bytes(*plan, attention))),
         copies_stride(page_round(plan->row_bytes * kReplicatedRows)),

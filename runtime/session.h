@@ -43,6 +43,7 @@ class Session : public Decoder {
 
   SessionMemory memory() const;
   const Plan& plan() const;
+  // Of the cache: bf16_pairs where bf16 was asked for and the plan computes in bf16.
   jit::KvType kv_type() const;
 
   // Has memory given to the KV cache of the first `positions` positions now, where otherwise it is

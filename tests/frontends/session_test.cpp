@@ -81,7 +81,8 @@ TEST_F(SessionTest, PopulatingChangesNothingThatIsHeld) {
 }
 
 TEST_F(SessionTest, AfterRewindingTheRestIsAsIfNothingElseHadBeen) {
-  for (const jit::KvType kv : {jit::KvType::int16, jit::KvType::int8, jit::KvType::f16}) {
+  for (const jit::KvType kv :
+       {jit::KvType::int16, jit::KvType::int8, jit::KvType::f16, jit::KvType::bf16_pairs}) {
     runtime::SessionOptions options;
     options.context = 64;
     options.kv = kv;

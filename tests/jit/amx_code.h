@@ -7,13 +7,21 @@
 #include <csignal>
 #include <cstdint>
 #include <initializer_list>
+#include <string>
 
 #include "jit/emitter_assembler.h"
+#include "jit/isa.h"
 #include "tests/support/amx_emulator.h"
 #include "tests/support/amx_tiles.h"
 #include "tests/support/generated_code.h"
 
 namespace nibble::test {
+
+// What this machine lacks to run amx_int8 kernels, emulated or not: they are AVX-512 around tiles.
+inline std::string amx_obstacle() {
+  const std::string missing = jit::missing_features(jit::cpu(), jit::Isa::avx512_vnni);
+  return missing.empty() && !jit::cpu().avx512_vbmi ? "AVX512_VBMI" : missing;
+}
 
 struct TileShape {
   int rows = 0, colsb = 0;

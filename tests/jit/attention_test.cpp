@@ -1,156 +1,27 @@
 // Attention kernels against their plain C++ reference, bit for bit, with guard pages after every
 // buffer and NaN wherever no row may look; the reference against softmax attention in double
 // precision; and what the contract promises of the way a prompt is cut.
-#include "jit/attention.h"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <random>
 #include <utility>
 
-#include "jit/attention_generator.h"
-#include "jit/isa.h"
-#include "jit/kv_layout.h"
+#include "jit/attention_bf16.h"
+#include "jit/float16.h"
 #include "jit/kv_quantize.h"
-#include "tests/support/generated_code.h"
-#include "tests/support/guarded_buffer.h"
+#include "jit/scalar_math.h"
+#include "tests/jit/attention_problem.h"
 
-namespace nibble::jit {
+namespace nibble::test {
 namespace {
 
-using test::GeneratedCode;
-using test::GuardedBuffer;
-using test::same_bits;
-
-constexpr KvType kAllTypes[] = {KvType::f32, KvType::f16, KvType::bf16, KvType::int16,
-                                KvType::int8};
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-
-struct Range {
-  int64_t lo, hi;
-};
-
-// One head's cache, filled position by position; what lies outside `seen` is NaN.
-struct Cache {
-  Cache(const AttentionSpec& s, Range seen, int64_t capacity, uint32_t seed)
-      : spec(s),
-        stride(kv_page_bytes(s.kv, s.head_dim) + kGap),
-        pages(static_cast<size_t>(capacity / kKvPage * stride - kGap)),
-        plain_keys(static_cast<size_t>(capacity * s.head_dim)),
-        plain_values(plain_keys.size()) {
-    std::mt19937 random(seed);
-    std::normal_distribution<float> normal;
-    std::vector<float> key(static_cast<size_t>(s.head_dim)), value(key.size());
-    for (int64_t t = 0; t < capacity; ++t) {
-      const bool visible = t >= seen.lo && t < seen.hi;
-      for (float& k : key) k = visible ? normal(random) : kNaN;
-      for (float& v : value) v = visible ? normal(random) : kNaN;
-      kv_append(s.kv, s.head_dim, t, key.data(), value.data(), head());
-      std::ranges::copy(key, plain_keys.begin() + t * s.head_dim);
-      std::ranges::copy(value, plain_values.begin() + t * s.head_dim);
-    }
-  }
-  KvHead head() const { return {const_cast<std::byte*>(pages.data()), stride}; }
-  static constexpr int64_t kGap = 192;  // between pages
-  AttentionSpec spec;
-  int64_t stride;
-  GuardedBuffer<std::byte> pages;
-  std::vector<float> plain_keys, plain_values;
-};
-
-// Query rows and results over a cache, with strides longer than a head.
-struct Call {
-  Call(const Cache& cache, const std::vector<Range>& ranges, uint32_t seed)
-      : dim(cache.spec.head_dim),
-        stride(dim + 3),
-        q(static_cast<size_t>(static_cast<int64_t>(ranges.size() - 1) * stride + dim)),
-        out(q.size(), 55.0F),
-        slope(ranges.size()),
-        lo(ranges.size()),
-        hi(ranges.size()),
-        scratch(static_cast<size_t>(
-            (attention_scratch_bytes({.head_dim = dim,
-                                      .kv = cache.spec.kv,
-                                      .rows = most_attention_rows(cache.spec.kv)}) +
-             63) /
-            64 * 64)) {
-    std::mt19937 random(seed);
-    std::normal_distribution<float> normal;
-    for (float& x : q) x = normal(random);
-    for (size_t r = 0; r < ranges.size(); ++r) {
-      slope[r] = std::exp2(-static_cast<float>(r + 1));
-      lo[r] = ranges[r].lo;
-      hi[r] = ranges[r].hi;
-    }
-    std::ranges::fill(scratch, std::byte{0xFF});
-    args.q = q.data();
-    args.q_stride = args.out_stride = stride;
-    args.cache = cache.head();
-    args.lo = lo.data();
-    args.hi = hi.data();
-    args.slope = slope.data();
-    args.scale = 1.0F / std::sqrt(static_cast<float>(dim));
-    args.softcap = 1.5F;
-    args.out = out.data();
-    args.rows = static_cast<int64_t>(ranges.size());
-    args.scratch = scratch.data();
-  }
-  // The same call for rows [first, first + rows) alone.
-  AttentionArgs part(int64_t first, int64_t rows) const {
-    AttentionArgs p = args;
-    p.q += first * stride;
-    p.out += first * stride;
-    p.lo += first;
-    p.hi += first;
-    p.slope += first;
-    p.rows = rows;
-    return p;
-  }
-  int64_t dim, stride;
-  GuardedBuffer<float> q, out, slope;
-  GuardedBuffer<int64_t> lo, hi;
-  GuardedBuffer<std::byte> scratch;
-  AttentionArgs args;
-};
-
-Range hull(const std::vector<Range>& ranges) {
-  Range all = ranges[0];
-  for (const Range& r : ranges) all = {std::min(all.lo, r.lo), std::max(all.hi, r.hi)};
-  return all;
-}
-
-int64_t capacity_for(const std::vector<Range>& ranges) {
-  return (hull(ranges).hi + kKvPage - 1) / kKvPage * kKvPage;
-}
-
-std::string repeat(const AttentionSpec& spec, Isa isa) {
-  const std::string kernel =
-      name(KernelKey{.spec = KernelSpec(spec), .isa = isa, .tiling = Tiling{}});
-  return fmt::format("{}; repeat with `nibble kernels check {}`", kernel, kernel);
-}
-
-void check(const AttentionSpec& spec, Isa isa, const std::vector<Range>& ranges) {
-  const GeneratedCode<AttentionFn> kernel(generate_attention(spec, isa));
-  const Cache cache(spec, hull(ranges), capacity_for(ranges), 1);
-  Call found(cache, ranges, 2);
-  Call expected(cache, ranges, 2);
-  kernel(found.args);
-  attention_reference(spec, expected.args);
-  for (float x : expected.out) ASSERT_FALSE(std::isnan(x)) << repeat(spec, isa);
-  ASSERT_TRUE(same_bits(found.out.span(), expected.out.span())) << repeat(spec, isa);
-}
-
-std::vector<Range> causal(int64_t rows, int64_t first_hi, int64_t window = 0) {
-  std::vector<Range> ranges;
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t hi = first_hi + r;
-    ranges.push_back({window > 0 ? std::max<int64_t>(0, hi - window) : 0, hi});
-  }
-  return ranges;
-}
+constexpr KvType kAllTypes[] = {KvType::f32,   KvType::f16,  KvType::bf16,
+                                KvType::int16, KvType::int8, KvType::bf16_pairs};
 
 class AttentionKernels : public ::testing::TestWithParam<Isa> {
  protected:
@@ -166,38 +37,44 @@ TEST_P(AttentionKernels, EveryHeadSizeEqualsTheReference) {
     for (KvType kv : kAllTypes) {
       for (int rows : {1, 4}) {
         const AttentionSpec spec{.head_dim = dim, .kv = kv, .rows = rows};
-        check(spec, GetParam(), causal(rows, 1));
-        check(spec, GetParam(), causal(rows, 150));
+        check_attention(spec, GetParam(), causal(rows, 1));
+        check_attention(spec, GetParam(), causal(rows, 150));
       }
     }
   }
 }
 
 TEST_P(AttentionKernels, EveryLengthEqualsTheReference) {
+  const CheckedAttention few({.head_dim = 24, .kv = KvType::bf16_pairs, .rows = 4}, GetParam());
+  const CheckedAttention many({.head_dim = 20, .kv = KvType::bf16_pairs, .rows = 20}, GetParam());
   for (int64_t hi = 1; hi <= 140; hi += hi < 40 || hi > 120 ? 1 : 5) {
-    check({.head_dim = 20, .rows = 1}, GetParam(), causal(1, hi));
-    check({.head_dim = 20, .rows = 3}, GetParam(), causal(3, hi));
-    check({.head_dim = 24, .kv = KvType::f16, .rows = 4}, GetParam(), causal(4, hi, 19));
-    check({.head_dim = 24, .kv = KvType::int16, .rows = 1}, GetParam(), causal(1, hi));
-    check({.head_dim = 20, .kv = KvType::int16, .rows = 6}, GetParam(), causal(5, hi, 19));
-    check({.head_dim = 24, .kv = KvType::int8, .rows = 4}, GetParam(), causal(4, hi));
+    check_attention({.head_dim = 20, .rows = 1}, GetParam(), causal(1, hi));
+    check_attention({.head_dim = 20, .rows = 3}, GetParam(), causal(3, hi));
+    check_attention({.head_dim = 24, .kv = KvType::f16, .rows = 4}, GetParam(), causal(4, hi, 19));
+    check_attention({.head_dim = 24, .kv = KvType::int16, .rows = 1}, GetParam(), causal(1, hi));
+    check_attention({.head_dim = 20, .kv = KvType::int16, .rows = 6}, GetParam(),
+                    causal(5, hi, 19));
+    check_attention({.head_dim = 24, .kv = KvType::int8, .rows = 4}, GetParam(), causal(4, hi));
+    few.check(causal(4, hi, 19));
+    many.check(causal(18, hi));
   }
 }
 
 TEST_P(AttentionKernels, EveryRowCountEqualsTheReference) {
   for (int rows = 1; rows <= most_attention_rows(KvType::f32); ++rows) {
     for (int64_t used = 1; used <= rows; ++used) {
-      check({.head_dim = 64, .rows = rows}, GetParam(), causal(used, 130));
-      check({.head_dim = 36, .kv = KvType::f16, .rows = rows, .alibi = true}, GetParam(),
-            causal(used, 62));
+      check_attention({.head_dim = 64, .rows = rows}, GetParam(), causal(used, 130));
+      check_attention({.head_dim = 36, .kv = KvType::f16, .rows = rows, .alibi = true}, GetParam(),
+                      causal(used, 62));
     }
   }
   for (const int rows : {2, 4, 5, 16, 17, kMaxAttentionRows}) {
-    for (int64_t used = 1; used <= rows; ++used) {
-      check({.head_dim = 36, .kv = KvType::int16, .rows = rows}, GetParam(), causal(used, 130));
+    for (const KvType kv : {KvType::int16, KvType::bf16_pairs}) {
+      const CheckedAttention kernel({.head_dim = 36, .kv = kv, .rows = rows}, GetParam());
+      for (int64_t used = 1; used <= rows; ++used) kernel.check(causal(used, 130));
     }
-    check({.head_dim = 64, .kv = KvType::int8, .rows = rows, .alibi = true}, GetParam(),
-          causal(rows, 60));
+    check_attention({.head_dim = 64, .kv = KvType::int8, .rows = rows, .alibi = true}, GetParam(),
+                    causal(rows, 60));
   }
 }
 
@@ -208,7 +85,7 @@ TEST_P(AttentionKernels, AlibiAndSoftcapEqualTheReference) {
         for (KvType kv : kAllTypes) {
           const AttentionSpec spec{
               .head_dim = 48, .kv = kv, .rows = rows, .alibi = alibi, .softcap = softcap};
-          check(spec, GetParam(), causal(rows, 200, 130));
+          check_attention(spec, GetParam(), causal(rows, 200, 130));
         }
       }
     }
@@ -217,31 +94,27 @@ TEST_P(AttentionKernels, AlibiAndSoftcapEqualTheReference) {
 
 // Rows that see nothing of a split that others see, in every order.
 TEST_P(AttentionKernels, RowsApartEqualTheReference) {
-  const std::vector<std::vector<Range>> cases = {
+  const std::vector<std::vector<PositionRange>> cases = {
       {{0, 10}, {100, 200}, {64, 65}, {63, 129}},   {{100, 101}, {0, 1}, {190, 200}, {0, 200}},
       {{0, 64}, {64, 128}, {128, 192}, {192, 256}}, {{3, 5}, {5, 9}, {9, 64}, {15, 17}},
       {{63, 65}, {63, 65}, {127, 129}, {0, 129}},
   };
   for (const auto& ranges : cases) {
-    check({.head_dim = 40, .rows = 4, .alibi = true}, GetParam(), ranges);
-    check({.head_dim = 72, .kv = KvType::f16, .rows = 8}, GetParam(), ranges);
-    check({.head_dim = 72, .kv = KvType::int16, .rows = 8}, GetParam(), ranges);
-    check({.head_dim = 7, .kv = KvType::int8, .rows = 4, .alibi = true}, GetParam(), ranges);
+    check_attention({.head_dim = 40, .rows = 4, .alibi = true}, GetParam(), ranges);
+    check_attention({.head_dim = 72, .kv = KvType::f16, .rows = 8}, GetParam(), ranges);
+    check_attention({.head_dim = 72, .kv = KvType::int16, .rows = 8}, GetParam(), ranges);
+    check_attention({.head_dim = 72, .kv = KvType::bf16_pairs, .rows = 8}, GetParam(), ranges);
+    check_attention({.head_dim = 7, .kv = KvType::int8, .rows = 4, .alibi = true}, GetParam(),
+                    ranges);
   }
 }
 
 // What a row cannot see does not matter, even where its neighbours look at it.
 TEST_P(AttentionKernels, AnUnseenNaNPoisonsOnlyTheRowsThatSeeIt) {
-  const AttentionSpec spec{.head_dim = 32, .rows = 4};
-  const std::vector<Range> ranges = {{0, 70}, {0, 71}, {0, 72}, {0, 73}};
-  const GeneratedCode<AttentionFn> kernel(generate_attention(spec, GetParam()));
-  const Cache cache(spec, {0, 71}, kKvPage, 1);
-  Call call(cache, ranges, 2);
-  kernel(call.args);
-  EXPECT_FALSE(std::isnan(call.out[0]));
-  EXPECT_FALSE(std::isnan(call.out[static_cast<size_t>(call.stride)]));
-  EXPECT_TRUE(std::isnan(call.out[static_cast<size_t>(2 * call.stride)]));
-  EXPECT_TRUE(std::isnan(call.out[static_cast<size_t>(3 * call.stride)]));
+  for (const KvType kv : {KvType::f32, KvType::bf16_pairs}) {
+    const AttentionSpec spec{.head_dim = 32, .kv = kv, .rows = 4};
+    expect_nan_from(71, spec, GetParam(), {{0, 70}, {0, 71}, {0, 72}, {0, 73}});
+  }
 }
 
 TEST_P(AttentionKernels, CuttingAPromptDifferentlyChangesNothing) {
@@ -249,17 +122,17 @@ TEST_P(AttentionKernels, CuttingAPromptDifferentlyChangesNothing) {
   for (KvType kv : kAllTypes) {
     const AttentionSpec one{.head_dim = 64, .kv = kv, .rows = 1};
     const AttentionSpec eight{.head_dim = 64, .kv = kv, .rows = 8};
-    const std::vector<Range> ranges = causal(kTokens, 180, 150);
-    const Cache cache(one, hull(ranges), capacity_for(ranges), 1);
-    Call singly(cache, ranges, 2);
-    Call reference(cache, ranges, 2);
+    const std::vector<PositionRange> ranges = causal(kTokens, 180, 150);
+    const HeadCache cache(one, hull(ranges), capacity_for(ranges), 1);
+    AttentionCall singly(cache, ranges, 2);
+    AttentionCall reference(cache, ranges, 2);
     const GeneratedCode<AttentionFn> run_one(generate_attention(one, GetParam()));
     const GeneratedCode<AttentionFn> run_eight(generate_attention(eight, GetParam()));
     for (int64_t r = 0; r < kTokens; ++r) run_one(singly.part(r, 1));
     attention_reference(one, reference.args);
     EXPECT_TRUE(same_bits(singly.out.span(), reference.out.span()));
     for (int64_t chunk : {1, 2, 5, 7, 8}) {
-      Call cut(cache, ranges, 2);
+      AttentionCall cut(cache, ranges, 2);
       for (int64_t r = 0; r < kTokens; r += chunk) {
         run_eight(cut.part(r, std::min(chunk, kTokens - r)));
       }
@@ -268,31 +141,8 @@ TEST_P(AttentionKernels, CuttingAPromptDifferentlyChangesNothing) {
   }
 }
 
-// Runs a call in parts, `taken` pages at a time from the last to the first, then merges them.
-template <typename Run>
-void run_by_pages(const Run& run, AttentionArgs args, int64_t taken) {
-  Range all{args.lo[0], args.hi[0]};
-  for (int64_t r = 1; r < args.rows; ++r) {
-    all = {std::min(all.lo, args.lo[r]), std::max(all.hi, args.hi[r])};
-  }
-  const int64_t first = all.lo / kKvPage, end = (all.hi + kKvPage - 1) / kKvPage;
-  const int64_t row_bytes = attention_state_bytes(args.q_stride - 3);
-  args.state_stride = args.rows * row_bytes + 64;
-  GuardedBuffer<std::byte> states(static_cast<size_t>((end - first) * args.state_stride));
-  std::ranges::fill(states, std::byte{0xFF});
-  args.states = states.data() - first * args.state_stride;
-  args.part = AttentionPart::pages;
-  for (int64_t page = end; page > first; page -= taken) {
-    args.begin = std::max(first, page - taken) * kKvPage;
-    args.end = page * kKvPage;
-    run(args);
-  }
-  args.part = AttentionPart::merge;
-  run(args);
-}
-
 TEST_P(AttentionKernels, PagesByThemselvesMergeToTheWhole) {
-  const std::vector<std::vector<Range>> cases = {
+  const std::vector<std::vector<PositionRange>> cases = {
       causal(1, 1100),
       causal(1, 1030, 600),
       causal(5, 765),
@@ -307,15 +157,15 @@ TEST_P(AttentionKernels, PagesByThemselvesMergeToTheWhole) {
         const GeneratedCode<AttentionFn> kernel(generate_attention(spec, GetParam()));
         const auto generated = [&](const AttentionArgs& args) { kernel(args); };
         const auto reference = [&](const AttentionArgs& args) { attention_reference(spec, args); };
-        const Cache cache(spec, hull(ranges), capacity_for(ranges), 1);
-        Call expected(cache, ranges, 2);
+        const HeadCache cache(spec, hull(ranges), capacity_for(ranges), 1);
+        AttentionCall expected(cache, ranges, 2);
         attention_reference(spec, expected.args);
         for (const int64_t taken : {1, 2, 9}) {
-          Call found(cache, ranges, 2);
+          AttentionCall found(cache, ranges, 2);
           run_by_pages(generated, found.args, taken);
           ASSERT_TRUE(same_bits(found.out.span(), expected.out.span())) << repeat(spec, GetParam());
         }
-        Call plain(cache, ranges, 2);
+        AttentionCall plain(cache, ranges, 2);
         run_by_pages(reference, plain.args, 2);
         ASSERT_TRUE(same_bits(plain.out.span(), expected.out.span()));
       }
@@ -324,14 +174,14 @@ TEST_P(AttentionKernels, PagesByThemselvesMergeToTheWhole) {
 }
 
 TEST_P(AttentionKernels, LargeScoresEqualTheReference) {
-  for (KvType kv : {KvType::f32, KvType::int16}) {
+  for (KvType kv : {KvType::f32, KvType::int16, KvType::bf16_pairs}) {
     const AttentionSpec spec{.head_dim = 64, .kv = kv, .rows = 2};
-    const std::vector<Range> ranges = causal(2, 300);
+    const std::vector<PositionRange> ranges = causal(2, 300);
     const GeneratedCode<AttentionFn> kernel(generate_attention(spec, GetParam()));
-    Cache cache(spec, hull(ranges), capacity_for(ranges), 1);
+    HeadCache cache(spec, hull(ranges), capacity_for(ranges), 1);
     for (float scale : {0.0F, -0.0F, 100.0F, -1e4F, 1e30F}) {
-      Call found(cache, ranges, 2);
-      Call expected(cache, ranges, 2);
+      AttentionCall found(cache, ranges, 2);
+      AttentionCall expected(cache, ranges, 2);
       found.args.scale = expected.args.scale = scale;
       kernel(found.args);
       attention_reference(spec, expected.args);
@@ -345,7 +195,8 @@ INSTANTIATE_TEST_SUITE_P(Isas, AttentionKernels,
                          [](const auto& info) { return std::string(isa_name(info.param)); });
 
 // Softmax attention as in the textbooks, in double precision, over positions in the plain layout.
-std::vector<double> softmax_attention(const Cache& cache, const Call& call, size_t row) {
+std::vector<double> softmax_attention(const HeadCache& cache, const AttentionCall& call,
+                                      size_t row) {
   const auto dim = static_cast<size_t>(call.dim);
   const float* q = call.args.q + static_cast<int64_t>(row) * call.stride;
   std::vector<double> scores, out(dim, 0.0);
@@ -372,9 +223,9 @@ TEST(AttentionReference, AgreesWithSoftmaxAttention) {
   for (bool alibi : {false, true}) {
     for (bool softcap : {false, true}) {
       const AttentionSpec spec{.head_dim = 40, .rows = 4, .alibi = alibi, .softcap = softcap};
-      const std::vector<Range> ranges = {{0, 1}, {0, 300}, {100, 333}, {65, 130}};
-      const Cache cache(spec, hull(ranges), capacity_for(ranges), 3);
-      Call call(cache, ranges, 4);
+      const std::vector<PositionRange> ranges = {{0, 1}, {0, 300}, {100, 333}, {65, 130}};
+      const HeadCache cache(spec, hull(ranges), capacity_for(ranges), 3);
+      AttentionCall call(cache, ranges, 4);
       attention_reference(spec, call.args);
       for (size_t r = 0; r < ranges.size(); ++r) {
         const auto expected = softmax_attention(cache, call, r);
@@ -390,8 +241,8 @@ TEST(AttentionReference, AgreesWithSoftmaxAttention) {
 // the largest output. Some elements are ten times as large as the rest, as in keys of real models.
 double relative_error(KvType kv, double outliers) {
   const AttentionSpec spec{.head_dim = 128, .kv = kv, .rows = 4};
-  const std::vector<Range> ranges = {{0, 1}, {0, 700}, {100, 333}, {65, 130}};
-  Cache cache(spec, {0, 0}, capacity_for(ranges), 3);
+  const std::vector<PositionRange> ranges = {{0, 1}, {0, 700}, {100, 333}, {65, 130}};
+  HeadCache cache(spec, {0, 0}, capacity_for(ranges), 3);
   std::mt19937 random(5);
   std::normal_distribution<float> normal;
   const auto dim = static_cast<size_t>(spec.head_dim);
@@ -404,7 +255,7 @@ double relative_error(KvType kv, double outliers) {
     kv_append(kv, spec.head_dim, static_cast<int64_t>(t), &cache.plain_keys[t * dim],
               &cache.plain_values[t * dim], cache.head());
   }
-  Call call(cache, ranges, 4);
+  AttentionCall call(cache, ranges, 4);
   attention_reference(spec, call.args);
   double error = 0;
   for (size_t r = 0; r < ranges.size(); ++r) {
@@ -427,6 +278,7 @@ TEST(AttentionReference, RoundingTheCacheCostsLittle) {
     EXPECT_LT(relative_error(KvType::int16, outliers), 5e-4 * outliers);
     EXPECT_LT(relative_error(KvType::int16, outliers), relative_error(KvType::f16, outliers));
     EXPECT_LT(relative_error(KvType::bf16, outliers), 1e-2 * outliers);
+    EXPECT_LT(relative_error(KvType::bf16_pairs, outliers), 1.5e-2 * outliers);
     EXPECT_LT(relative_error(KvType::int8, outliers), 2e-2 * outliers);
   }
 }
@@ -495,6 +347,79 @@ TEST(KvLayout, PutsIntegersInPairs) {
   }
 }
 
+// Position 83 is the 19th of the second split: lane 3 of its second block, of the values the upper
+// half of line 3 of the first 32.
+TEST(KvLayout, PutsBf16InPairs) {
+  constexpr int64_t kDim = 35, kWidth = 64, kPosition = kKvPage + 83;
+  constexpr KvType kType = KvType::bf16_pairs;
+  const KvRecord record = kv_record(kType, kDim);
+  EXPECT_EQ(record.values, 64 * kWidth * 2);
+  EXPECT_EQ(record.bytes, 2 * record.values);
+  const int64_t page = kv_page_bytes(kType, kDim);
+  std::vector<std::byte> pages(static_cast<size_t>(2 * page + 64));
+  const KvHead head{pages.data(), page + 64};
+  std::vector<float> key(kDim), value(kDim);
+  for (size_t d = 0; d < kDim; ++d) {
+    key[d] = 1.0F + static_cast<float>(d);
+    value[d] = -100.0F - static_cast<float>(d);
+  }
+  key[7] = 0x1p-57F;
+  kv_append(kType, kDim, kPosition, key.data(), value.data(), head);
+  key[7] = 0;
+  const std::byte* split = kv_split(record, head, kPosition / kKvSplit);
+  const auto number_at = [&](int64_t index) {
+    uint16_t bits;
+    std::memcpy(&bits, split + 2 * index, 2);
+    return bf16_to_f32(bits);
+  };
+  int64_t zeros = 0;
+  for (int64_t i = 0; i < record.bytes / 2; ++i) zeros += number_at(i) == 0 ? 1 : 0;
+  EXPECT_EQ(zeros, record.bytes / 2 - 2 * kDim + 1);
+  for (int64_t d = 0; d < kDim; ++d) {
+    const auto at = static_cast<size_t>(d);
+    EXPECT_EQ(number_at(kWidth * 16 + d / 2 * 32 + 3 * 2 + d % 2), key[at]);
+    EXPECT_EQ(number_at(record.values / 2 + (3 * kWidth + d) * 2 + 1), value[at]);
+    EXPECT_EQ(kv_key(kType, kDim, head, kPosition, d), key[at]);
+    EXPECT_EQ(kv_value(kType, kDim, head, kPosition, d), value[at]);
+  }
+}
+
+// Values are multiplied by weights of 0 where they do not count, so none may be infinite or NaN;
+// what was makes the score NaN instead.
+TEST(KvLayout, KeepsValuesFinite) {
+  constexpr int64_t kDim = 3;
+  constexpr KvType kType = KvType::bf16_pairs;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  std::vector<std::byte> pages(static_cast<size_t>(kv_page_bytes(kType, kDim)));
+  const KvHead head{pages.data(), 0};
+  for (const float bad : {kNaN, kInfinity, -kInfinity, 3.4e38F}) {
+    const float good[] = {1, 2, 3}, with_bad[] = {4, bad, 6};
+    kv_append(kType, kDim, 5, good, with_bad, head);
+    EXPECT_TRUE(std::isnan(kv_key(kType, kDim, head, 5, 0)));
+    EXPECT_EQ(kv_value(kType, kDim, head, 5, 0), 4);
+    EXPECT_EQ(kv_value(kType, kDim, head, 5, 1), 0);
+    kv_append(kType, kDim, 5, with_bad, good, head);
+    EXPECT_TRUE(std::isnan(kv_key(kType, kDim, head, 5, 0)));
+    EXPECT_EQ(kv_value(kType, kDim, head, 5, 1), 2);
+    kv_append(kType, kDim, 5, good, good, head);
+    EXPECT_EQ(kv_key(kType, kDim, head, 5, 0), 1);
+  }
+}
+
+// Off by rounding to nearest and little more than that.
+TEST(Bf16Weights, ArePowersOf2) {
+  ScalarMath v;
+  EXPECT_EQ(bf16_weight(v, -kBf16Top), 1.0F);
+  EXPECT_EQ(bf16_weight(v, -kBf16Top - 56), 0x1p-56F);
+  EXPECT_TRUE(std::isnan(bf16_weight(v, kNaN)));
+  for (float x = kLeastBf16Exponent; x <= 0.5F; x += 0.00173F) {
+    const float weight = bf16_weight(v, x);
+    const double exact = std::exp2(double{x} + 0.5);
+    EXPECT_EQ(std::bit_cast<uint32_t>(weight) & 0xFFFFU, 0U);
+    EXPECT_NEAR(weight, exact, (0x1p-8 + 1.2e-4) * exact) << x;
+  }
+}
+
 TEST(AttentionSpecs, InvalidOnesAreRefused) {
   EXPECT_THROW(generate_attention({.head_dim = 0}, Isa::avx2), Error);
   EXPECT_THROW(generate_attention({.head_dim = 4096}, Isa::avx2), Error);
@@ -539,4 +464,4 @@ TEST(KvLayout, RoundsHalvesToEven) {
 }
 
 }  // namespace
-}  // namespace nibble::jit
+}  // namespace nibble::test

@@ -106,5 +106,23 @@ TEST(Bfloat16, ActivationsAreZeroOrFarFromSubnormal) {
   }
 }
 
+// So are the products of two factors.
+TEST(Bfloat16, FactorsAreZeroOrMultiplesOfTheRootOfTheSmallest) {
+  for (uint32_t high = 0; high < 0x10000; ++high) {
+    for (const uint32_t low : {0x0000U, 0x8000U, 0xffffU}) {
+      const float value = std::bit_cast<float>(high << 16 | low);
+      const uint16_t factor = bf16_factor(value);
+      if (std::fabs(value) < kLeastBf16Factor) {
+        ASSERT_EQ(factor, 0) << bits(value);
+      } else {
+        ASSERT_EQ(factor, bf16_activation(value)) << bits(value);
+        if (!std::isfinite(value)) continue;
+        const double units = double{bf16_to_f32(factor)} / 0x1p-63;
+        ASSERT_EQ(units, std::trunc(units)) << bits(value);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace nibble::jit

@@ -140,16 +140,10 @@ std::vector<Tiling> tile_tilings(const GemmSpec& spec) {
   return all;
 }
 
-// Whether this machine can run amx_int8 kernels, emulated or not; they are AVX-512 around tiles.
-std::string obstacle() {
-  const std::string missing = missing_features(cpu(), Isa::avx512_vnni);
-  return missing.empty() && !cpu().avx512_vbmi ? "AVX512_VBMI" : missing;
-}
-
 class AmxGemm : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!obstacle().empty()) GTEST_SKIP() << "this machine lacks " << obstacle();
+    if (!amx_obstacle().empty()) GTEST_SKIP() << "this machine lacks " << amx_obstacle();
   }
   AmxEmulator emulator_;
 };

@@ -6,12 +6,14 @@
 #include <algorithm>
 #include <cmath>
 #include <random>
+#include <tuple>
 
 #include "jit/attention.h"
 #include "jit/isa.h"
 #include "jit/kv_layout.h"
 #include "runtime/session.h"
 #include "runtime/steps.h"
+#include "tests/support/amx_emulator.h"
 #include "tests/support/generated_code.h"
 
 namespace nibble::runtime {
@@ -25,6 +27,7 @@ struct Problem {
   jit::KvType kv = jit::KvType::int16;
   int64_t window = 0;
   bool alibi = false, softcap = false;
+  jit::Isa isa = jit::selected_isa();
 
   jit::AttentionSpec spec() const {
     return {.head_dim = head.head_dim, .kv = kv, .alibi = alibi, .softcap = softcap};
@@ -53,7 +56,7 @@ std::shared_ptr<const Plan> plan_of(const Problem& problem, const std::vector<fl
   plan->layers = {head};
   plan->vocab_size = head.heads * head.head_dim;
   plan->context_length = kContext;
-  plan->isa = jit::selected_isa();
+  plan->isa = problem.isa;
   plan->row_bytes = head.width() * static_cast<int64_t>(sizeof(float));
   const Operand qkv{.place = 0, .width = head.width()};
 
@@ -175,13 +178,13 @@ constexpr HeadLayout kOneKvHead{.heads = 7, .kv_heads = 1, .head_dim = 32};
 
 TEST(AttentionSteps, OneKvHeadIsTheSameOnAnyNumberOfThreads) {
   for (const jit::KvType kv : {jit::KvType::f32, jit::KvType::f16, jit::KvType::bf16,
-                               jit::KvType::int16, jit::KvType::int8}) {
+                               jit::KvType::int16, jit::KvType::int8, jit::KvType::bf16_pairs}) {
     check({.head = kOneKvHead, .kv = kv}, {1, 2, 3, 5, 8});
   }
 }
 
 TEST(AttentionSteps, SoAreWindowsAlibiAndSoftcaps) {
-  for (const jit::KvType kv : {jit::KvType::f16, jit::KvType::int16}) {
+  for (const jit::KvType kv : {jit::KvType::f16, jit::KvType::int16, jit::KvType::bf16_pairs}) {
     check({.head = kOneKvHead, .kv = kv, .window = 300}, {2, 5});
     check({.head = kOneKvHead, .kv = kv, .alibi = true}, {2, 5});
     check({.head = kOneKvHead, .kv = kv, .window = 257, .alibi = true, .softcap = true}, {2, 5});
@@ -191,6 +194,37 @@ TEST(AttentionSteps, SoAreWindowsAlibiAndSoftcaps) {
 TEST(AttentionSteps, SoAreMoreHeadsThanABlockTakes) {
   check({.head = {.heads = 71, .kv_heads = 1, .head_dim = 8}}, {1, 2, 5});
   check({.head = {.heads = 6, .kv_heads = 2, .head_dim = 20}, .kv = jit::KvType::int8}, {1, 3});
+}
+
+TEST(AttentionSteps, SoAreTiles) {
+  if (!jit::supports(jit::Isa::avx512_vnni) || !jit::cpu().avx512_vbmi) {
+    GTEST_SKIP() << "no AVX512-VNNI and VBMI around the tiles";
+  }
+  const test::AmxEmulator emulator;
+  const uint64_t before = test::AmxEmulator::executed();
+  const auto pairs = jit::KvType::bf16_pairs;
+  check({.head = kOneKvHead, .kv = pairs, .isa = jit::Isa::amx_int8}, {1});
+  EXPECT_TRUE(jit::cpu().amx_tile || test::AmxEmulator::executed() > before);
+  check({.head = {.heads = 20, .kv_heads = 2, .head_dim = 20},
+         .kv = pairs,
+         .window = 300,
+         .isa = jit::Isa::amx_int8},
+        {2, 5});
+}
+
+// What a session makes of the cache that it is asked for.
+TEST(AttentionSteps, Bf16CachesArePairsWhereAllIsBf16) {
+  const std::vector<float> table = embeddings(kOneKvHead);
+  for (const auto& [bf16, asked, expected] :
+       {std::tuple{true, jit::KvType::bf16, jit::KvType::bf16_pairs},
+        {false, jit::KvType::bf16, jit::KvType::bf16},
+        {true, jit::KvType::int16, jit::KvType::int16}}) {
+    auto plan = std::make_shared<Plan>(*plan_of({.head = kOneKvHead}, table));
+    plan->bf16 = bf16;
+    SessionOptions options;
+    options.kv = asked;
+    EXPECT_EQ(Session(plan, std::make_shared<ThreadPool>(1), options).kv_type(), expected);
+  }
 }
 
 jit::Kernel kernel_of(int rows) {

@@ -75,8 +75,8 @@ void RunOptions::add_to(CLI::App& command, bool with_context) {
   command
       .add_option(
           "--kv", kv,
-          "Type of the KV cache: f32, f16, bf16, int16 or int8 (default: f32 when computing "
-          "so, else int16)")
+          "Type of the KV cache: f32, f16, bf16 (with --compute bf16 attention multiplies in bf16 "
+          "too), int16 or int8 (default: f32 when computing so, else int16)")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "int16", "int8"}))
       ->group(title);
 }
