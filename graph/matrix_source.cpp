@@ -230,7 +230,7 @@ void read_column_as(const MatrixPart& part, int64_t column, const jit::WeightFor
   matrix.read_values(column, {q, static_cast<size_t>(matrix.k)});
   matrix.read_scales(column, scale);
   matrix.read_zeros(column, zero);
-  const bool wider = format.type == jit::WeightType::u8 && matrix.bits == 4;
+  const bool wider = format.type == jit::WeightType::u8 && matrix.bits < 8;
   const int shift = wider ? 128 - 8 : 0;  // keeps a symmetric matrix symmetric
   for (int64_t g = 0; g < shape.groups; ++g) {
     const auto from = static_cast<size_t>(g * shape.group / matrix.group);
