@@ -16,10 +16,7 @@ namespace {
 constexpr double kTight = 1e-5;
 constexpr double kFarTolerance = 2e-3;  // of values of about 1: fp32 angles at far positions
 
-// The region's Q, K, V operands for one token at position 0 with the given projection row.
-struct Operands {
-  Array q, k, v, scores;
-};
+}  // namespace
 
 Operands operands_at_start(const Graph& graph, const Interpreter& interpreter,
                            const AttentionRegion& region, std::span<const float> row) {
@@ -30,9 +27,12 @@ Operands operands_at_start(const Graph& graph, const Interpreter& interpreter,
   return {arrays[0], arrays[1], arrays[2], arrays[3]};
 }
 
-// column + 1 = iota / ones; `factor` is the uniform multiple that ones show.
+namespace {
+
+// column + 1 = iota / ones; `factor` is the uniform multiple that ones show. Where it may differ
+// from column to column it becomes 1 then, and `uniform` false.
 std::vector<int64_t> columns_of(const Array& ones, const Array& iota, int64_t total,
-                                const char* what, double& factor) {
+                                const char* what, double& factor, bool* uniform = nullptr) {
   const auto a = ones.floats(), b = iota.floats();
   if (a.size() != b.size()) {
     throw NotAttention(fmt::format("{} has {} elements for one input and {} for another", what,
@@ -41,7 +41,10 @@ std::vector<int64_t> columns_of(const Array& ones, const Array& iota, int64_t to
   std::vector<int64_t> columns(a.size());
   factor = a.empty() ? 1.0 : a[0];
   for (size_t i = 0; i < a.size(); ++i) {
-    if (!(std::fabs(a[i] - factor) <= kTight * std::fabs(factor)) || factor == 0) {
+    const bool alike = std::fabs(a[i] - factor) <= kTight * std::fabs(factor);
+    if (uniform != nullptr && a[i] != 0 && !alike) {
+      *uniform = false;
+    } else if (!alike || factor == 0) {
       throw NotAttention(fmt::format(
           "{} is not a uniform multiple of projection columns ({} at element {}, {} at 0)", what,
           a[i], i, factor));
@@ -333,18 +336,21 @@ void find_columns(const Graph& graph, const Interpreter& interpreter, const Atte
         fmt::format("Q has {} elements for {} score rows", a.q.size(), meaning.heads));
   }
   meaning.head_dim = a.q.size() / meaning.heads;
-  double q_factor = 1, k_factor = 1, v_factor = 1;
-  meaning.q_columns = columns_of(a.q, b.q, total, "Q", q_factor);
-  const auto k = columns_of(a.k, b.k, total, "K", k_factor);
+  double v_factor = 1;
+  bool* const uniform = region.q_norms.empty() ? nullptr : &meaning.uniform;
+  meaning.q_columns = columns_of(a.q, b.q, total, "Q", meaning.q_factor, uniform);
+  meaning.k_elements = columns_of(a.k, b.k, total, "K", meaning.k_factor, uniform);
   const auto v = columns_of(a.v, b.v, total, "V", v_factor);
+  if (!meaning.uniform) meaning.q_factor = meaning.k_factor = 1;
   int64_t v_heads = 0;
-  meaning.k_columns = distinct_heads(k, meaning.heads, meaning.head_dim, meaning.kv_heads);
+  meaning.k_columns =
+      distinct_heads(meaning.k_elements, meaning.heads, meaning.head_dim, meaning.kv_heads);
   meaning.v_columns = distinct_heads(v, meaning.heads, meaning.head_dim, v_heads);
   if (v_heads != meaning.kv_heads || std::fabs(v_factor - 1) > kTight) {
     throw NotAttention(fmt::format("{} key heads but {} value heads (values times {})",
                                    meaning.kv_heads, v_heads, v_factor));
   }
-  meaning.scale = static_cast<float>(q_factor * k_factor);
+  meaning.scale = static_cast<float>(meaning.q_factor * meaning.k_factor);
 }
 
 void find_rotation(const Graph& graph, const Interpreter& interpreter,

@@ -25,13 +25,31 @@ struct AttentionRegion {
   std::vector<int64_t> widths;                       // their columns
   std::vector<int32_t> nodes;                        // the region's nodes
   int64_t layer = -1;                                // index into io.layers
-  int32_t q_norm = -1, k_norm = -1;                  // node indices of the heads' RMSNorms, or -1
+  std::vector<int32_t> q_norms, k_norms;             // node indices of the norms of Q and K
+};
+
+// Norms of Q and K between their projections and the rotation: of each head by itself, or of all of
+// Q's columns at once and of all of K's.
+struct HeadNorms {
+  bool whole = false, centre = false;  // centre: LayerNorm
+  bool last = false;                   // behind the rotation
+  float epsilon = 0;
+  // Of each column of the heads, in their order; biases are empty where there are none.
+  std::vector<float> q_weight, k_weight, q_bias, k_bias;
+  // Where they are RMSNorms of heads that share their factors: those constants, [head_dim].
+  ValueId q_shared = kNoValue, k_shared = kNoValue;
+  bool any() const { return !q_weight.empty(); }
 };
 
 struct AttentionMeaning {
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   // Global column (over the projections one after another) of each element of the Q, K, V heads.
   std::vector<int64_t> q_columns, k_columns, v_columns;
+  std::vector<int64_t> k_elements;  // the columns of K's elements, repeated heads and all
+  // What multiplies Q and K, where it is the same for all columns; else 1, and it counts as part of
+  // the norms.
+  double q_factor = 1, k_factor = 1;
+  bool uniform = true;
   float scale = 1, softcap = 0;
   int64_t window = 0;  // 0 = none
   int64_t rotary = 0;
@@ -41,9 +59,9 @@ struct AttentionMeaning {
   // repeat; 0: computed, or in fp32.
   double table_error = 0;
   std::vector<float> slopes;  // ALiBi, one a head, or empty
-  // RMSNorm of every Q and K head before rotation: constants of head_dim, or kNoValue.
-  ValueId q_norm = kNoValue, k_norm = kNoValue;
-  float norm_epsilon = 0;
+  HeadNorms norms;
+  float clip = 0;          // of Q, K and V to [-clip, clip]; 0 = none
+  bool clip_first = true;  // before the norms
 };
 
 // Why a region has no meaning that the fused operator can express. Caught by the pass and reported.
@@ -52,22 +70,26 @@ class NotAttention : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Norms of single heads inside attention (their values are no hidden states) make Q and K depend on
-// the projections in a way that no probe of columns can see through: the probes run on a copy of
-// the graph in which these norms do nothing.
+// Norms and clips of Q, K and V make them depend on the projections in a way that no probe of
+// columns can see through: the probes run on a copy of the graph in which those do nothing.
 struct ProbeGraphs {
   const Graph& graph;
   const Interpreter& interpreter;
-  const Graph& plain;  // without head norms
+  const Graph& plain;  // without norms and clips of heads
   const Interpreter& plain_interpreter;
 };
-bool is_head_norm(const Node& node, const std::vector<int64_t>& widths);
-Graph without_head_norms(const Graph& graph);
 
 // Throws NotAttention with the reason.
 AttentionMeaning find_attention_meaning(const ProbeGraphs& probes, const AttentionRegion& region);
 
-// The steps of it, in their order.
+// The region's Q, K, V operands and scores for one token at position 0 with a projection row.
+struct Operands {
+  Array q, k, v, scores;
+};
+Operands operands_at_start(const Graph& graph, const Interpreter& interpreter,
+                           const AttentionRegion& region, std::span<const float> row);
+
+// The steps of it, in their order (and those of attention_norms.h).
 void find_columns(const Graph& graph, const Interpreter& interpreter, const AttentionRegion& region,
                   AttentionMeaning& meaning);
 void find_rotation(const Graph& graph, const Interpreter& interpreter,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "graph/attention_norms.h"
 #include "graph/ops.h"
 #include "graph/probe.h"
 #include "graph/rewrite.h"
@@ -39,11 +40,20 @@ std::vector<bool> data_values(const Graph& graph) {
 
 struct RegionFinder::Impl {
   explicit Impl(const Graph& graph)
-      : graph_(graph), links_(graph), data_(data_values(graph)), widths_(hidden_widths(graph)) {
+      : graph_(graph),
+        links_(graph),
+        data_(data_values(graph)),
+        widths_(hidden_widths(graph)),
+        norms_(find_head_norms(graph)),
+        clips_(find_clips(graph)) {
     for (int64_t width : widths_) hidden_.push_back(width > 0);
     hidden_or_shape_ = hidden_;
     for (const Node& node : graph.nodes) {
       if (node.is("Shape")) hidden_or_shape_[static_cast<size_t>(node.outputs[0])] = true;
+    }
+    for (size_t i = 0; i < graph.nodes.size(); ++i) {
+      if (!norms_[i] && !clips_[i]) continue;
+      hidden_or_shape_[static_cast<size_t>(graph.nodes[i].outputs[0])] = false;
     }
   }
 
@@ -61,7 +71,7 @@ struct RegionFinder::Impl {
     region.out = output_below(mix.outputs[0], region.chain);
     if (is_prefix_form(graph_)) region.layer = number;
     add_slice(region);
-    add_head_norms(region);
+    add_norms(region);
     return region;
   }
 
@@ -135,8 +145,8 @@ struct RegionFinder::Impl {
 
   void add_slice(AttentionRegion& region) const {
     std::vector<bool> stop = fused_values(graph_);
-    for (const Node& node : graph_.nodes) {
-      if (is_head_norm(node, widths_)) stop[static_cast<size_t>(node.outputs[0])] = false;
+    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+      if (norms_[i] || clips_[i]) stop[static_cast<size_t>(graph_.nodes[i].outputs[0])] = false;
     }
     const ValueId wanted[] = {region.out};
     const Slice slice = backward_slice(graph_, wanted, stop);
@@ -182,24 +192,23 @@ struct RegionFinder::Impl {
     }
   }
 
-  // The one head norm above an operand, or -1.
-  int32_t head_norm_above(ValueId operand) const {
+  // The norms between projections and an operand.
+  std::vector<int32_t> norms_above(ValueId operand) const {
     const ValueId wanted[] = {operand};
-    int32_t found = -1;
+    std::vector<int32_t> found;
     for (int32_t index : backward_slice(graph_, wanted, hidden_or_shape_).nodes) {
-      if (!is_head_norm(graph_.nodes[static_cast<size_t>(index)], widths_)) continue;
-      if (found >= 0) throw NotAttention("several norms stand between a projection and its heads");
-      found = index;
+      if (norms_[static_cast<size_t>(index)]) found.push_back(index);
     }
     return found;
   }
 
-  void add_head_norms(AttentionRegion& region) const {
-    region.q_norm = head_norm_above(region.q);
-    region.k_norm = head_norm_above(region.k);
-    if ((region.q_norm < 0) != (region.k_norm < 0)) {
-      throw NotAttention("only one of Q and K has a norm of its heads");
+  void add_norms(AttentionRegion& region) const {
+    region.q_norms = norms_above(region.q);
+    region.k_norms = norms_above(region.k);
+    if (region.q_norms.empty() != region.k_norms.empty()) {
+      throw NotAttention("only one of Q and K has a norm");
     }
+    if (!norms_above(region.v).empty()) throw NotAttention("V has a norm");
   }
 
   // Whether `from` depends on a graph input other than through hidden states.
@@ -213,6 +222,7 @@ struct RegionFinder::Impl {
   Links links_;
   std::vector<bool> data_;
   std::vector<int64_t> widths_;
+  std::vector<bool> norms_, clips_;  // by node (attention_norms.h)
   std::vector<bool> hidden_, hidden_or_shape_;
 };
 

@@ -9,7 +9,7 @@ namespace {
 
 class FusedChecker {
  public:
-  explicit FusedChecker(const Graph& graph) : graph_(graph) {
+  explicit FusedChecker(const Graph& graph) : graph_(graph), links_(graph) {
     for (const Node& node : graph.nodes) {
       if (node.domain == kNibbleDomain) check_arity(node);
     }
@@ -22,6 +22,8 @@ class FusedChecker {
     if (node.op == "LayerNorm") return check_norm(node, true);
     if (node.op == "Linear") return check_linear(node);
     if (node.op == "Attention") return check_attention(node);
+    if (node.op == "HeadNorm") return check_head_norm(node);
+    if (node.op == "Clip") return check_clip(node);
     if (node.op == "Add" || node.op == "Gate") {
       expect_width(node, node.inputs[1], width_of(node.inputs[0]));
     }
@@ -34,8 +36,9 @@ class FusedChecker {
 
   // Operators that take two operands at least, and one output; hidden_widths relies on it.
   void check_arity(const Node& node) const {
-    const size_t needed =
-        node.op == "Attention" || node.op == "Activation" || node.op == "LogitScale" ? 1 : 2;
+    const bool unary = node.op == "Attention" || node.op == "Activation" ||
+                       node.op == "LogitScale" || node.op == "Clip";
+    const size_t needed = unary ? 1 : 2;
     bool present = node.inputs.size() >= needed && !node.outputs.empty();
     for (size_t i = 0; present && i < needed; ++i) present = node.inputs[i] != kNoValue;
     if (!present || node.outputs[0] == kNoValue) {
@@ -115,13 +118,41 @@ class FusedChecker {
     if (node.input(3) != kNoValue) expect_width(node, node.inputs[3], columns);
   }
 
+  static bool has_heads(const Node& node) {
+    const int64_t heads = node.get_int("heads"), kv_heads = node.get_int("kv_heads");
+    const int64_t head_dim = node.get_int("head_dim");
+    constexpr int64_t kMost = 1 << 20;
+    return heads >= 1 && heads <= kMost && kv_heads >= 1 && heads % kv_heads == 0 &&
+           head_dim >= 1 && head_dim <= kMost;
+  }
+
+  // Norms are in place, so nothing else may use what they normalise.
+  void check_head_norm(const Node& node) const {
+    const int64_t heads = node.get_int("heads"), kv_heads = node.get_int("kv_heads");
+    const int64_t head_dim = node.get_int("head_dim");
+    if (!has_heads(node)) {
+      fail("{}: node '{}' ({}) has {} heads of {} and {} KV heads.", graph_.origin, node.name,
+           node.op, heads, head_dim, kv_heads);
+    }
+    expect_width(node, node.inputs[0], (heads + 2 * kv_heads) * head_dim);
+    for (size_t operand : {1, 2}) expect_vector(node, operand, (heads + kv_heads) * head_dim);
+    if (links_.single_use(node.inputs[0])) return;
+    fail("{}: node '{}' ({}) normalises '{}', which other nodes use too.", graph_.origin, node.name,
+         node.op, graph_.value_name(node.inputs[0]));
+  }
+
+  void check_clip(const Node& node) const {
+    const float limit = node.get_float("limit");
+    if (limit > 0) return;
+    fail("{}: node '{}' ({}) clips to {}, expected a number above 0.", graph_.origin, node.name,
+         node.op, limit);
+  }
+
   void check_attention(const Node& node) const {
     const int64_t heads = node.get_int("heads"), kv_heads = node.get_int("kv_heads");
     const int64_t head_dim = node.get_int("head_dim"), rotary = node.get_int("rotary", 0);
     const int64_t window = node.get_int("window", 0);
-    constexpr int64_t kMost = 1 << 20;
-    if (heads < 1 || heads > kMost || kv_heads < 1 || heads % kv_heads != 0 || head_dim < 1 ||
-        head_dim > kMost || rotary < 0 || rotary % 2 != 0 || rotary > head_dim || window < 0) {
+    if (!has_heads(node) || rotary < 0 || rotary % 2 != 0 || rotary > head_dim || window < 0) {
       fail("{}: attention '{}' has {} heads of {}, {} KV heads, {} rotated dimensions, window {}.",
            graph_.origin, node.name, heads, head_dim, kv_heads, rotary, window);
     }
@@ -139,6 +170,7 @@ class FusedChecker {
   }
 
   const Graph& graph_;
+  const Links links_;
   std::vector<int64_t> widths_;
 };
 

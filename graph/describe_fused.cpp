@@ -56,7 +56,23 @@ std::string attention_detail(const Node& node) {
   if (softcap > 0) text += fmt::format(", softcap {:.6g}", softcap);
   if (node.input(2) != kNoValue) text += ", ALiBi";
   if (node.input(3) != kNoValue) text += ", Q and K norms";
+  if (node.get_int("norm_last", 0) != 0) text += " behind the rotation";
   return text;
+}
+
+std::string head_norm_detail(const Node& node) {
+  return fmt::format("{} of {}", node.get_int("centre", 0) != 0 ? "LayerNorm" : "RMSNorm",
+                     node.get_int("whole", 0) != 0 ? "Q and of K" : "each Q and K head");
+}
+
+// Whether what a node makes goes into attention, through norms and clips alone.
+bool feeds_attention(const Graph& graph, const Links& links, const Node& node) {
+  const auto& users = links.consumers(node.outputs[0]);
+  if (users.size() != 1) return false;
+  const Node& next = graph.nodes[static_cast<size_t>(users[0])];
+  if (is_attention(next)) return true;
+  return (next.is("HeadNorm", kNibbleDomain) || next.is("Clip", kNibbleDomain)) &&
+         feeds_attention(graph, links, next);
 }
 
 std::string projections_detail(const Graph& graph, const Node& linear) {
@@ -123,14 +139,13 @@ std::vector<FusionEntry> describe_fused(const Graph& graph) {
     if (node.op == "Activation") add("mlp", node.get_string("activation", "none"));
     if (node.op == "Gate") add("mlp", node.get_string("activation", "none") + " gate");
     if (node.op == "LogitScale") add("logits", logits_detail(node));
+    if (node.op == "HeadNorm") add("norm", head_norm_detail(node));
+    if (node.op == "Clip") add("clip", fmt::format("to {:.6g}", node.get_float("limit")));
     if (node.op == "Embedding") {
       out.push_back({-1, "embedding", true, embedding_detail(node), node.name});
     }
     if (!is_linear(node)) continue;
-    const auto& users = links.consumers(node.outputs[0]);
-    if (users.size() == 1 && is_attention(graph.nodes[static_cast<size_t>(users[0])])) {
-      add("qkv", projections_detail(graph, node));
-    }
+    if (feeds_attention(graph, links, node)) add("qkv", projections_detail(graph, node));
     if (const std::string activation = node.get_string("activation", "none");
         activation != "none") {
       const bool gated = node.get_int("gate", 0) != 0;

@@ -12,13 +12,22 @@ namespace {
 struct Match {
   ValueId x = kNoValue, weight = kNoValue, bias = kNoValue, out = kNoValue;
   float epsilon = 0;
-  bool centred = false;  // LayerNorm
+  bool centred = false;    // LayerNorm
+  int64_t unit_width = 0;  // of factors that are all 1, in place of `weight`
 };
 
 bool is_vector_constant(const Graph& graph, ValueId id) {
   const TensorData* tensor = id == kNoValue ? nullptr : graph.tensor(id);
   return tensor != nullptr && !tensor->shape.empty() && tensor->shape.back() > 1 &&
          element_count(tensor->shape) == tensor->shape.back();
+}
+
+// The last dimension of factors that differ from head to head, [heads, head_dim] or [heads, 1,
+// head_dim]; 0: it is none. They stay a Mul behind a norm without factors.
+int64_t width_of_heads(const Graph& graph, ValueId id) {
+  const TensorData* tensor = id == kNoValue ? nullptr : graph.tensor(id);
+  if (tensor == nullptr || tensor->shape.size() < 2 || tensor->shape.back() <= 1) return 0;
+  return element_count(tensor->shape) == tensor->shape.back() ? 0 : tensor->shape.back();
 }
 
 bool over_last_axis(const Graph& graph, const Node& reduce) {
@@ -96,6 +105,11 @@ std::optional<Match> match_chain(const Graph& graph, const Links& links, const N
   const Node* scale = next(graph, links, result->first, "Mul");
   if (scale == nullptr) return std::nullopt;
   match.weight = other_input(*scale, result->first);
+  if (const int64_t width = width_of_heads(graph, match.weight); width > 0) {
+    match.out = result->first;
+    match.unit_width = width;
+    return match;
+  }
   if (!is_vector_constant(graph, match.weight)) return std::nullopt;
   match.out = scale->outputs[0];
   if (!match.centred) return match;
@@ -143,6 +157,12 @@ int form_norms(Graph& graph) {
     node.op = match.centred ? "LayerNorm" : "RMSNorm";
     node.domain = kNibbleDomain;
     node.inputs = {match.x, match.weight};
+    const std::string name = node.name;
+    if (match.unit_width > 0) {
+      const std::vector<float> ones(static_cast<size_t>(match.unit_width), 1.0F);
+      const ValueId unit = graph.add_constant(name + "/unit", make_f32({match.unit_width}, ones));
+      graph.nodes[maker].inputs[1] = unit;
+    }
     if (match.centred && match.bias != kNoValue) node.inputs.push_back(match.bias);
     node.outputs = {match.out};
     node.attributes = {{"epsilon", match.epsilon}};

@@ -27,6 +27,7 @@ constexpr Pass kPasses[] = {
     {"form-linears", plain<form_linears>},
     {"form-norms", plain<form_norms>},
     {"form-embeddings", plain<form_embeddings>},
+    {"form-clips", plain<form_clips>},
     {"simplify-shapes", plain<simplify_shapes>},
     {"eliminate-dead", plain<eliminate_dead>},
     {"fuse-activations", fuse_activations},

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "graph/attention_meaning.h"
+#include "graph/attention_norms.h"
 #include "graph/attention_region.h"
 #include "graph/ops.h"
 #include "graph/passes.h"
@@ -95,17 +96,62 @@ Node attention_node(Graph& graph, const AttentionRegion& region, const Attention
   if (!m.slopes.empty()) {
     node.inputs[2] = graph.add_constant(name + "/slopes", make_f32({m.heads}, m.slopes));
   }
-  if (m.q_norm != kNoValue) {
-    node.inputs.push_back(m.q_norm);
-    node.inputs.push_back(m.k_norm);
+  if (m.norms.q_shared != kNoValue) {
+    node.inputs.push_back(m.norms.q_shared);
+    node.inputs.push_back(m.norms.k_shared);
   }
   node.outputs = {region.out};
   node.attributes = {
       {"layer", region.layer},  {"heads", m.heads},   {"kv_heads", m.kv_heads},
       {"head_dim", m.head_dim}, {"scale", m.scale},   {"window", m.window},
       {"softcap", m.softcap},   {"rotary", m.rotary}, {"interleaved", int64_t{m.interleaved}}};
-  if (m.q_norm != kNoValue) node.attributes["norm_epsilon"] = m.norm_epsilon;
+  if (m.norms.q_shared != kNoValue) node.attributes["norm_epsilon"] = m.norms.epsilon;
+  if (m.norms.last) node.attributes["norm_last"] = int64_t{1};
   return node;
+}
+
+// Norms that Attention has no operands for, as a node of their own.
+Node head_norm_node(Graph& graph, const AttentionMeaning& m, ValueId qkv, const std::string& name) {
+  const auto both = [&](const std::vector<float>& q, const std::vector<float>& k,
+                        const char* what) {
+    std::vector<float> all = q;
+    all.insert(all.end(), k.begin(), k.end());
+    const auto count = static_cast<int64_t>(all.size());
+    return graph.add_constant(name + what, make_f32({count}, std::move(all)));
+  };
+  Node node{"HeadNorm", std::string(kNibbleDomain), name, {qkv}, {}, {}};
+  node.inputs.push_back(both(m.norms.q_weight, m.norms.k_weight, "/weight"));
+  if (!m.norms.q_bias.empty()) {
+    node.inputs.push_back(both(m.norms.q_bias, m.norms.k_bias, "/bias"));
+  }
+  node.outputs = {graph.add_value(name)};
+  node.attributes = {{"heads", m.heads},
+                     {"kv_heads", m.kv_heads},
+                     {"head_dim", m.head_dim},
+                     {"whole", int64_t{m.norms.whole}},
+                     {"centre", int64_t{m.norms.centre}},
+                     {"epsilon", m.norms.epsilon}};
+  return node;
+}
+
+// What stands between the projections and the attention: a clip, norms, in either order. Appends
+// the nodes; returns the value that attention takes.
+ValueId add_clip_and_norms(Graph& graph, const AttentionMeaning& m, ValueId qkv,
+                           const std::string& prefix) {
+  const auto clip = [&] {
+    if (m.clip == 0) return;
+    const ValueId out = graph.add_value(prefix + "clip");
+    graph.nodes.push_back(
+        {"Clip", std::string(kNibbleDomain), prefix + "clip", {qkv}, {out}, {{"limit", m.clip}}});
+    qkv = out;
+  };
+  if (m.clip_first) clip();
+  if (m.norms.any() && m.norms.q_shared == kNoValue) {
+    graph.nodes.push_back(head_norm_node(graph, m, qkv, prefix + "head_norm"));
+    qkv = graph.nodes.back().outputs[0];
+  }
+  if (!m.clip_first) clip();
+  return qkv;
 }
 
 // A cache that only fused attention uses is the session's business: its inputs and outputs go.
@@ -344,7 +390,9 @@ int fuse_attention(Graph& graph, FusionReport& report) {
   for (const Found& found : all) {
     Node qkv = ProjectionMerger(graph, found.region, found.meaning)
                    .merged(fmt::format("layers.{}.qkv", found.region.layer));
-    Node attention = attention_node(graph, found.region, found.meaning, qkv.outputs[0], found.name);
+    const ValueId operand = add_clip_and_norms(graph, found.meaning, qkv.outputs[0],
+                                               fmt::format("layers.{}.", found.region.layer));
+    Node attention = attention_node(graph, found.region, found.meaning, operand, found.name);
     // The old maker of the region's output goes; dead code takes the rest.
     const auto maker = static_cast<size_t>(producers(graph)[static_cast<size_t>(found.region.out)]);
     graph.nodes[maker] = std::move(attention);

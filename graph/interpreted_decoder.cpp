@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "graph/ops.h"
+#include "graph/probe.h"
 #include "jit/error.h"
 
 namespace nibble::graph {
@@ -72,18 +73,6 @@ Array empty_cache(const Graph& graph, ValueId id) {
 Array row_of(std::vector<int64_t> values) {
   const auto length = static_cast<int64_t>(values.size());
   return Array::of({1, length}, std::move(values));
-}
-
-// `length` ones of the type that the input was declared with.
-Array ones(const Graph& graph, ValueId id, int64_t length) {
-  const DType dtype = graph.values[static_cast<size_t>(id)].dtype;
-  const auto count = static_cast<size_t>(length);
-  if (dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16) {
-    return Array::of({1, length}, std::vector<float>(count, 1.0F));
-  }
-  std::vector<int64_t> values(count, 1);
-  return dtype == DType::boolean ? Array::of_bool({1, length}, std::move(values))
-                                 : row_of(std::move(values));
 }
 
 // Values that every step computes: the logits, then the caches of the layers in order.
@@ -177,7 +166,7 @@ Array InterpretedDecoder::step(std::span<const int32_t> ids) {
   const int64_t first = position_ + added - count;
   feeds[io.input_ids] = row_of({all.begin(), all.end()});
   if (io.attention_mask != kNoValue) {
-    feeds[io.attention_mask] = ones(*graph_, io.attention_mask, position_ + added);
+    feeds[io.attention_mask] = ones_like(*graph_, io.attention_mask, position_ + added);
   }
   if (io.position_ids != kNoValue) {
     std::vector<int64_t> positions(all.size());

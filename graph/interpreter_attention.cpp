@@ -16,7 +16,7 @@ struct AttentionCall {
   int64_t batch = 0, length = 0, past = 0;
   int64_t heads = 0, kv_heads = 0, head_dim = 0, window = 0, rotary = 0;
   double scale = 1, softcap = 0, rope_scale = 1, norm_epsilon = 0;
-  bool interleaved = false;
+  bool interleaved = false, norm_last = false;
   const float *inv_freq = nullptr, *slopes = nullptr, *q_norm = nullptr, *k_norm = nullptr;
   int64_t width() const { return (heads + 2 * kv_heads) * head_dim; }
   int64_t total() const { return past + length; }
@@ -57,6 +57,7 @@ AttentionCall read_call(const OpCall& call) {
   a.interleaved = node.get_int("interleaved", 0) != 0;
   a.rope_scale = node.get_float("rope_scale", 1);
   a.norm_epsilon = node.get_float("norm_epsilon", 0);
+  a.norm_last = node.get_int("norm_last", 0) != 0;
   if (a.rotary < 0 || a.rotary > a.head_dim || a.rotary % 2 != 0 || a.window < 0) {
     fail("{} rotated dimensions of {} or a window of {} make no sense.", a.rotary, a.head_dim,
          a.window);
@@ -98,10 +99,11 @@ void rotate(const AttentionCall& a, int64_t position, float* x) {
   }
 }
 
-// One head row: the norm, if any, then the rotation.
+// One head row: the norm, if any, and the rotation.
 void turn(const AttentionCall& a, const float* norm, int64_t position, float* x) {
-  if (norm != nullptr) normalise(a, norm, x);
+  if (norm != nullptr && !a.norm_last) normalise(a, norm, x);
   if (a.rotary > 0) rotate(a, position, x);
+  if (norm != nullptr && a.norm_last) normalise(a, norm, x);
 }
 
 // The cache after the call: the past, then this call's heads from column `first` of qkv on.

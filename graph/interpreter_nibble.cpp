@@ -1,6 +1,7 @@
 // The operators of ops.h but Linear and Attention.
 #include "graph/interpreter_nibble.h"
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <string>
@@ -161,27 +162,33 @@ Array with_residual(const OpCall& call, size_t i) {
   return Array::of(x.shape, std::move(sum));
 }
 
+// RMSNorm, or with `centre` LayerNorm, of x.
+void normalise(std::span<float> x, const float* weight, const float* bias, bool centre,
+               double epsilon) {
+  const auto count = static_cast<double>(x.size());
+  double mean = 0, squares = 0;
+  if (centre) {
+    for (const float value : x) mean += value;
+    mean /= count;
+  }
+  for (const float value : x) squares += (value - mean) * (value - mean);
+  const double inverse = 1 / std::sqrt(squares / count + epsilon);
+  for (size_t j = 0; j < x.size(); ++j) {
+    const double y = (x[j] - mean) * inverse * weight[j];
+    x[j] = static_cast<float>(bias != nullptr ? y + bias[j] : y);
+  }
+}
+
 Outputs norm(const OpCall& call, const Array& sum, const float* bias, bool centre) {
   const RowShape shape = row_shape(sum);
   const float* weight = weight_floats(call, 1, shape.width);
   if (weight == nullptr) fail("The weight is missing.");
   const double epsilon = call.node.get_float("epsilon");
-  const float* from = sum.floats().data();
-  std::vector<float> out(static_cast<size_t>(sum.size()));
+  std::vector<float> out(sum.floats().begin(), sum.floats().end());
   for (int64_t r = 0; r < shape.rows; ++r) {
-    const float* row = from + r * shape.width;
-    double mean = 0, squares = 0;
-    if (centre) {
-      for (int64_t j = 0; j < shape.width; ++j) mean += row[j];
-      mean /= static_cast<double>(shape.width);
-    }
-    for (int64_t j = 0; j < shape.width; ++j) squares += (row[j] - mean) * (row[j] - mean);
-    const double inverse = 1 / std::sqrt(squares / static_cast<double>(shape.width) + epsilon);
-    for (int64_t j = 0; j < shape.width; ++j) {
-      const double y = (row[j] - mean) * inverse * weight[j];
-      out[static_cast<size_t>(r * shape.width + j)] =
-          static_cast<float>(bias != nullptr ? y + bias[j] : y);
-    }
+    normalise(std::span(out).subspan(static_cast<size_t>(r * shape.width),
+                                     static_cast<size_t>(shape.width)),
+              weight, bias, centre, epsilon);
   }
   return {Array::of(sum.shape, std::move(out)), sum};
 }
@@ -193,6 +200,66 @@ Outputs op_rms_norm(const OpCall& call) {
 Outputs op_layer_norm(const OpCall& call) {
   const Array sum = with_residual(call, 3);
   return norm(call, sum, weight_floats(call, 2, row_shape(sum).width), true);
+}
+
+// Spans of a row of Q, K and V heads: each head of Q and K, or Q and K as wholes.
+struct Spans {
+  explicit Spans(const Node& node)
+      : whole(node.get_int("whole", 0) != 0),
+        head_dim(node.get_int("head_dim")),
+        heads(node.get_int("heads")),
+        kv_heads(node.get_int("kv_heads")) {
+    constexpr int64_t kMost = 1 << 20;
+    if (heads < 1 || kv_heads < 1 || head_dim < 1 || heads > kMost || kv_heads > kMost ||
+        head_dim > kMost) {
+      fail("{} heads of {} and {} KV heads make no sense.", heads, head_dim, kv_heads);
+    }
+  }
+  int64_t columns() const { return (heads + kv_heads) * head_dim; }
+  int64_t count() const { return whole ? 2 : heads + kv_heads; }
+  int64_t begin(int64_t span) const { return span * (whole ? heads : 1) * head_dim; }
+  int64_t width(int64_t span) const {
+    return head_dim * (whole ? (span == 0 ? heads : kv_heads) : 1);
+  }
+
+  bool whole;
+  int64_t head_dim, heads, kv_heads;
+};
+
+Outputs op_head_norm(const OpCall& call) {
+  const Spans spans(call.node);
+  const Array& x = call.in(0);
+  const RowShape shape = row_shape(x);
+  if (shape.width < spans.columns()) {
+    fail("Rows of {} hold no {} heads of {}.", shape.width, spans.heads + spans.kv_heads,
+         spans.head_dim);
+  }
+  const float* weight = weight_floats(call, 1, spans.columns());
+  const float* bias = weight_floats(call, 2, spans.columns());
+  if (weight == nullptr) fail("The weight is missing.");
+  const bool centre = call.node.get_int("centre", 0) != 0;
+  const double epsilon = call.node.get_float("epsilon");
+  std::vector<float> out(x.floats().begin(), x.floats().end());
+  for (int64_t r = 0; r < shape.rows; ++r) {
+    for (int64_t span = 0; span < spans.count(); ++span) {
+      const int64_t begin = spans.begin(span);
+      normalise(std::span(out).subspan(static_cast<size_t>(r * shape.width + begin),
+                                       static_cast<size_t>(spans.width(span))),
+                weight + begin, bias == nullptr ? nullptr : bias + begin, centre, epsilon);
+    }
+  }
+  return {Array::of(x.shape, std::move(out))};
+}
+
+Outputs op_clip(const OpCall& call) {
+  const float limit = call.node.get_float("limit");
+  if (!(limit > 0)) fail("The limit {} is not above 0.", limit);
+  const Array& x = call.in(0);
+  std::vector<float> out(x.floats().begin(), x.floats().end());
+  for (float& value : out) {
+    if (!std::isnan(value)) value = std::clamp(value, -limit, limit);
+  }
+  return {Array::of(x.shape, std::move(out))};
 }
 
 Outputs op_activation(const OpCall& call) {
@@ -230,11 +297,17 @@ Outputs op_logit_scale(const OpCall& call) {
 }
 
 constexpr OpEntry kOps[] = {
-    {kNibbleDomain, "Embedding", op_embedding},    {kNibbleDomain, "RMSNorm", op_rms_norm},
-    {kNibbleDomain, "LayerNorm", op_layer_norm},   {kNibbleDomain, "Linear", op_linear},
-    {kNibbleDomain, "Activation", op_activation},  {kNibbleDomain, "Gate", op_gate},
-    {kNibbleDomain, "Add", op_add_same},           {kNibbleDomain, "Attention", op_attention},
+    {kNibbleDomain, "Embedding", op_embedding},
+    {kNibbleDomain, "RMSNorm", op_rms_norm},
+    {kNibbleDomain, "LayerNorm", op_layer_norm},
+    {kNibbleDomain, "Linear", op_linear},
+    {kNibbleDomain, "Activation", op_activation},
+    {kNibbleDomain, "Gate", op_gate},
+    {kNibbleDomain, "Add", op_add_same},
+    {kNibbleDomain, "Attention", op_attention},
     {kNibbleDomain, "LogitScale", op_logit_scale},
+    {kNibbleDomain, "HeadNorm", op_head_norm},
+    {kNibbleDomain, "Clip", op_clip},
 };
 
 }  // namespace

@@ -75,6 +75,8 @@ class Lowering {
     if (node.op == "Linear") return lower_linear(node);
     if (node.op == "Attention") return lower_attention(node);
     if (node.op == "LogitScale") return lower_logit_scale(node);
+    if (node.op == "HeadNorm") return lower_head_norm(node);
+    if (node.op == "Clip") return lower_clip(node);
     if (node.op == "Activation" || node.op == "Gate" || node.op == "Add") return lower_row(node);
     fail_unfused(node);
   }
@@ -248,6 +250,40 @@ class Lowering {
     add(Step::of(std::move(step)), node, jit::name(spec));
   }
 
+  void lower_clip(const Node& node) {
+    jit::RowSpec spec;
+    spec.op = jit::RowOp::clip;
+    runtime::RowStep step;
+    step.kernel = kernel(spec);
+    step.x = operand(node.inputs[0]);
+    step.y = make_operand(node.outputs[0]);
+    step.cap = node.get_float("limit");
+    step.columns = width_of(node.inputs[0]);
+    add(Step::of(std::move(step)), node, jit::name(spec));
+  }
+
+  void lower_head_norm(const Node& node) {
+    runtime::HeadNormStep step;
+    step.head = head_layout(node);
+    step.qkv = operands_[node.outputs[0]] = operand(node.inputs[0]);
+    step.whole = node.get_int("whole", 0) != 0;
+    step.weight = floats_of(graph_, node, 1);
+    step.bias = floats_of(graph_, node, 2);
+    step.eps = node.get_float("epsilon");
+    jit::RowSpec spec;
+    spec.op = node.get_int("centre", 0) != 0 ? jit::RowOp::layer_norm : jit::RowOp::rms_norm;
+    spec.bias = step.bias != nullptr;
+    if (spec.bias && spec.op == jit::RowOp::rms_norm) {
+      fail("{}: node '{}' has a bias, which RMSNorm has not.", graph_.origin, node.name);
+    }
+    spec.n = step.head.head_dim * (step.whole ? step.head.heads : 1);
+    step.q = kernel(spec);
+    const std::string label = jit::name(spec);
+    spec.n = step.head.head_dim * (step.whole ? step.head.kv_heads : 1);
+    step.k = kernel(spec);
+    add(Step::of(std::move(step)), node, label);
+  }
+
   void lower_row(const Node& node) {
     jit::RowSpec spec;
     spec.op = node.op == "Activation" ? jit::RowOp::activation
@@ -335,10 +371,14 @@ class Lowering {
     return static_cast<int>(tables.size()) - 1;
   }
 
+  // Of the next attention.
+  runtime::HeadLayout head_layout(const Node& node) const {
+    return {static_cast<int64_t>(plan_->layers.size()), node.get_int("heads"),
+            node.get_int("kv_heads"), node.get_int("head_dim")};
+  }
+
   void lower_attention(const Node& node) {
-    const runtime::HeadLayout head{static_cast<int64_t>(plan_->layers.size()),
-                                   node.get_int("heads"), node.get_int("kv_heads"),
-                                   node.get_int("head_dim")};
+    const runtime::HeadLayout head = head_layout(node);
     plan_->layers.push_back(head);
     add(Step::of(cache_step(node, head)), node, "kv-append");
 
@@ -382,6 +422,7 @@ class Lowering {
       step.q_norm = floats_of(graph_, node, 3);
       step.k_norm = floats_of(graph_, node, 4);
       step.norm_eps = node.get_float("norm_epsilon");
+      step.norm_last = node.get_int("norm_last", 0) != 0;
     }
     return step;
   }

@@ -255,7 +255,7 @@ OwnColumn read_own(const MatrixPart& part, int64_t column) {
     own.numbers.offsets.resize(groups);
   };
   if (const QuantizedMatrix* matrix = part.quantized.get()) {
-    own.type = matrix->bits == 4 ? jit::WeightType::u4 : jit::WeightType::u8;
+    own.type = matrix->bits < 8 ? jit::WeightType::u4 : jit::WeightType::u8;
     own.group = matrix->group;
     resize();
     matrix->read_values(column, own.numbers.q);

@@ -77,9 +77,9 @@ const std::map<Name, Needs>& table() {
         {"GatherBlockQuantized", "MatMulNBits", "SkipLayerNormalization",
          "SkipSimplifiedLayerNormalization"});
     add(kMicrosoft, {.inputs = 4}, {"RotaryEmbedding"});
-    add(kNibbleDomain, {.inputs = 1}, {"Activation", "Attention", "LogitScale"});
+    add(kNibbleDomain, {.inputs = 1}, {"Activation", "Attention", "Clip", "LogitScale"});
     add(kNibbleDomain, {.inputs = 2},
-        {"Add", "Embedding", "Gate", "LayerNorm", "Linear", "RMSNorm"});
+        {"Add", "Embedding", "Gate", "HeadNorm", "LayerNorm", "Linear", "RMSNorm"});
     return all;
   }();
   return needs;

@@ -19,8 +19,14 @@
 //       qkv [B,S,(heads + 2 kv_heads) * head_dim] in the order Q heads, K heads, V heads.
 //       attrs: layer i, heads i, kv_heads i, head_dim i, scale f, window i (0 = none; w: the last w
 //       positions including the current one), softcap f (0), rotary i (0 = none, else rotated
-//       dims), interleaved i, rope_scale f (1: factor on cos and sin), norm_epsilon f. inv_freq f32
-//       [rotary/2]: angle = position * inv_freq. slopes f32 [heads]: ALiBi.
+//       dims), interleaved i, rope_scale f (1: factor on cos and sin), norm_epsilon f, norm_last i
+//       (0: the norms come before the rotation; 1: behind it). inv_freq f32 [rotary/2]: angle =
+//       position * inv_freq. slopes f32 [heads]: ALiBi.
+//   HeadNorm(qkv, weight, bias?) -> y     Q and K of an Attention's qkv normalised, V as it was.
+//       attrs: heads i, kv_heads i, head_dim i as Attention has them; whole i (0: each head by
+//       itself; 1: all Q heads at once, and all K heads at once); centre i (0: RMSNorm, 1:
+//       LayerNorm); epsilon f. weight, bias f32 [(heads + kv_heads) * head_dim]: of each column.
+//   Clip(x) -> y            attrs: limit f: y = max(-limit, min(limit, x))
 #pragma once
 
 #include <string_view>

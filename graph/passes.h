@@ -37,6 +37,7 @@ int expand_operators(Graph& graph,
 int form_softmax(Graph& graph);              // from exponentials and their sum
 int form_linears(Graph& graph);              // MatMul/Gemm by a constant (+ bias Add) -> Linear
 int form_norms(Graph& graph);                // RMSNorm and LayerNorm in all their spellings
+int form_clips(Graph& graph);                // to [-c, c]
 int form_embeddings(Graph& graph);           // token (and position) embeddings
 int simplify_shapes(Graph& graph);  // Shape of a hidden state -> from the shape of input_ids
 int fuse_activations(Graph& graph,

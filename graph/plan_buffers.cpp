@@ -36,6 +36,7 @@ struct OperandVisitor {
     visit(s.y);
     visit_quantized(s.quantized, visit);
   }
+  void operator()(runtime::HeadNormStep& s) { visit(s.qkv); }
   void operator()(runtime::CacheStep& s) { visit(s.qkv); }
   void operator()(runtime::AttentionStep& s) {
     visit(s.qkv);
@@ -48,9 +49,11 @@ void for_each_operand(runtime::Step& step, Visit visit) {
   std::visit(OperandVisitor<Visit>{visit}, step.body);
 }
 
-// Attention turns heads in place, each thread some of them, so what it works on must be shared.
+// Attention normalises and turns heads in place, each thread some of them, so what it works on must
+// be shared.
 bool shares_operands(const runtime::Step& step) {
-  return std::holds_alternative<runtime::CacheStep>(step.body) ||
+  return std::holds_alternative<runtime::HeadNormStep>(step.body) ||
+         std::holds_alternative<runtime::CacheStep>(step.body) ||
          std::holds_alternative<runtime::AttentionStep>(step.body);
 }
 

@@ -109,16 +109,26 @@ int64_t first_position(const Graph& graph, const ProbeCall& call) {
   return is_prefix_form(graph) ? 0 : call.past;
 }
 
+Array ones_like(const Graph& graph, ValueId id, int64_t length) {
+  const DType dtype = graph.values[static_cast<size_t>(id)].dtype;
+  const auto count = static_cast<size_t>(length);
+  if (dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16) {
+    return Array::of({1, length}, std::vector<float>(count, 1.0F));
+  }
+  std::vector<int64_t> values(count, 1);
+  return dtype == DType::boolean ? Array::of_bool({1, length}, std::move(values))
+                                 : Array::of({1, length}, std::move(values));
+}
+
 Feeds decoder_feeds(const Graph& graph, const ProbeCall& call) {
   Feeds feeds;
   Zeros zeros(graph);
   const int64_t rows = rows_of_call(graph, call);
   const auto tokens = static_cast<size_t>(rows);
-  const auto total = static_cast<size_t>(call.past + call.tokens);
   feeds[graph.io.input_ids] = Array::of({1, rows}, std::vector<int64_t>(tokens, 0));
   if (graph.io.attention_mask != kNoValue) {
     feeds[graph.io.attention_mask] =
-        Array::of({1, call.past + call.tokens}, std::vector<int64_t>(total, 1));
+        ones_like(graph, graph.io.attention_mask, call.past + call.tokens);
   }
   if (graph.io.position_ids != kNoValue) {
     std::vector<int64_t> positions(tokens);

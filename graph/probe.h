@@ -35,6 +35,10 @@ int64_t first_position(const Graph& graph, const ProbeCall& call);
 // Error when a cache of the declared shape is larger than probes may use.
 Feeds decoder_feeds(const Graph& graph, const ProbeCall& call);
 
+// [1, length] of ones in the type of `id`: a mask that hides nothing, whether it multiplies,
+// selects or is added to all scores alike.
+Array ones_like(const Graph& graph, ValueId id, int64_t length);
+
 // The last position that probes look at: the context's (up to a million), or one far enough when
 // the model does not say.
 int64_t furthest_position(const Graph& graph);

@@ -17,11 +17,12 @@ bool is_float(DType dtype) {
 
 bool is_byte(DType dtype) { return dtype == DType::u8 || dtype == DType::i8; }
 
-// Element `index` of 4-bit or 8-bit numbers, as an unsigned number of that many bits.
+// Element `index` of numbers of 2, 4 or 8 bits, the first in the lowest bits of a byte.
 uint8_t stored(const TensorData& tensor, int bits, int64_t index) {
   if (bits == 8) return std::to_integer<uint8_t>(tensor.data[index]);
-  const auto byte = std::to_integer<uint8_t>(tensor.data[index / 2]);
-  return index % 2 == 0 ? byte & 15 : byte >> 4;
+  const int64_t numbers = 8 / bits;  // in a byte
+  const auto byte = std::to_integer<uint32_t>(tensor.data[index / numbers]);
+  return static_cast<uint8_t>((byte >> (index % numbers * bits)) & ((1U << bits) - 1));
 }
 
 // The numbers that `bytes` bytes hold.
@@ -100,7 +101,7 @@ void QuantizedMatrix::read_column(int64_t c, std::span<float> out) const {
 }
 
 void QuantizedMatrix::check(const std::string& who) const {
-  if (n < 1 || k < 1 || group < 1 || (bits != 4 && bits != 8)) {
+  if (n < 1 || k < 1 || group < 1 || (bits != 2 && bits != 4 && bits != 8)) {
     fail("{} is a matrix of {} columns of {}, in groups of {}, of {} bits.", who, n, k, group,
          bits);
   }
@@ -143,10 +144,10 @@ std::optional<jit::WeightFormat> QuantizedMatrix::packed_format(std::string& why
     return std::nullopt;
   }
   jit::WeightFormat format;
-  format.type = bits == 4 ? jit::WeightType::u4 : jit::WeightType::u8;
+  format.type = bits == 8 ? jit::WeightType::u8 : jit::WeightType::u4;
   format.group = group < k ? group : 0;
   format.scale = jit::ScaleType::f16;
-  const float middle = bits == 4 ? 8 : 128, most = bits == 4 ? 15 : 255;
+  const float middle = bits == 8 ? 128 : 8, most = bits == 8 ? 255 : 15;
   format.asym = !zeros && static_cast<float>(default_zero + offset()) != middle;
   const auto fits_half = [](float x) { return jit::round_to(jit::ScaleType::f16, x) == x; };
   bool look_at_scales = scales.dtype != DType::f16;

@@ -49,7 +49,7 @@ struct QuantizedColumn {
 struct QuantizedMatrix {
   int64_t n = 0, k = 0;
   int64_t group = 0;  // k per scale and zero point; the last group may be short
-  int bits = 4;       // 4 or 8
+  int bits = 4;       // 2, 4 or 8; those of 2 are packed as nibbles
   bool is_signed = false;
   TensorData values;  // step: one k
   Strides value_at;

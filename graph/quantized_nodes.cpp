@@ -48,8 +48,8 @@ bool runs_of(const TensorData& k_group, int64_t k, int64_t group) {
 
 int bits_of(const Graph& graph, const Node& node) {
   const int64_t bits = node.get_int("bits", 4);
-  if (bits != 4 && bits != 8) {
-    fail("{}: node '{}' ({}) has weights of {} bits, but 4 and 8 are supported.", graph.origin,
+  if (bits != 2 && bits != 4 && bits != 8) {
+    fail("{}: node '{}' ({}) has weights of {} bits, but 2, 4 and 8 are supported.", graph.origin,
          node.name, node.op, bits);
   }
   return static_cast<int>(bits);
@@ -116,7 +116,7 @@ SharedMatrix matmul_nbits_weight(const Graph& graph, const Node& node) {
   m.value_at = {blocks * m.group, 1};
   m.scales = need_constant(graph, node, 2, "scales");
   m.scale_at = {blocks, 1};
-  m.default_zero = m.bits == 4 ? 8 : 128;
+  m.default_zero = int64_t{1} << (m.bits - 1);
   if (node.input(3) != kNoValue) {
     m.zeros = need_constant(graph, node, 3, "zero points");
     const int64_t bytes = ceil_divide(blocks * m.bits, 8);

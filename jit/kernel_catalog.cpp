@@ -169,7 +169,9 @@ std::vector<RowSpec> row_specs() {
     out.push_back({.op = RowOp::rope, .n = 80, .rotary = 32, .interleaved = interleaved});
     out.push_back({.op = RowOp::rope, .n = 20, .rotary = 6, .interleaved = interleaved});
   }
-  for (const RowOp op : {RowOp::softmax, RowOp::scale, RowOp::softcap}) out.push_back({.op = op});
+  for (const RowOp op : {RowOp::softmax, RowOp::scale, RowOp::softcap, RowOp::clip}) {
+    out.push_back({.op = op});
+  }
   return out;
 }
 

@@ -16,7 +16,7 @@ constexpr std::array<Activation, 6> kActivations = {Activation::silu,      Activ
                                                     Activation::gelu_tanh, Activation::quick_gelu,
                                                     Activation::relu,      Activation::relu2};
 
-constexpr std::array<std::pair<RowOp, std::string_view>, 10> kRowOps = {{
+constexpr std::array<std::pair<RowOp, std::string_view>, 11> kRowOps = {{
     {RowOp::rms_norm, "rms_norm"},
     {RowOp::layer_norm, "layer_norm"},
     {RowOp::quantize, "quantize"},
@@ -27,6 +27,7 @@ constexpr std::array<std::pair<RowOp, std::string_view>, 10> kRowOps = {{
     {RowOp::add, "add"},
     {RowOp::scale, "scale"},
     {RowOp::softcap, "softcap"},
+    {RowOp::clip, "clip"},
 }};
 
 // --- names: fields in a fixed order, those with their default value left out ---

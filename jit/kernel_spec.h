@@ -77,11 +77,12 @@ enum class RowOp : uint8_t {
   gate,
   add,
   scale,
-  softcap
+  softcap,
+  clip
 };
 // Whether the length of a row comes with the call (RowArgs::n; spec.n is 0).
 inline constexpr bool length_at_run_time(RowOp op) {
-  return op == RowOp::softmax || op == RowOp::scale || op == RowOp::softcap;
+  return op == RowOp::softmax || op == RowOp::scale || op == RowOp::softcap || op == RowOp::clip;
 }
 struct RowSpec {
   RowOp op = RowOp::rms_norm;

@@ -71,6 +71,7 @@ class RowGenerator {
         return elementwise();
       case RowOp::scale:
       case RowOp::softcap:
+      case RowOp::clip:
         return scale();
     }
   }
@@ -326,8 +327,13 @@ class RowGenerator {
     const Reg factor = v_.broadcast(v_.field(offsetof(RowArgs, scale), 4));
     const Reg cap = v_.broadcast(v_.field(offsetof(RowArgs, cap), 4));
     v_.blocks(i, n, [&](const Mask* mask, int) {
-      Reg value = v_.mul(v_.load(element(x, i), mask), factor);
-      if (spec_.op == RowOp::softcap) value = v_.mul(cap, vector_tanh(v_, value));
+      Reg value = v_.load(element(x, i), mask);
+      if (spec_.op == RowOp::clip) {
+        value = v_.max(v_.sub(v_.imm(0.0F), cap), v_.min(cap, value));
+      } else {
+        value = v_.mul(value, factor);
+        if (spec_.op == RowOp::softcap) value = v_.mul(cap, vector_tanh(v_, value));
+      }
       v_.store(element(y, i), value, mask);
     });
   }

@@ -18,6 +18,7 @@
 //   softmax     y = exp(x - max) / sum; max skips NaN, the sum does not
 //   activation  y = act(x);  gate: y = act(x) * x2;  add: y = x + x2
 //   scale       y = x * scale;  softcap: y = cap * tanh(x * scale)
+//   clip        y = max(min(cap, x), -cap); NaN stays NaN
 #pragma once
 
 #include <cstdint>
@@ -49,7 +50,7 @@ struct RowArgs {
   int64_t q_groups = 0;      // groups a row (stride of the two above)
   int64_t rows = 0;
   int64_t heads = 1;         // rope: heads of spec.n floats, adjacent, in each row
-  float scale = 1, cap = 1;  // scale, softcap
+  float scale = 1, cap = 1;  // scale; softcap, clip
 };
 
 using RowFn = void (*)(const RowArgs*);

@@ -155,6 +155,10 @@ void scale_row(const RowSpec& spec, const RowArgs& args, int64_t row) {
   const float* x = args.x + row * args.x_stride;
   float* y = args.y + row * args.y_stride;
   for (int64_t i = 0; i < args.n; ++i) {
+    if (spec.op == RowOp::clip) {
+      y[i] = v.max(0.0F - args.cap, v.min(args.cap, x[i]));
+      continue;
+    }
     const float scaled = x[i] * args.scale;
     y[i] = spec.op == RowOp::softcap ? args.cap * vector_tanh(v, scaled) : scaled;
   }
@@ -232,6 +236,7 @@ void row_reference(const RowSpec& spec, const RowArgs& args) {
         break;
       case RowOp::scale:
       case RowOp::softcap:
+      case RowOp::clip:
         scale_row(spec, args, row);
         break;
     }

@@ -90,6 +90,7 @@ double bytes_an_element(const RowSpec& spec) {
     case RowOp::activation:
     case RowOp::scale:
     case RowOp::softcap:
+    case RowOp::clip:
       return 8;
   }
   return 0;

@@ -1,4 +1,4 @@
-// The steps of attention: keys and values into the cache, and attention over it.
+// The steps of attention: norms of heads, keys and values into the cache, and attention over it.
 #include <algorithm>
 #include <atomic>
 
@@ -19,20 +19,44 @@ int64_t pages_for(int64_t positions) noexcept {
   return (positions + jit::kKvPage - 1) / jit::kKvPage;
 }
 
+// Spans are independent of one another: threads share them.
+void run_head_norm(const Step& step, const StepContext& context) noexcept {
+  const auto& s = *std::get_if<HeadNormStep>(&step.body);
+  const int64_t q_spans = s.whole ? 1 : s.head.heads;
+  const int64_t spans = q_spans + (s.whole ? 1 : s.head.kv_heads);
+  context.claim(context.rows * spans, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t span = unit % spans;
+      const int64_t head = s.whole ? span * s.head.heads : span, column = head * s.head.head_dim;
+      jit::RowArgs args;
+      args.y = context.at<float>(s.qkv, context.row + unit / spans) + column;
+      args.x = args.y;
+      args.weight = s.weight->data() + column;
+      args.bias = s.bias != nullptr ? s.bias->data() + column : nullptr;
+      args.eps = s.eps;
+      args.rows = 1;
+      (span < q_spans ? s.q : s.k)->run(args);
+    }
+  });
+}
+
+void normalise_heads(const CacheStep& s, float* x, int64_t heads,
+                     const std::vector<float>& norm) noexcept {
+  jit::RowArgs args;
+  args.x = x;
+  args.x_stride = s.head.head_dim;
+  args.y = x;
+  args.y_stride = s.head.head_dim;
+  args.weight = norm.data();
+  args.eps = s.norm_eps;
+  args.rows = heads;
+  s.head_norm->run(args);
+}
+
 // Normalises and rotates `heads` adjacent heads in place.
 void turn_heads(const CacheStep& s, const StepContext& context, float* x, int64_t heads,
                 const std::vector<float>* norm, int64_t position) noexcept {
-  if (s.head_norm != nullptr) {
-    jit::RowArgs args;
-    args.x = x;
-    args.x_stride = s.head.head_dim;
-    args.y = x;
-    args.y_stride = s.head.head_dim;
-    args.weight = norm->data();
-    args.eps = s.norm_eps;
-    args.rows = heads;
-    s.head_norm->run(args);
-  }
+  if (s.head_norm != nullptr && !s.norm_last) normalise_heads(s, x, heads, *norm);
   if (s.rope != nullptr) {
     const RopeRows& table = context.rope[s.rope_table];
     jit::RowArgs args;
@@ -45,6 +69,7 @@ void turn_heads(const CacheStep& s, const StepContext& context, float* x, int64_
     args.heads = heads;
     s.rope->run(args);
   }
+  if (s.head_norm != nullptr && s.norm_last) normalise_heads(s, x, heads, *norm);
 }
 
 // Turns the query heads of one KV head and its key, and appends that and its value.
@@ -209,6 +234,7 @@ PageStates page_states(const HeadLayout& head, int64_t positions, const jit::Ker
   return most;
 }
 
+Step Step::of(HeadNormStep body) { return Step::with(std::move(body), run_head_norm); }
 Step Step::of(CacheStep body) { return Step::with(std::move(body), run_cache); }
 Step Step::of(AttentionStep body) { return Step::with(std::move(body), run_attention); }
 

@@ -99,8 +99,20 @@ struct CacheStep {
   const jit::Kernel* rope = nullptr;  // null: no rotation
   int rope_table = -1;
   const jit::Kernel* head_norm = nullptr;  // Qwen3: RMSNorm of every Q and K head
+  bool norm_last = false;                  // behind the rotation
   std::shared_ptr<const std::vector<float>> q_norm, k_norm;
   float norm_eps = 0;
+};
+
+// Norms of spans of a packed row's Q and K columns, in place: of each head, or of all Q heads at
+// once and all K heads at once.
+struct HeadNormStep {
+  HeadLayout head;
+  Operand qkv;
+  bool whole = false;
+  const jit::Kernel *q = nullptr, *k = nullptr;            // of a span of Q, of K
+  std::shared_ptr<const std::vector<float>> weight, bias;  // of each column; bias may be null
+  float eps = 0;
 };
 
 struct AttentionStep {
@@ -117,7 +129,7 @@ struct StepContext;
 struct Step {
   using Run = void (*)(const Step&, const StepContext&) noexcept;
   Run run = nullptr;
-  std::variant<EmbedStep, GemmStep, RowStep, CacheStep, AttentionStep> body;
+  std::variant<EmbedStep, GemmStep, RowStep, HeadNormStep, CacheStep, AttentionStep> body;
   bool tail = false;
   bool replicable = false;  // its output is (Operand::replicable)
   int64_t layer = -1;
@@ -129,6 +141,7 @@ struct Step {
   static Step of(EmbedStep body);
   static Step of(GemmStep body);
   static Step of(RowStep body);
+  static Step of(HeadNormStep body);
   static Step of(CacheStep body);
   static Step of(AttentionStep body);
 

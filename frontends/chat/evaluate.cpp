@@ -92,6 +92,7 @@ Value Interpreter::evaluate_container(const Expression& node) {
 }
 
 Value Interpreter::evaluate_slice(const Expression& node) {
+  if (node.first == nullptr) return {};  // among several indices, which find nothing
   const Value value = evaluate(*node.first);
   Value parts[3];
   for (size_t i = 0; i < 3; ++i) {

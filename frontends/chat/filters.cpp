@@ -220,7 +220,8 @@ Value indent(Interpreter&, const Value& value, Arguments& arguments) {
           ? width.text()
           : apply(Operator::multiply, Value::of(" "), Value::of(to_index(width))).text();
   require_defined(value);
-  if (value.is_number() || value.is_none()) {
+  if (value.is_list()) raise("'list' object has no attribute 'splitlines'");  // after +=
+  if (!value.is_text() && !value.is_sequence()) {
     raise("unsupported operand type(s) for +=: '{}' and 'str'", type_name(value));
   }
   const std::string text = apply(Operator::add, value, Value::of("\n")).text();
@@ -365,10 +366,12 @@ Value xml_attributes(Interpreter&, const Value& value, Arguments& arguments) {
 
 Value file_size(Interpreter&, const Value& value, Arguments& arguments) {
   const Parameters given("do_filesizeformat", arguments, {"binary"});
-  const auto parsed = value.is_text() ? parse_real(value.text()) : std::optional(0.0);
-  if (!parsed || (!value.is_text() && !value.is_number())) {
-    raise("could not convert string to float: {}", to_repr(value));
+  if (!value.is_text() && !value.is_number()) {
+    require_defined(value);
+    raise("float() argument must be a string or a real number, not '{}'", type_name(value));
   }
+  const auto parsed = value.is_text() ? parse_real(value.text()) : std::optional(0.0);
+  if (!parsed) raise("could not convert string to float: {}", to_repr(value));
   const double bytes = value.is_text() ? *parsed : value.real();
   const bool binary = given.truth_or(0, false);
   const double base = binary ? 1024 : 1000;

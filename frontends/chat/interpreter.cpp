@@ -117,6 +117,7 @@ Interpreter::Flow Interpreter::run(const Statement& statement) {
     case Kind::loop:
       return run_loop(statement, evaluate(*statement.expressions[0]), scope_, 0);
     case Kind::set:
+      expect_namespaces(*statement.target);
       assign(*statement.target, evaluate(*statement.expressions[0]));
       break;
     case Kind::set_block: {
@@ -254,11 +255,25 @@ void Interpreter::assign(const Expression& target, Value value) {
   } else if (target.kind == Expression::Kind::tuple) {
     assign_tuple(target, value);
   } else {
-    const Value space = look_up(target.name);
-    auto* object = space.is_object() ? dynamic_cast<Namespace*>(&space.object()) : nullptr;
-    if (object == nullptr) raise("cannot assign attribute on non-namespace object");
-    object->attributes.set(Value::of(target.attribute_name), std::move(value));
+    find_namespace(target).attributes.set(Value::of(target.attribute_name), std::move(value));
   }
+}
+
+Namespace& Interpreter::find_namespace(const Expression& target) {
+  const Value space = look_up(target.name);
+  auto* object = space.is_object() ? dynamic_cast<Namespace*>(&space.object()) : nullptr;
+  if (object == nullptr) raise("cannot assign attribute on non-namespace object");
+  return *object;
+}
+
+// Jinja looks before it evaluates what is assigned.
+void Interpreter::expect_namespaces(const Expression& target) {
+  if (target.kind == Expression::Kind::name) return;
+  if (target.kind != Expression::Kind::tuple) {
+    find_namespace(target);
+    return;
+  }
+  for (const auto& item : target.items) expect_namespaces(*item);
 }
 
 void Interpreter::assign_tuple(const Expression& target, const Value& value) {

@@ -66,6 +66,8 @@ class Interpreter {
   std::string captured(const Body& body, const ScopePtr& scope);
   void emit(std::string_view text);
   void assign(const Expression& target, Value value);
+  Namespace& find_namespace(const Expression& target);
+  void expect_namespaces(const Expression& target);
   void assign_tuple(const Expression& target, const Value& value);
   Next filtered(const Statement& loop, Next next, const ScopePtr& around);
 

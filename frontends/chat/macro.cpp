@@ -85,7 +85,9 @@ Value make_joiner(Interpreter&, Arguments& arguments) {
 }  // namespace
 
 std::optional<Value> Macro::attribute(std::string_view name) {
-  if (name == "name") return Value::of(signature_->name);
+  if (name == "name") {
+    return signature_->name.empty() ? Value() : Value::of(signature_->name);
+  }
   if (name == "caller") return Value::of(signature_->uses_caller);
   if (name == "catch_kwargs") return Value::of(signature_->uses_kwargs);
   if (name == "catch_varargs") return Value::of(signature_->uses_varargs);
@@ -116,7 +118,7 @@ void bind_macro_arguments(const Signature& signature, Arguments& arguments, Scop
   if (signature.uses_caller && !caller_found) {
     scope.set("caller", take("caller", value) ? value : Value::undefined("No caller defined"));
   }
-  const std::string name = repr_of_text(signature.name);
+  const std::string name = signature.name.empty() ? "None" : repr_of_text(signature.name);
   if (signature.uses_kwargs) {
     Dict rest;
     for (auto& [key, given] : named) rest.set(Value::of(key), std::move(given));

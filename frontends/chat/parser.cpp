@@ -289,7 +289,7 @@ Statement Parser::parse_call_block() {
   Statement out = start(Statement::Kind::call);
   take();
   Signature caller;
-  caller.name = "caller";
+  caller.name = "";  // None, to Jinja
   if (current().is_sign("(")) signature(caller);
   out.expressions.push_back(expression());
   if (out.expressions[0]->kind != Kind::call) raise("expected call");

@@ -367,7 +367,8 @@ ExpressionPtr Parser::subscript(ExpressionPtr from) {
     items.push_back(subscribed());
   }
   expect_sign("]");
-  if (items.size() == 1 && items[0]->kind == Kind::slice) {
+  // What is sliced inside the brackets is an index like any other.
+  if (items.size() == 1 && items[0]->kind == Kind::slice && items[0]->first == nullptr) {
     items[0]->first = std::move(from);
     return done(std::move(items[0]));
   }

@@ -67,6 +67,9 @@ class DecoderBuilder {
 
   void add_rotation() {
     if (d_.rotation.rotary > 0) inv_freq_ = floats("inv_freq", d_.rotation.inv_freq);
+    if (d_.near_rotation.rotary > 0) {
+      near_inv_freq_ = floats("near_inv_freq", d_.near_rotation.inv_freq);
+    }
     if (!d_.slopes.empty()) slopes_ = floats("slopes", d_.slopes);
   }
 
@@ -86,12 +89,19 @@ class DecoderBuilder {
                  std::move(attributes));
   }
 
+  // Of a norm.
+  std::vector<float> factors(int64_t layer, const std::string& tensor, int64_t count) {
+    std::vector<float> values = weights_.vector(layer, tensor, ".weight", count);
+    if (d_.norm_adds_one) {
+      for (float& value : values) value += 1.0F;
+    }
+    return values;
+  }
+
   ValueId norm(const std::string& name, const std::string& tensor, ValueId x,
                int64_t layer = kOutside) {
-    std::vector<float> weight = weights_.vector(layer, tensor, ".weight", d_.hidden);
-    if (d_.norm_adds_one) {
-      for (float& value : weight) value += 1.0F;
-    }
+    std::vector<float> weight(static_cast<size_t>(d_.hidden), 1.0F);
+    if (d_.norm_weight) weight = factors(layer, tensor, d_.hidden);
     const ValueId gamma = floats(name + ".weight", std::move(weight));
     ValueId beta = kNoValue;
     if (d_.norm == Norm::layer && d_.norm_bias) {
@@ -109,33 +119,74 @@ class DecoderBuilder {
     return fused("Linear", name, {x, weight, bias, residual}, std::move(attributes));
   }
 
+  // A value for each column of `heads` heads, from what a layer's norm of Q or K has of them.
+  std::vector<float> of_columns(int64_t layer, const std::string& tensor, const char* suffix,
+                                int64_t heads) {
+    if (d_.qk_norm == QkNorm::rms_whole) return factors(layer, tensor, heads * d_.head_dim);
+    std::vector<float> all;
+    for (int64_t h = 0; h < heads; ++h) {
+      const std::string name =
+          d_.qk_norm == QkNorm::layer_numbered ? fmt::format("{}.{}", tensor, h) : tensor;
+      const auto one = weights_.vector(layer, name, suffix, d_.head_dim);
+      all.insert(all.end(), one.begin(), one.end());
+    }
+    return all;
+  }
+
+  // Norms of Q and K that Attention has no operands for.
+  ValueId head_norm(int64_t layer, const std::string& prefix, ValueId qkv) {
+    const auto operand = [&](const char* suffix) {
+      std::vector<float> all = of_columns(layer, d_.names.q_norm, suffix, d_.heads);
+      const auto keys = of_columns(layer, d_.names.k_norm, suffix, d_.kv_heads);
+      all.insert(all.end(), keys.begin(), keys.end());
+      return floats(prefix + "head_norm" + suffix, std::move(all));
+    };
+    std::vector<ValueId> inputs = {qkv, operand(".weight")};
+    if (d_.qk_norm == QkNorm::layer_heads) inputs.push_back(operand(".bias"));
+    return fused("HeadNorm", prefix + "head_norm", std::move(inputs),
+                 {{"heads", d_.heads},
+                  {"kv_heads", d_.kv_heads},
+                  {"head_dim", d_.head_dim},
+                  {"whole", int64_t{d_.qk_norm == QkNorm::rms_whole}},
+                  {"centre", int64_t{d_.qk_norm != QkNorm::rms_whole}},
+                  {"epsilon", d_.epsilon}});
+  }
+
   ValueId attention(int64_t layer, const std::string& prefix, ValueId x) {
     ValueId qkv = linear(prefix + "qkv", x, weights_.qkv(layer));
     if (d_.qkv_clip > 0) {
-      qkv = node("Min", "", prefix + "clip.min", {qkv, scalar(prefix + "clip", d_.qkv_clip)});
-      qkv = node("Max", "", prefix + "clip.max", {qkv, scalar(prefix + "clip.low", -d_.qkv_clip)});
+      qkv = fused("Clip", prefix + "clip", {qkv}, {{"limit", d_.qkv_clip}});
     }
     const auto at = static_cast<size_t>(layer);
+    int64_t window = 0;
+    if (!d_.windows.empty()) window = d_.windows.size() > 1 ? d_.windows[at] : d_.windows[0];
+    const bool near = window > 0 && d_.near_rotation.rotary > 0;
+    const bool rotates = d_.unrotated.empty() || !d_.unrotated[at];
+    const Rotation& rotation = near ? d_.near_rotation : d_.rotation;
     Attributes attributes = {{"layer", layer},
                              {"heads", d_.heads},
                              {"kv_heads", d_.kv_heads},
                              {"head_dim", d_.head_dim},
                              {"scale", d_.scales.size() > 1 ? d_.scales[at] : d_.scales[0]},
-                             {"rotary", d_.rotation.rotary},
-                             {"interleaved", int64_t{d_.rotation.interleaved}},
-                             {"softcap", d_.score_cap}};
-    int64_t window = 0;
-    if (!d_.windows.empty()) window = d_.windows.size() > 1 ? d_.windows[at] : d_.windows[0];
-    attributes["window"] = window;
-    if (d_.rotation.factor != 1) attributes["rope_scale"] = d_.rotation.factor;
+                             {"rotary", rotates ? rotation.rotary : 0},
+                             {"interleaved", int64_t{rotation.interleaved}},
+                             {"softcap", d_.score_cap},
+                             {"window", window}};
+    if (rotates && rotation.factor != 1) attributes["rope_scale"] = rotation.factor;
+    ValueId inv_freq = near ? near_inv_freq_ : inv_freq_;
+    if (!rotates) inv_freq = kNoValue;
     ValueId q_norm = kNoValue, k_norm = kNoValue;
     if (!d_.names.q_norm.empty()) {
-      const int64_t width = d_.head_dim;
-      q_norm = floats(prefix + "q_norm", weights_.vector(layer, d_.names.q_norm, ".weight", width));
-      k_norm = floats(prefix + "k_norm", weights_.vector(layer, d_.names.k_norm, ".weight", width));
-      attributes["norm_epsilon"] = d_.epsilon;
+      if (d_.qk_norm == QkNorm::rms_heads || d_.qk_norm == QkNorm::rms_heads_last) {
+        q_norm = floats(prefix + "q_norm", factors(layer, d_.names.q_norm, d_.head_dim));
+        k_norm = floats(prefix + "k_norm", factors(layer, d_.names.k_norm, d_.head_dim));
+        attributes["norm_epsilon"] = d_.epsilon;
+        if (d_.qk_norm == QkNorm::rms_heads_last) attributes["norm_last"] = int64_t{1};
+      } else {
+        qkv = head_norm(layer, prefix, qkv);
+      }
     }
-    return fused("Attention", prefix + "attention", {qkv, inv_freq_, slopes_, q_norm, k_norm},
+    return fused("Attention", prefix + "attention", {qkv, inv_freq, slopes_, q_norm, k_norm},
                  std::move(attributes));
   }
 
@@ -143,6 +194,10 @@ class DecoderBuilder {
   // has a norm there.
   ValueId add_to_stream(int64_t layer, const std::string& name, ValueId x, Projection projection,
                         const std::string& norm_after, ValueId stream) {
+    if (d_.residual_scale != 1) {
+      for (graph::MatrixPart& part : projection.weight.parts) part.factor *= d_.residual_scale;
+      for (float& value : projection.bias) value *= d_.residual_scale;
+    }
     if (norm_after.empty()) return linear(name, x, std::move(projection), stream);
     const ValueId y = linear(name, x, std::move(projection));
     const ValueId normed = norm(name + "_norm", norm_after, y, layer);
@@ -152,11 +207,14 @@ class DecoderBuilder {
   ValueId add_layer(int64_t layer, ValueId x) {
     const std::string prefix = fmt::format("layers.{}.", layer);
     const ValueId input = x;
-    const ValueId normed = norm(prefix + "attention_norm", d_.names.attention_norm, x, layer);
+    ValueId normed = x;
+    if (!d_.names.attention_norm.empty()) {
+      normed = norm(prefix + "attention_norm", d_.names.attention_norm, x, layer);
+    }
     const ValueId attended = attention(layer, prefix, normed);
     x = add_to_stream(layer, prefix + "o", attended, weights_.o(layer), d_.names.after_attention,
                       x);
-    ValueId mlp_input = normed;
+    ValueId mlp_input = d_.residual == Residual::parallel ? normed : x;
     if (!d_.names.mlp_norm.empty()) {
       const ValueId from = d_.residual == Residual::parallel ? input : x;
       mlp_input = norm(prefix + "mlp_norm", d_.names.mlp_norm, from, layer);
@@ -200,7 +258,7 @@ class DecoderBuilder {
   const Description& d_;
   Weights weights_;
   Graph graph_;
-  ValueId inv_freq_ = kNoValue, slopes_ = kNoValue, table_ = kNoValue;
+  ValueId inv_freq_ = kNoValue, near_inv_freq_ = kNoValue, slopes_ = kNoValue, table_ = kNoValue;
 };
 
 }  // namespace

@@ -30,8 +30,17 @@ enum class MlpLayout : uint8_t {
 };
 
 enum class Residual : uint8_t {
-  serial,    // x += attention(norm(x)); x += mlp(norm(x))
+  serial,    // x += attention(norm(x)); x += mlp(norm(x)); without a name there is no norm
   parallel,  // x += attention(norm(x)) + mlp(norm'(x)); norm' is norm when mlp_norm has no name
+};
+
+// What normalises Q and K before they are rotated, where names.q_norm says that something does.
+enum class QkNorm : uint8_t {
+  rms_heads,       // RMSNorm of each head, the same factors for all
+  rms_heads_last,  // the same, but behind the rotation
+  rms_whole,       // RMSNorm of all Q columns, and of all K columns
+  layer_heads,     // LayerNorm of each head, with biases, the same for all
+  layer_numbered,  // LayerNorm of each head, without biases; head h's are named "NAME.h"
 };
 
 struct Names {
@@ -57,16 +66,20 @@ struct Description {
   Norm norm = Norm::rms;
   float epsilon = 0;
   bool norm_bias = true;       // Norm::layer has a bias
+  bool norm_weight = true;     // norms have factors
   bool norm_adds_one = false;  // the factor is 1 + weight
   Residual residual = Residual::serial;
   QkvLayout qkv = QkvLayout::separate;
   MlpLayout mlp_layout = MlpLayout::plain;
   std::string activation;  // as jit::parse_activation knows it
   Biases biases;
+  QkNorm qk_norm = QkNorm::rms_heads;
   bool k_major = false;  // weights are [in][out] (Conv1D)
   bool tied = false;     // the output matrix is the embedding
 
   Rotation rotation;
+  Rotation near_rotation;       // of layers with a window, where it differs (rotary > 0)
+  std::vector<bool> unrotated;  // layers without rotation; empty: none
   std::vector<float> slopes;    // [heads]: ALiBi
   int64_t position_offset = 0;  // row of names.positions for position 0
   int64_t position_rows = 0;
@@ -74,7 +87,7 @@ struct Description {
   std::vector<int64_t> windows;        // none, one, or one a layer; 0: all positions
   float score_cap = 0, logit_cap = 0;  // softcaps; 0: none
   float qkv_clip = 0;                  // 0: none
-  float embedding_scale = 1, logit_scale = 1;
+  float embedding_scale = 1, logit_scale = 1, residual_scale = 1;  // residual: of the branches
   QuantizationScheme quantization;
 };
 

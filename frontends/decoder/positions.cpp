@@ -120,12 +120,19 @@ std::vector<float> plain_frequencies(double theta, int64_t rotary) {
   return values;
 }
 
-Rotation read_rotation(const Config& config, int64_t head_dim, double partial) {
+Rotation read_rotation(const Config& config, int64_t head_dim, double partial, double theta) {
   const std::optional<Config> scaling = config.object({"rope_parameters", "rope_scaling"});
-  double theta = config.number({"rope_theta", "rotary_emb_base"}, 10000);
-  partial = config.number({"partial_rotary_factor", "rotary_pct"}, partial);
   if (scaling) {
     for (const char* name : {"full_attention", "sliding_attention"}) scaling->only_absent(name);
+  }
+  theta = config.number({"rope_theta", "rotary_emb_base"}, theta);
+  partial = config.number({"partial_rotary_factor", "rotary_pct"}, partial);
+  return read_rotation(config, scaling, head_dim, partial, theta);
+}
+
+Rotation read_rotation(const Config& config, const std::optional<Config>& scaling, int64_t head_dim,
+                       double partial, double theta) {
+  if (scaling) {
     theta = scaling->number({"rope_theta"}, theta);
     partial = scaling->number({"partial_rotary_factor"}, partial);
   }

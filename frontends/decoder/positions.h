@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "frontends/decoder/config.h"
@@ -25,7 +26,12 @@ std::vector<float> plain_frequencies(double theta, int64_t rotary);
 // From rope_parameters, or rope_scaling beside rope_theta. `partial`: the share of head_dim that is
 // rotated when nothing is said. Types: default, linear, dynamic (exact up to the model's
 // max_position_embeddings), llama3, yarn, longrope. Throws Error for another one.
-Rotation read_rotation(const Config& config, int64_t head_dim, double partial = 1);
+// `theta`: the base then.
+Rotation read_rotation(const Config& config, int64_t head_dim, double partial = 1,
+                       double theta = 10000);
+// The same from the object that says it, or without one.
+Rotation read_rotation(const Config& config, const std::optional<Config>& scaling, int64_t head_dim,
+                       double partial, double theta);
 
 // Slopes as BLOOM and Falcon have them (Press et al., "Train Short, Test Long"), and as MPT has
 // them; they differ where heads is no power of two.

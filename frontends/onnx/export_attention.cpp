@@ -206,7 +206,15 @@ std::string AttentionWriter::scores(const Shape& a, const std::string& q, const 
   return writer_.node("Add", a.name + "/mask/Add", {x, bias});
 }
 
-std::string AttentionWriter::write(const Node& node, const std::string& qkv) {
+QkvParts split_qkv(ModelWriter& writer, const Node& node, const std::string& qkv) {
+  const int64_t dim = node.get_int("head_dim");
+  const int64_t q = node.get_int("heads") * dim, kv = node.get_int("kv_heads") * dim;
+  const auto parts = writer.nodes(3, "Split", node.name + "/Split",
+                                  {qkv, writer.integers({q, kv, kv})}, {{"axis", int64_t{-1}}});
+  return {parts[0], parts[1], parts[2]};
+}
+
+std::string AttentionWriter::write(const Node& node, const QkvParts& rows) {
   const Shape a{node,
                 node.get_int("layer"),
                 node.get_int("heads"),
@@ -217,19 +225,20 @@ std::string AttentionWriter::write(const Node& node, const std::string& qkv) {
                 node.get_float("scale"),
                 node.get_float("softcap", 0),
                 node.name};
-  const int64_t q_width = a.heads * a.head_dim, kv_width = a.kv_heads * a.head_dim;
-  const auto rows = writer_.nodes(3, "Split", a.name + "/Split",
-                                  {qkv, writer_.integers({q_width, kv_width, kv_width})},
-                                  {{"axis", int64_t{-1}}});
   const std::vector<int64_t> swapped = {0, 2, 1, 3};
   const auto by_head = [&](const std::string& x, const std::string& name) {
     return writer_.node("Transpose", name + "/Transpose", {x}, {{"perm", swapped}});
   };
   const std::string q_name = a.name + "/q", k_name = a.name + "/k", v_name = a.name + "/v";
-  std::string q = normalised(a, heads_of(a, rows[0], a.heads, q_name), 3, q_name);
-  std::string k = normalised(a, heads_of(a, rows[1], a.kv_heads, k_name), 4, k_name);
-  q = rotated(a, by_head(q, q_name), q_name);
-  k = rotated(a, by_head(k, k_name), k_name);
+  const bool norm_last = node.get_int("norm_last", 0) != 0;
+  const auto turned_rows = [&](size_t part, int64_t heads, const std::string& name) {
+    std::string x = heads_of(a, rows[part], heads, name);
+    if (!norm_last) x = normalised(a, x, 3 + part, name);
+    x = rotated(a, by_head(x, name), name);
+    return norm_last ? normalised(a, x, 3 + part, name) : x;
+  };
+  std::string q = turned_rows(0, a.heads, q_name);
+  std::string k = turned_rows(1, a.kv_heads, k_name);
   std::string v = by_head(heads_of(a, rows[2], a.kv_heads, v_name), v_name);
   k = extended(a, k, "key");
   v = extended(a, v, "value");
@@ -250,7 +259,8 @@ std::string AttentionWriter::write(const Node& node, const std::string& qkv) {
   const std::string mixed = writer_.node("MatMul", a.name + "/PV/MatMul", {shares, v});
   const std::string tokens =
       writer_.node("Transpose", a.name + "/Transpose", {mixed}, {{"perm", back}});
-  return writer_.node("Reshape", a.name + "/Reshape", {tokens, writer_.integers({0, 0, q_width})});
+  return writer_.node("Reshape", a.name + "/Reshape",
+                      {tokens, writer_.integers({0, 0, a.heads * a.head_dim})});
 }
 
 }  // namespace nibble::frontends::onnx

@@ -4,6 +4,7 @@
 // layers have in common (masks, angles, distances) is written once. Private to export_graph.cpp.
 #pragma once
 
+#include <array>
 #include <map>
 #include <string>
 #include <utility>
@@ -14,14 +15,18 @@
 
 namespace nibble::frontends::onnx {
 
+// Rows of Q, K and V heads, apart: [B, S, heads * head_dim] each.
+using QkvParts = std::array<std::string, 3>;
+// Those of a value of all of them, as an Attention or HeadNorm has it.
+QkvParts split_qkv(ModelWriter& writer, const graph::Node& node, const std::string& qkv);
+
 class AttentionWriter {
  public:
   AttentionWriter(const graph::Graph& graph, ModelWriter& writer)
       : graph_(graph), writer_(writer) {}
 
-  // [B, S, heads * head_dim] of `node`, whose qkv is the value of that name. Adds the layer's cache
-  // to the model's inputs and outputs.
-  std::string write(const graph::Node& node, const std::string& qkv);
+  // [B, S, heads * head_dim] of `node`. Adds the layer's cache to the model's inputs and outputs.
+  std::string write(const graph::Node& node, const QkvParts& rows);
 
  private:
   struct Shape;  // of one attention: heads, kv_heads, ...

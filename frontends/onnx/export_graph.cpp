@@ -5,6 +5,7 @@
 
 #include "frontends/documents/documents.h"
 #include "frontends/onnx/export_attention.h"
+#include "frontends/onnx/export_head_norm.h"
 #include "frontends/onnx/export_onnx.h"
 #include "frontends/onnx/export_weights.h"
 #include "frontends/onnx/model_writer.h"
@@ -62,7 +63,7 @@ class GraphWriter {
     if (node.op == "LayerNorm") return write_norm(node, true);
     if (node.op == "Embedding") return give(node, embedding(node));
     if (node.op == "Linear") return give(node, linear(node));
-    if (node.op == "Attention") return give(node, attention_.write(node, in(node, 0)));
+    if (node.op == "Attention") return give(node, attention_.write(node, parts_of(node)));
     if (node.op == "Activation") return give(node, activated(node, in(node, 0), node.name));
     if (node.op == "Gate") {
       const std::string gate = activated(node, in(node, 0), node.name);
@@ -72,7 +73,29 @@ class GraphWriter {
       return give(node, writer_.node("Add", node.name + "/Add", {in(node, 0), in(node, 1)}));
     }
     if (node.op == "LogitScale") return give(node, scaled_logits(node));
+    if (node.op == "HeadNorm") {
+      parts_[node.outputs[0]] = write_head_norm(graph_, writer_, node, parts_of(node));
+      return;
+    }
+    if (node.op == "Clip") return write_clip(node);
     fail("{}: node '{}' ({}) has no form in ONNX.", graph_.origin, node.name, node.op);
+  }
+
+  QkvParts parts_of(const Node& node) {
+    const auto known = parts_.find(node.inputs[0]);
+    return known != parts_.end() ? known->second : split_qkv(writer_, node, in(node, 0));
+  }
+
+  void write_clip(const Node& node) {
+    const float limit = node.get_float("limit");
+    const auto clipped = [&](const std::string& x) {
+      return writer_.node("Clip", node.name + "/Clip",
+                          {x, writer_.number(-limit), writer_.number(limit)});
+    };
+    const auto known = parts_.find(node.inputs[0]);
+    if (known == parts_.end()) return give(node, clipped(in(node, 0)));
+    const QkvParts rows = known->second;
+    parts_[node.outputs[0]] = {clipped(rows[0]), clipped(rows[1]), clipped(rows[2])};
   }
 
   const std::string& name_of(ValueId id) const {
@@ -202,6 +225,7 @@ class GraphWriter {
   WeightWriter weights_;
   AttentionWriter attention_;
   std::unordered_map<ValueId, std::string> names_, vectors_;
+  std::unordered_map<ValueId, QkvParts> parts_;  // of what HeadNorms make
 };
 
 }  // namespace

@@ -4,8 +4,6 @@
 #include "frontends/safetensors/families.h"
 
 namespace nibble::frontends::safetensors {
-namespace {
-
 Names llama_names() {
   return {.base = "model.",
           .embedding = "model.embed_tokens",
@@ -23,28 +21,34 @@ Names llama_names() {
           .down = "mlp.down_proj"};
 }
 
-// RMS norms, serial residuals, rotation of halves, a gated MLP.
-void llama_like(const Config& config, Description& d) {
+void llama_skeleton(const Config& config, Description& d) {
   d.names = llama_names();
   d.norm = Norm::rms;
   d.epsilon = static_cast<float>(config.number({"rms_norm_eps"}, 1e-6));
   d.mlp_layout = MlpLayout::gated;
   d.activation = read_activation(config, {"hidden_act"}, "silu");
-  d.rotation = read_rotation(config, d.head_dim);
+}
+
+void llama_like(const Config& config, Description& d, double theta) {
+  llama_skeleton(config, d);
+  d.rotation = read_rotation(config, d.head_dim, 1, theta);
 }
 
 void read_attention_bias(const Config& config, Description& d) {
   d.biases.qkv = d.biases.o = config.boolean({"attention_bias"}, false);
 }
 
+namespace {
+
 // A window on all layers.
 void read_window(const Config& config, Description& d) {
   if (config.has({"sliding_window"})) d.windows = {config.size({"sliding_window"})};
 }
 
-// A window on the layers that layer_types says, or that `windowed` says where it is absent.
-template <typename Windowed>
-void read_layer_windows(const Config& config, Description& d, const Windowed& windowed) {
+}  // namespace
+
+void read_layer_windows(const Config& config, Description& d,
+                        const std::function<bool(int64_t)>& windowed) {
   const std::vector<std::string> types = config.texts({"layer_types"});
   if (!types.empty() && types.size() != static_cast<size_t>(d.layers)) {
     config.refuse({"layer_types"}, "a type for each layer");
@@ -63,6 +67,8 @@ void read_layer_windows(const Config& config, Description& d, const Windowed& wi
   }
 }
 
+namespace {
+
 // Qwen: a window from max_window_layers on, when use_sliding_window says so.
 void read_qwen_windows(const Config& config, Description& d) {
   if (!config.boolean({"use_sliding_window"}, false)) return;
@@ -70,16 +76,16 @@ void read_qwen_windows(const Config& config, Description& d) {
   read_layer_windows(config, d, [&](int64_t layer) { return layer >= first; });
 }
 
-void gemma_like(const Config& config, Description& d) {
+}  // namespace
+
+void gemma_skeleton(const Config& config, Description& d) {
   if (!config.has({"head_dim"})) d.head_dim = 256;
-  llama_like(config, d);
+  llama_skeleton(config, d);
   read_attention_bias(config, d);
   config.only("use_bidirectional_attention", false);
   d.norm_adds_one = true;
   d.embedding_scale = static_cast<float>(std::sqrt(static_cast<double>(d.hidden)));
 }
-
-}  // namespace
 
 void describe_llama(const Config& config, Description& d) {
   llama_like(config, d);
@@ -119,13 +125,15 @@ void describe_phi3(const Config& config, Description& d) {
 // The files of the first Gemma say "gelu" where the model has its tanh form; hidden_activation,
 // which came later, says it right.
 void describe_gemma(const Config& config, Description& d) {
-  gemma_like(config, d);
+  gemma_skeleton(config, d);
+  d.rotation = read_rotation(config, d.head_dim);
   d.activation = read_activation(config, {"hidden_activation", "hidden_act"}, "gelu_pytorch_tanh");
   if (!config.has({"hidden_activation"}) && d.activation == "gelu") d.activation = "gelu_tanh";
 }
 
 void describe_gemma2(const Config& config, Description& d) {
-  gemma_like(config, d);
+  gemma_skeleton(config, d);
+  d.rotation = read_rotation(config, d.head_dim);
   d.activation = read_activation(config, {"hidden_activation"}, "gelu_pytorch_tanh");
   d.names.after_attention = "post_attention_layernorm";
   d.names.mlp_norm = "pre_feedforward_layernorm";
@@ -150,7 +158,6 @@ void describe_starcoder2(const Config& config, Description& d) {
 }
 
 void describe_phi(const Config& config, Description& d) {
-  config.only("qk_layernorm", false);
   d.names = llama_names();
   d.names.o = "self_attn.dense";
   d.names.up = "mlp.fc1";
@@ -163,6 +170,10 @@ void describe_phi(const Config& config, Description& d) {
   d.activation = read_activation(config, {"hidden_act"}, "gelu_new");
   d.biases = {.qkv = true, .o = true, .mlp = true, .head = true};
   d.rotation = read_rotation(config, d.head_dim, 0.5);
+  if (!config.boolean({"qk_layernorm"}, false)) return;
+  d.qk_norm = QkNorm::layer_heads;
+  d.names.q_norm = "self_attn.q_layernorm";
+  d.names.k_norm = "self_attn.k_layernorm";
 }
 
 }  // namespace nibble::frontends::safetensors

@@ -113,7 +113,9 @@ class Collector {
       return;
     }
     const bool norm = node.op == "RMSNorm" || node.op == "LayerNorm";
-    const float above = norm && input == 1 && d_.norm_adds_one ? 1.0F : 0.0F;
+    if (norm && !d_.norm_weight) return;  // ones, which no file has
+    const bool factors = node.op == "Attention" || ((norm || node.op == "HeadNorm") && input == 1);
+    const float above = factors && d_.norm_adds_one ? 1.0F : 0.0F;
     const std::vector<float> ids = graph::to_f32(*numbers), values = graph::to_f32(given);
     for (size_t e = 0; e < ids.size(); ++e) {
       const decoder::VectorElement element = numbered_.element(ids[e] - above);
@@ -163,6 +165,12 @@ bool is_tied(const Graph& graph) {
 
 HfTensors hf_tensors(const Graph& graph, const decoder::Config& config) {
   const Description description = describe(config);
+  if (description.residual_scale != 1) {
+    fail(
+        "{}: the matrices hold the factor {} of {}'s residual branches, which the layout of its "
+        "checkpoints keeps apart.",
+        graph.origin, description.residual_scale, description.family);
+  }
   return Collector(graph, description).run();
 }
 

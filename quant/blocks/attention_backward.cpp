@@ -119,29 +119,38 @@ class HeadGradient {
     }
   }
 
-  // The gradient by a head before norm and rotation; d is overwritten.
+  // The gradient by a head before norm and rotation, where x has it; d is overwritten.
   void turn_back(const std::vector<float>& norm, const float* x, std::vector<float>& d,
                  float* out) {
-    if (shared_.kernels.rope != nullptr) {
-      jit::RowArgs args;
-      args.x2 = shared_.inverse.cos.data();
-      args.x3 = shared_.inverse.sin.data();
-      args.x2_stride = attention_.rotary / 2;
-      args.y = d.data();
-      args.y_stride = dim_;
-      args.rows = shared_.length;
-      shared_.kernels.rope->run(args);
+    const bool last = attention_.norm_last && !norm.empty();
+    if (last) {
+      rotated_.resize(d.size());
+      for (int64_t p = 0; p < shared_.length; ++p) {
+        std::copy_n(x + p * width_, dim_, rotated_.data() + p * dim_);
+      }
+      rotate_head(attention_, shared_.kernels, shared_.rope, shared_.length, rotated_.data());
+      unnormalised_.assign(d.size(), 0.0F);
+      for (int64_t p = 0; p < shared_.length; ++p) {
+        norm_back(norm, rotated_.data() + p * dim_, d.data() + p * dim_,
+                  unnormalised_.data() + p * dim_);
+      }
+      d.swap(unnormalised_);
     }
+    rotate_head(attention_, shared_.kernels, shared_.inverse, shared_.length, d.data());
     for (int64_t p = 0; p < shared_.length; ++p) {
       const float* from = d.data() + p * dim_;
       float* to = out + p * width_;
-      if (norm.empty()) {
+      if (norm.empty() || last) {
         std::copy_n(from, dim_, to);
       } else {
         std::fill_n(to, dim_, 0.0F);
-        norm_gradient(x + p * width_, norm.data(), from, dim_, attention_.norm_epsilon, false, to);
+        norm_back(norm, x + p * width_, from, to);
       }
     }
+  }
+
+  void norm_back(const std::vector<float>& norm, const float* x, const float* dy, float* dx) const {
+    norm_gradient(x, norm.data(), dy, dim_, attention_.norm_epsilon, false, dx);
   }
 
   Shared& shared_;
@@ -149,6 +158,7 @@ class HeadGradient {
   int64_t dim_, width_;
   std::vector<float> queries_, keys_, dqueries_, dkeys_, dvalues_;  // [length][head_dim]
   std::vector<float> weights_, dweights_, capped_;                  // of a block
+  std::vector<float> rotated_, unnormalised_;  // of a head whose norm comes last
 };
 
 }  // namespace

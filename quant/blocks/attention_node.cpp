@@ -32,6 +32,7 @@ AttentionNode read_attention(const graph::Graph& graph, const graph::Node& node)
   a.scale = node.get_float("scale");
   a.softcap = node.get_float("softcap", 0);
   a.norm_epsilon = node.get_float("norm_epsilon", 0);
+  a.norm_last = node.get_int("norm_last", 0) != 0;
   a.rope = {read_vector(graph, node, 1), node.get_float("rope_scale", 1)};
   a.slopes = read_vector(graph, node, 2);
   a.q_norm = read_vector(graph, node, 3);
@@ -96,32 +97,41 @@ std::vector<QueryBlock> query_blocks(const AttentionNode& attention, int64_t len
   return blocks;
 }
 
+void rotate_head(const AttentionNode& attention, const AttentionKernels& kernels,
+                 const RopeRows& rope, int64_t length, float* head) {
+  if (kernels.rope == nullptr) return;
+  jit::RowArgs args;
+  args.x2 = rope.cos.data();
+  args.x3 = rope.sin.data();
+  args.x2_stride = attention.rotary / 2;
+  args.y = head;
+  args.y_stride = attention.head.head_dim;
+  args.rows = length;
+  kernels.rope->run(args);
+}
+
 void turn_head(const AttentionNode& attention, const AttentionKernels& kernels,
                const RopeRows& rope, const std::vector<float>& norm, const float* from,
                int64_t stride, int64_t length, float* out) {
   const int64_t dim = attention.head.head_dim;
-  if (norm.empty()) {
-    for (int64_t p = 0; p < length; ++p) std::copy_n(from + p * stride, dim, out + p * dim);
-  } else {
+  const auto normalise = [&](const float* x, int64_t x_stride) {
     jit::RowArgs args;
-    args.x = from;
-    args.x_stride = stride;
+    args.x = x;
+    args.x_stride = x_stride;
     args.weight = norm.data();
     args.eps = attention.norm_epsilon;
     args.y = out;
     args.y_stride = dim;
     args.rows = length;
     kernels.norm->run(args);
+  };
+  if (norm.empty() || attention.norm_last) {
+    for (int64_t p = 0; p < length; ++p) std::copy_n(from + p * stride, dim, out + p * dim);
+  } else {
+    normalise(from, stride);
   }
-  if (kernels.rope == nullptr) return;
-  jit::RowArgs args;
-  args.x2 = rope.cos.data();
-  args.x3 = rope.sin.data();
-  args.x2_stride = attention.rotary / 2;
-  args.y = out;
-  args.y_stride = dim;
-  args.rows = length;
-  kernels.rope->run(args);
+  rotate_head(attention, kernels, rope, length, out);
+  if (!norm.empty() && attention.norm_last) normalise(out, dim);
 }
 
 void attention_weights(runtime::ThreadPool& single, const AttentionNode& attention,

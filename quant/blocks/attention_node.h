@@ -19,7 +19,7 @@ inline constexpr int64_t kQueryRows = 128;
 struct AttentionNode {
   runtime::HeadLayout head;
   int64_t window = 0, rotary = 0;
-  bool interleaved = false;
+  bool interleaved = false, norm_last = false;  // norms behind the rotation
   float scale = 1, softcap = 0, norm_epsilon = 0;
   runtime::RopeTable rope;
   std::vector<float> slopes, q_norm, k_norm;  // empty where absent
@@ -54,10 +54,13 @@ std::vector<QueryBlock> query_blocks(const AttentionNode& attention, int64_t len
 int64_t visible_low(const AttentionNode& attention, int64_t position);
 
 // A head of `length` positions from qkv (its column `column`, rows `stride` apart), normalised by
-// `norm` where that is not empty and rotated, as out [length][head_dim].
+// `norm` where that is not empty and rotated (in the node's order), as out [length][head_dim].
 void turn_head(const AttentionNode& attention, const AttentionKernels& kernels,
                const RopeRows& rope, const std::vector<float>& norm, const float* from,
                int64_t stride, int64_t length, float* out);
+// Rotates heads [length][head_dim] of positions from 0 on, in place.
+void rotate_head(const AttentionNode& attention, const AttentionKernels& kernels,
+                 const RopeRows& rope, int64_t length, float* head);
 
 // weights [rows][keys] of a block: the softmax of each query's scores, 0 for keys that it does not
 // see. queries and keys are turned heads, from position 0 on. Where `capped` is not null it gets

@@ -1,12 +1,14 @@
 #include "quant/blocks/node_backward.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "graph/ops.h"
 #include "jit/error.h"
 #include "quant/blocks/activation_gradient.h"
 #include "quant/blocks/attention_node.h"
+#include "quant/blocks/head_norm_node.h"
 #include "quant/blocks/linear_node.h"
 #include "quant/blocks/norm_gradient.h"
 #include "quant/products/row_kernel.h"
@@ -63,6 +65,8 @@ class NodeBackward::Call {
       if (node_.op == "Gate") return gate();
       if (node_.op == "Add") return add();
       if (node_.op == "LogitScale") return logit_scale();
+      if (node_.op == "HeadNorm") return head_norm();
+      if (node_.op == "Clip") return clip();
     }
     fail("{}: node '{}' ({}) is no fused operator and cannot be calibrated.", graph_.origin,
          node_.name, node_.op);
@@ -212,6 +216,26 @@ class NodeBackward::Call {
         if (dup != nullptr) dup->data[j] += d.data[j] * y[i];
       }
     });
+  }
+
+  void head_norm() const {
+    const HeadNormNode norm = read_head_norm(graph_, node_);
+    const Activation& x = input(0, norm.head.width());
+    if (!wants(0)) return;
+    head_norm_backward(pool_, norm, batch_.rows(), x.data.data(), dy(x.width).data.data(),
+                       gradient(0, x.width).data.data());
+  }
+
+  void clip() const {
+    const Activation& x = input(0);
+    Activation d = dy(x.width);
+    const float limit = node_.get_float("limit");
+    each_row([&](int64_t r, int) {
+      for (int64_t j = r * x.width; j < (r + 1) * x.width; ++j) {
+        if (!(std::fabs(x.data[at(j)]) < limit)) d.data[at(j)] = 0;
+      }
+    });
+    pass_on(0, d);
   }
 
   void logit_scale() const {

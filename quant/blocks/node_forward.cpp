@@ -8,6 +8,7 @@
 #include "jit/error.h"
 #include "jit/packed_layout.h"
 #include "quant/blocks/attention_node.h"
+#include "quant/blocks/head_norm_node.h"
 #include "quant/blocks/linear_node.h"
 #include "quant/products/parallel_rows.h"
 #include "quant/products/row_kernel.h"
@@ -80,6 +81,8 @@ class NodeForward::Call {
       if (node_.op == "Gate") return elementwise(jit::RowOp::gate);
       if (node_.op == "Add") return elementwise(jit::RowOp::add);
       if (node_.op == "LogitScale") return logit_scale();
+      if (node_.op == "HeadNorm") return head_norm();
+      if (node_.op == "Clip") return clip();
     }
     fail("{}: node '{}' ({}) is no fused operator and cannot be calibrated.", graph_.origin,
          node_.name, node_.op);
@@ -223,6 +226,28 @@ class NodeForward::Call {
     args.y = y.data.data();
     args.x_stride = args.x2_stride = args.y_stride = x.width;
     if (op != jit::RowOp::activation) args.x2 = input(1, x.width).data.data();
+    run_rows(row_kernel(spec), args);
+    store(0, std::move(y));
+  }
+
+  void head_norm() const {
+    const HeadNormNode norm = read_head_norm(graph_, node_);
+    const Activation& x = input(0, norm.head.width());
+    Activation y = x;
+    head_norm_forward(pool_, norm, batch_.rows(), y.data.data());
+    store(0, std::move(y));
+  }
+
+  void clip() const {
+    const Activation& x = input(0);
+    jit::RowSpec spec;
+    spec.op = jit::RowOp::clip;
+    Activation y = room(x.width);
+    jit::RowArgs args;
+    args.x = x.data.data();
+    args.y = y.data.data();
+    args.x_stride = args.y_stride = args.n = x.width;
+    args.cap = node_.get_float("limit");
     run_rows(row_kernel(spec), args);
     store(0, std::move(y));
   }

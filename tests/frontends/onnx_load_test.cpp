@@ -186,6 +186,58 @@ TEST_F(OnnxLoadTest, DecoderPartsAreFoundByNameInAnyOrder) {
   EXPECT_EQ(name(graph.io.layers[1].present_value), "present_key_values.1.value");
 }
 
+TEST_F(OnnxLoadTest, DecoderPartsAreFoundByTheirWords) {
+  const auto renamed = [&](std::map<std::string, std::string> names) {
+    const auto name = [&](const std::string& old) { return names.count(old) ? names[old] : old; };
+    const std::vector<int64_t> cache = {-1, 1, -1, 4};
+    OnnxModel model;
+    model.initializers.push_back(onnx_floats("table", {3, 4}, std::vector<float>(12, 0.5F)));
+    model.inputs = {
+        onnx_value(name("mask"), kOnnxBool, {-1, -1}), onnx_value(name("value"), kOnnxFloat, cache),
+        onnx_value(name("key"), kOnnxFloat, cache), onnx_value(name("ids"), kOnnxInt64, {-1, -1})};
+    model.outputs = {onnx_value(name("key out"), kOnnxFloat, cache),
+                     onnx_value(name("value out"), kOnnxFloat, cache),
+                     onnx_value(name("scores"), kOnnxFloat, {-1, -1, 4})};
+    model.nodes = {onnx_node("Gather", {"table", name("ids")}, {name("scores")}),
+                   onnx_node("Identity", {name("key")}, {name("key out")}),
+                   onnx_node("Identity", {name("value")}, {name("value out")})};
+    return load(model);
+  };
+  const auto expect = [&](const std::map<std::string, std::string>& names) {
+    const Graph graph = renamed(names);
+    const auto name = [&](graph::ValueId id) { return graph.value_name(id); };
+    EXPECT_EQ(name(graph.io.input_ids), names.at("ids"));
+    EXPECT_EQ(name(graph.io.attention_mask), names.at("mask"));
+    EXPECT_EQ(name(graph.io.logits), names.at("scores"));
+    ASSERT_EQ(graph.io.layers.size(), 1U);
+    EXPECT_EQ(name(graph.io.layers[0].past_key), names.at("key"));
+    EXPECT_EQ(name(graph.io.layers[0].past_value), names.at("value"));
+    EXPECT_EQ(name(graph.io.layers[0].present_key), names.at("key out"));
+    EXPECT_EQ(name(graph.io.layers[0].present_value), names.at("value out"));
+  };
+  expect({{"ids", "tokens"},
+          {"mask", "padding_mask"},
+          {"scores", "lm_logits"},
+          {"key", "past_key_0"},
+          {"value", "past_value_0"},
+          {"key out", "present_key_0"},
+          {"value out", "present_value_0"}});
+  expect({{"ids", "token_ids"},
+          {"mask", "mask"},
+          {"scores", "output"},
+          {"key", "past_key_values_key_cache_0"},
+          {"value", "past_key_values_value_cache_0"},
+          {"key out", "out_k0"},
+          {"value out", "out_v0"}});
+  expect({{"ids", "inputIds_ids"},
+          {"mask", "attention.mask"},
+          {"scores", "logits"},
+          {"key", "kv.0.k"},
+          {"value", "kv.0.v"},
+          {"key out", "present.0.key"},
+          {"value out", "present.0.value"}});
+}
+
 TEST_F(OnnxLoadTest, DocumentsGiveContextAndEnds) {
   folder_.write("config.json", R"({"n_positions": 77, "eos_token_id": 3, "bos_token_id": 4})");
   folder_.write("tokenizer.json", "not looked into here");

@@ -380,6 +380,66 @@ TEST(Attention, NormalisesHeads) {
   EXPECT_NEAR(z.floats()[2], 1 / (1 + std::exp(-1.0)), 1e-5);
 }
 
+TEST(Attention, NormalisesHeadsBehindTheRotation) {
+  // At position 1 by a right angle the second query (3, 4) becomes (-4, 3): weights of (1, 0) then
+  // leave -4, and of (1, 0) before the rotation 3, turned to the second dimension.
+  const auto second = [](int64_t last) {
+    const float right_angle = 1.57079632679F;
+    const F qkv{0, 0, 1, 0, 1, 0, 3, 4, 1, 0, 0, 0};
+    return attention({}, 2, qkv)
+        .in(floats({1}, {right_angle}))
+        .absent()
+        .in(floats({2}, {1, 0}))
+        .in(floats({2}, {1, 0}))
+        .attr("rotary", int64_t{2})
+        .attr("norm_epsilon", 1e-12F)
+        .attr("norm_last", last)
+        .one()
+        .floats()[2];
+  };
+  // Keys (1, 0) at positions 0 and 1: by sqrt(2) each, the second one turned to (0, 1).
+  const float q = 5 / std::sqrt(2.0F), k = std::sqrt(2.0F);
+  const float last = std::exp(-4 / q * k);   // of the first key; the second's score is 0
+  const float before = std::exp(3 / q * k);  // of the second key; the first's score is 0
+  EXPECT_NEAR(second(1), last / (last + 1), 1e-5);
+  EXPECT_NEAR(second(0), 1 / (1 + before), 1e-5);
+}
+
+TEST(HeadNorm, NormalisesHeadsOrWholes) {
+  // 2 query heads and 1 KV head of 2: Q = (3, 4, 0, 2), K = (1, -1), V = (7, 8).
+  const auto norm = [](int64_t whole, int64_t centre, bool bias) {
+    OneNode node("HeadNorm", "nibble");
+    node.in(floats({1, 1, 8}, {3, 4, 0, 2, 1, -1, 7, 8}));
+    node.in(floats({6}, {1, 2, 3, 4, 5, 6}));
+    if (bias) node.in(floats({6}, {10, 20, 30, 40, 50, 60}));
+    return values_f(node.attr("heads", int64_t{2})
+                        .attr("kv_heads", int64_t{1})
+                        .attr("head_dim", int64_t{2})
+                        .attr("whole", whole)
+                        .attr("centre", centre)
+                        .attr("epsilon", 0.0F)
+                        .one());
+  };
+  const auto expect = [](const F& found, const F& wanted) {
+    ASSERT_EQ(found.size(), wanted.size());
+    for (size_t i = 0; i < wanted.size(); ++i) EXPECT_NEAR(found[i], wanted[i], 1e-5) << i;
+  };
+  const float first = std::sqrt(12.5F), second = std::sqrt(2.0F), all = std::sqrt(29.0F / 4);
+  expect(norm(0, 0, false), {3 / first, 8 / first, 0, 8 / second, 5, -6, 7, 8});
+  expect(norm(1, 0, false), {3 / all, 8 / all, 0, 8 / all, 5, -6, 7, 8});
+  expect(norm(0, 1, true), {10 - 1, 20 + 2, 30 - 3, 40 + 4, 50 + 5, 60 - 6, 7, 8});
+}
+
+TEST(Clip, KeepsWhatIsInsideAndNaN) {
+  const float nan = std::nanf("");
+  const F y = values_f(OneNode("Clip", "nibble")
+                           .in(floats({1, 1, 4}, {-3, 0.5F, 2, nan}))
+                           .attr("limit", 1.5F)
+                           .one());
+  EXPECT_EQ(F(y.begin(), y.begin() + 3), (F{-1.5F, 0.5F, 1.5F}));
+  EXPECT_TRUE(std::isnan(y[3]));
+}
+
 // A call with a cache continues where the cached call ended.
 TEST(Attention, ContinuesFromACache) {
   const Heads h{4, 2, 6};

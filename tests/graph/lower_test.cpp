@@ -87,7 +87,7 @@ TEST_F(LowerTest, EmitsTheStepsInOrder) {
   std::vector<size_t> kinds;
   for (const runtime::Step& step : plan->steps) kinds.push_back(step.body.index());
   // embed, norm with its quantization, qkv, cache, attention, quantize, out, quantize, head
-  EXPECT_EQ(kinds, (std::vector<size_t>{0, 2, 1, 3, 4, 2, 1, 2, 1}));
+  EXPECT_EQ(kinds, (std::vector<size_t>{0, 2, 1, 4, 5, 2, 1, 2, 1}));
   EXPECT_EQ(plan->vocab_size, kVocabulary);
   EXPECT_EQ(plan->context_length, 32);
   runtime::Session session(plan, std::make_shared<runtime::ThreadPool>(2), {});

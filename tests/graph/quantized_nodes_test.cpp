@@ -75,18 +75,26 @@ Graph nbits_graph(const Form& form) {
                             (form.zeros == Form::fractions ? 0.5F : 0.0F));
     }
   }
-  const auto bytes = [&](const std::vector<int>& x) {
-    return form.bits == 4 ? nibbles(x) : std::vector<uint8_t>(x.begin(), x.end());
+  // Rows of `width` numbers in whole bytes, the first in the lowest bits.
+  const auto bytes = [&](const std::vector<int>& x, int64_t width) {
+    std::vector<uint8_t> out;
+    for (size_t i = 0; i < x.size(); ++i) {
+      const int64_t bit = static_cast<int64_t>(i) % width * form.bits;
+      if (bit % 8 == 0) out.push_back(0);
+      out.back() |= static_cast<uint8_t>(x[i] << (bit % 8));
+    }
+    return out;
   };
   Node node{"MatMulNBits", "com.microsoft", "mm", {graph.add_value("x")}, {}, {}};
   const auto add = [&](const char* name, TensorData tensor) {
     node.inputs.push_back(graph.add_constant(name, Constant(std::move(tensor))));
   };
-  add("w", byte_tensor(DType::u8, {kN, kBlocks, kBlock * form.bits / 8}, bytes(values)));
+  add("w", byte_tensor(DType::u8, {kN, kBlocks, kBlock * form.bits / 8},
+                       bytes(values, kBlocks * kBlock)));
   const graph::Shape shape = form.flat ? graph::Shape{kN * kBlocks} : graph::Shape{kN, kBlocks};
   add("s", reals(form, shape, scales));
   if (form.zeros == Form::packed) {
-    const auto packed = bytes(zeros);
+    const auto packed = bytes(zeros, kBlocks);
     add("z", byte_tensor(DType::u8, {static_cast<int64_t>(packed.size())}, packed));
   } else if (form.zeros != Form::absent) {
     add("z", reals(form, {kN, kBlocks}, zero_floats));
@@ -112,7 +120,7 @@ float expected_weight(const Form& form, int64_t c, int64_t kk) {
 
 std::vector<Form> all_forms() {
   std::vector<Form> forms;
-  for (const int bits : {4, 8}) {
+  for (const int bits : {2, 4, 8}) {
     for (const auto zeros : {Form::absent, Form::packed, Form::floats, Form::fractions}) {
       for (const bool other : {false, true}) forms.push_back({bits, zeros, other, other, {}});
     }
@@ -204,7 +212,7 @@ TEST(MatMulNBits, WhatCannotBeIsAnError) {
     graph.nodes[0].attributes[key] = value;
     return error_of(graph);
   };
-  EXPECT_NE(with("bits", 2).find("2 bits"), std::string::npos);
+  EXPECT_NE(with("bits", 3).find("3 bits"), std::string::npos);
   EXPECT_NE(with("block_size", 24).find("blocks of 24"), std::string::npos);
   EXPECT_NE(with("block_size", 8).find("blocks of 8"), std::string::npos);
   EXPECT_NE(with("weight_prepacked", 1).find("prepacking"), std::string::npos);

@@ -39,7 +39,7 @@ TEST(KernelCatalog, CoversWhatKernelsCanDo) {
     if (gemm->gate) gates.insert(gemm->activation);
     if (gemm->weight.type == WeightType::u4) groups.insert(gemm->weight.group);
   }
-  EXPECT_EQ(ops.size(), 10U);
+  EXPECT_EQ(ops.size(), 11U);
   EXPECT_EQ(gates.size(), 7U);
   for (const int64_t group : {16, 32, 64, 128, 256, 512, 1024, 0}) {
     EXPECT_TRUE(groups.contains(group)) << group;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -180,10 +181,11 @@ TEST_P(RowKernels, SoftmaxEqualsTheReference) {
   for (int64_t n : lengths()) check({.op = RowOp::softmax}, n, GetParam());
 }
 
-TEST_P(RowKernels, ScaleAndSoftcapEqualTheReference) {
+TEST_P(RowKernels, ScaleSoftcapAndClipEqualTheReference) {
   for (int64_t n : lengths()) {
     check({.op = RowOp::scale}, n, GetParam());
     check({.op = RowOp::softcap}, n, GetParam());
+    check({.op = RowOp::clip}, n, GetParam());
   }
 }
 
@@ -280,12 +282,20 @@ TEST(RowReference, SoftmaxAgreesWithItsDefinition) {
   }
 }
 
-TEST(RowReference, ScaleAndSoftcapAgreeWithTheirDefinition) {
+TEST(RowReference, ScaleSoftcapAndClipAgreeWithTheirDefinition) {
   Operands scaled({.op = RowOp::scale}, 100, Fill::normal, 1);
   row_reference({.op = RowOp::scale}, scaled.args);
   Operands capped({.op = RowOp::softcap}, 100, Fill::normal, 1);
   row_reference({.op = RowOp::softcap}, capped.args);
+  Operands clipped({.op = RowOp::clip}, 100, Fill::normal, 1);
+  clipped.args.cap = 0.5F;
+  clipped.x.span()[7] = std::numeric_limits<float>::quiet_NaN();
+  row_reference({.op = RowOp::clip}, clipped.args);
+  EXPECT_TRUE(std::isnan(clipped.y[7]));
   for (size_t i = 0; i < 100; ++i) {
+    if (i != 7) {
+      EXPECT_EQ(clipped.y[i], std::clamp(clipped.x[i], -0.5F, 0.5F));
+    }
     const double x = scaled.x[i];
     EXPECT_FLOAT_EQ(scaled.y[i], scaled.x[i] * 0.37F);
     EXPECT_NEAR(capped.y[i], 1.5 * std::tanh(x * static_cast<double>(0.37F)), 1e-6);

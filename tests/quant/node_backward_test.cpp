@@ -241,8 +241,47 @@ TEST(NodeBackward, Attention) {
       "normed", grouped,
       {half, kNoValue, maker.vector("q_norm", 6, 1, 0.3F), maker.vector("k_norm", 6, 1, 0.3F)},
       {{"rotary", int64_t{6}}, {"norm_epsilon", 0.1F}});
+  attention(
+      "normed last", grouped,
+      {half, kNoValue, maker.vector("q_norm2", 6, 1, 0.3F), maker.vector("k_norm2", 6, 1, 0.3F)},
+      {{"rotary", int64_t{6}}, {"norm_epsilon", 0.1F}, {"norm_last", int64_t{1}}});
   expect_derivatives(maker.graph, {2, 11, {}},
                      {{equal, activation(22, 36, 1)}, {grouped, activation(22, 48, 2)}});
+}
+
+TEST(NodeBackward, NormsAndClipsOfHeads) {
+  FusedMaker maker;
+  const ValueId qkv = input(maker, "qkv");  // 4 heads of 6 over 2
+  const ValueId weight = maker.vector("weight", 36, 1, 0.3F), bias = maker.vector("bias", 36, 0, 1);
+  const auto norm = [&](const std::string& name, int64_t whole, int64_t centre,
+                        std::vector<ValueId> constants) {
+    constants.insert(constants.begin(), qkv);
+    maker.fused("HeadNorm", name, std::move(constants),
+                {{"heads", int64_t{4}},
+                 {"kv_heads", int64_t{2}},
+                 {"head_dim", int64_t{6}},
+                 {"whole", whole},
+                 {"centre", centre},
+                 {"epsilon", 0.1F}});
+  };
+  norm("whole", 1, 0, {weight});
+  norm("heads", 0, 0, {weight});
+  norm("layer", 0, 1, {weight, bias});
+  norm("whole layer", 1, 1, {weight});
+  expect_derivatives(maker.graph, {2, 5, {}}, {{qkv, activation(10, 48, 1)}});
+}
+
+TEST(NodeBackward, ClipsPassOnWhatIsInside) {
+  FusedMaker maker;
+  const ValueId x = input(maker, "x");
+  const ValueId y = maker.fused("Clip", "clip", {x}, {{"limit", 1.0F}});
+  const Activation row{4, {0.5F, -2, 1.5F, -0.75F}};
+  const Activations values = {{x, std::make_shared<const Activation>(row)}};
+  Gradients gradients = {{y, Activation{4, {3, 5, 7, 9}}}};
+  runtime::ThreadPool pool(1);
+  quant::NodeBackward(maker.graph, pool)
+      .run(maker.graph.nodes[0], {1, 1, {}}, values, gradients, {}, {}, {});
+  EXPECT_EQ(gradients.at(x).data, (std::vector<float>{3, 0, 0, 9}));
 }
 
 // Blocks of queries and a window that begins inside one.

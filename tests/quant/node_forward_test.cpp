@@ -181,8 +181,34 @@ TEST(NodeForward, Attention) {
             {inv_freq(5), kNoValue, maker.vector("q_norm", 10, 1, 0.3F),
              maker.vector("k_norm", 10, 1, 0.3F)},
             6, 2, 10, {{"rotary", int64_t{10}}, {"norm_epsilon", 1e-2F}});
+  attention("normed last", grouped,
+            {inv_freq(5), kNoValue, maker.vector("q_norm2", 10, 1, 0.3F),
+             maker.vector("k_norm2", 10, 1, 0.3F)},
+            6, 2, 10,
+            {{"rotary", int64_t{10}}, {"norm_epsilon", 1e-2F}, {"norm_last", int64_t{1}}});
   expect_as_interpreted(maker.graph, {2, 133, {}},
                         {{equal, activation(266, 90, 1)}, {grouped, activation(266, 100, 2)}});
+}
+
+TEST(NodeForward, NormsAndClipsOfHeads) {
+  FusedMaker maker;
+  const ValueId qkv = input(maker, "qkv");  // 6 heads of 10 over 2
+  const ValueId weight = maker.vector("weight", 80, 1, 0.3F), bias = maker.vector("bias", 80, 0, 1);
+  for (const int64_t whole : {0, 1}) {
+    for (const int64_t centre : {0, 1}) {
+      std::vector<ValueId> operands = {qkv, weight};
+      if (centre != 0) operands.push_back(bias);
+      maker.fused("HeadNorm", fmt::format("norm {} {}", whole, centre), std::move(operands),
+                  {{"heads", int64_t{6}},
+                   {"kv_heads", int64_t{2}},
+                   {"head_dim", int64_t{10}},
+                   {"whole", whole},
+                   {"centre", centre},
+                   {"epsilon", 1e-2F}});
+    }
+  }
+  maker.fused("Clip", "clip", {qkv}, {{"limit", 0.4F}});
+  expect_as_interpreted(maker.graph, {2, 33, {}}, {{qkv, activation(66, 100, 2)}});
 }
 
 TEST(NodeForward, Errors) {
