@@ -50,16 +50,11 @@ void describe_olmo2(const Config& config, Description& d) {
   norms_of_q_and_k(d, QkNorm::rms_whole, "self_attn.q_norm", "self_attn.k_norm");
 }
 
-// Scaled frequencies are those of the layers without a window alone (the OLMo 3 report).
+// Every layer rotates alike, scaled or not, as in transformers 5.12.
 void describe_olmo3(const Config& config, Description& d) {
   describe_olmo2(config, d);
   constexpr int64_t kPeriod = 4;
   windows_but_every(config, d, kPeriod);
-  const auto parameters = config.object({"rope_parameters", "rope_scaling"});
-  if (!parameters || parameters->text({"rope_type", "type"}, "default") == "default") return;
-  const double theta = parameters->number({"rope_theta"}, config.number({"rope_theta"}, 10000));
-  d.near_rotation.rotary = d.rotation.rotary;
-  d.near_rotation.inv_freq = plain_frequencies(theta, d.rotation.rotary);
 }
 
 // Layers without a window do not rotate, in a model that has windows.
