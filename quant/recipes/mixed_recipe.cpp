@@ -22,7 +22,7 @@ using graph::ValueId;
 using jit::WeightFormat;
 using jit::WeightType;
 
-constexpr int64_t kSmallGroup = 32;    // of INT4
+constexpr int64_t kSmallGroup = 32;     // of INT4
 constexpr int64_t kLargestWider = 128;  // group of INT6 and INT8: that of the activations too
 
 std::vector<WeightFormat> candidate_formats(const WeightFormat& own) {
