@@ -35,6 +35,21 @@ int64_t last_index(const Strides& at, int64_t n, int64_t steps) {
   return at.awq_order ? last | 7 : last;  // words are whole
 }
 
+bool fits_half(float x) { return jit::round_to(jit::ScaleType::f16, x) == x; }
+
+// Whether fp16 holds what zero points are as minimums.
+bool minimums_fit_half(const QuantizedMatrix& m) {
+  std::vector<float> scale(static_cast<size_t>(m.groups())), zero(scale.size());
+  for (int64_t c = 0; c < m.n; ++c) {
+    m.read_scales(c, scale);
+    m.read_zeros(c, zero);
+    for (size_t g = 0; g < zero.size(); ++g) {
+      if (!fits_half(zero[g] * scale[g])) return false;
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 void QuantizedMatrix::read_values(int64_t c, std::span<uint8_t> q) const {
@@ -149,15 +164,14 @@ std::optional<jit::WeightFormat> QuantizedMatrix::packed_format(std::string& why
   format.scale = jit::ScaleType::f16;
   const float middle = bits == 8 ? 128 : 8, most = bits == 8 ? 255 : 15;
   format.asym = !zeros && static_cast<float>(default_zero + offset()) != middle;
-  const auto fits_half = [](float x) { return jit::round_to(jit::ScaleType::f16, x) == x; };
   bool look_at_scales = scales.dtype != DType::f16;
-  bool whole = true, minimums_fit = true;
+  bool whole = true;  // all zero points
   // Neighbouring groups that are alike in every column are one: files whose groups are bounded
   // repeat the numbers of longer ones. 0: all groups so far; no longer looked at when it is 1.
   int64_t alike = groups() == 1 ? 1 : 0;
   std::vector<float> scale(static_cast<size_t>(groups())), zero(scale.size());
   for (int64_t c = 0; c < n && (look_at_scales || zeros || alike != 1); ++c) {
-    read_scales(c, scale);
+    if (look_at_scales || alike != 1) read_scales(c, scale);
     if (zeros) read_zeros(c, zero);
     for (size_t g = 1; g < scale.size() && alike != 1; ++g) {
       if (scale[g] != scale[g - 1] || (zeros && zero[g] != zero[g - 1])) {
@@ -169,20 +183,18 @@ std::optional<jit::WeightFormat> QuantizedMatrix::packed_format(std::string& why
       if (!look_at_scales) format.scale = jit::ScaleType::f32;
     }
     if (!zeros) continue;
-    for (size_t g = 0; g < zero.size(); ++g) {
-      const float z = zero[g];
+    for (const float z : zero) {
       if (!std::isfinite(z)) {
         why_not = fmt::format("its zero point {} is not finite", z);
         return std::nullopt;
       }
       if (z != middle) format.asym = true;
       whole = whole && z >= 0 && z <= most && z == std::nearbyint(z);
-      minimums_fit = minimums_fit && fits_half(z * scale[g]);
     }
   }
   if (!whole) {
     format.minimum = true;
-    if (!minimums_fit) format.scale = jit::ScaleType::f32;
+    if (!minimums_fit_half(*this)) format.scale = jit::ScaleType::f32;
   }
   if (format.group > 0) format.group *= alike;
   return format;

@@ -15,7 +15,7 @@ constexpr int64_t kLineBytes = 64;
 // Keeps every product below far from int64's end, whatever a damaged file says.
 constexpr int64_t kLargestDimension = int64_t{1} << 30;
 
-// Writes one column block's bytes. `value(c, kk)` is the quantized element with all padding done.
+// One line of u4, which holds the low four bits of u6 too.
 template <typename Value>
 void write_nibbles(uint8_t* line, int64_t k0, Value value) {
   for (int64_t c = 0; c < kColumnBlock; ++c) {
@@ -26,6 +26,7 @@ void write_nibbles(uint8_t* line, int64_t k0, Value value) {
   }
 }
 
+// Writes one column block's bytes. `value(c, kk)` is the quantized element with all padding done.
 template <typename Value>
 void write_lines(WeightType type, int64_t kpad, uint8_t* out, Value value) {
   const WeightUnit unit = weight_unit(type);

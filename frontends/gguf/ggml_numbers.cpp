@@ -1,6 +1,5 @@
 #include "frontends/gguf/ggml_numbers.h"
 
-#include <array>
 #include <cstring>
 #include <vector>
 
