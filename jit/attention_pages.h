@@ -23,13 +23,13 @@ float* state_of(int64_t head_dim, const AttentionArgs& args, int64_t row, int64_
 void load_state(int64_t head_dim, const float* state, float& max, float& sum, float* out);
 void store_state(int64_t head_dim, float* state, float max, float sum, const float* out);
 
-// Of the types whose elements lie in pairs: what a row has gathered, from one page or from all so
-// far.
+// What a row has gathered, from a split, a page or all so far.
 struct RowState {
   float max = kLowScore, sum = 0;
   std::array<float, kMaxHeadDim> out{};
 };
-// A row's part of a call. `attend` gathers the page that begins at a position.
+// A row's part of a call, of the types whose elements lie in pairs. `attend` gathers the page that
+// begins at a position.
 void attend_by_pages(const AttentionSpec& spec, const AttentionArgs& args, int64_t row,
                      const std::function<void(int64_t start, RowState& page)>& attend);
 

@@ -25,12 +25,6 @@ float cached(KvType type, const void* base, int64_t index) {
   return type == KvType::f16 ? f16_to_f32(bits) : std::bit_cast<float>(uint32_t{bits} << 16);
 }
 
-// What a row has gathered, from one split or from all merged so far.
-struct Partial {
-  float max = 0, sum = 0;
-  std::array<float, kMaxHeadDim> out;
-};
-
 // `split`: the record that holds position t.
 float score(const AttentionSpec& spec, const AttentionArgs& args, const std::byte* split,
             int64_t row, int64_t t) {
@@ -49,7 +43,7 @@ float score(const AttentionSpec& spec, const AttentionArgs& args, const std::byt
 
 // One split: the positions [begin, end).
 void attend(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, int64_t begin,
-            int64_t end, Partial& partial) {
+            int64_t end, RowState& partial) {
   ScalarMath v;
   const KvRecord record = kv_record(spec.kv, spec.head_dim);
   const std::byte* split = kv_split(record, args.cache, begin / kKvSplit);
@@ -81,27 +75,32 @@ void attend(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, i
   }
 }
 
-void merge(int64_t head_dim, const Partial& split, Partial& all) {
+// Takes `part` into `all`. `exp` is e^x or 2^x, whichever made the weights of both.
+template <typename Exp>
+void merge(int64_t head_dim, const RowState& part, RowState& all, Exp exp) {
   ScalarMath v;
-  const float max = v.max(all.max, split.max);
-  const float a = vector_exp(v, all.max - max);
-  const float b = vector_exp(v, split.max - max);
+  const float max = v.max(all.max, part.max);
+  const float keep = exp(v, all.max - max);
+  const float add = exp(v, part.max - max);
   for (size_t d = 0; d < static_cast<size_t>(head_dim); ++d) {
-    all.out[d] = std::fma(all.out[d], a, split.out[d] * b);
+    all.out[d] = std::fma(all.out[d], keep, part.out[d] * add);
   }
-  all.sum = std::fma(all.sum, a, split.sum * b);
+  all.sum = std::fma(all.sum, keep, part.sum * add);
   all.max = max;
 }
 
+constexpr auto kExponential = [](ScalarMath& v, float x) { return vector_exp(v, x); };
+constexpr auto kExponential2 = [](ScalarMath& v, float x) { return vector_exp2(v, x); };
+
 // The page that begins at `start`.
 void attend_page(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, int64_t start,
-                 Partial& page, Partial& split) {
+                 RowState& page, RowState& split) {
   const int64_t begin = std::max(args.lo[row], start);
   const int64_t end = std::min(args.hi[row], start + kKvPage);
   for (int64_t at = begin / kKvSplit * kKvSplit; at < end; at += kKvSplit) {
-    Partial& target = at <= begin ? page : split;
+    RowState& target = at <= begin ? page : split;
     attend(spec, args, row, std::max(begin, at), std::min(end, at + kKvSplit), target);
-    if (at > begin) merge(spec.head_dim, split, page);
+    if (at > begin) merge(spec.head_dim, split, page, kExponential);
   }
 }
 
@@ -135,22 +134,6 @@ void store_state(int64_t head_dim, float* state, float max, float sum, const flo
   state[width + 1] = sum;
 }
 
-namespace {
-
-void merge(int64_t head_dim, const RowState& page, RowState& all) {
-  ScalarMath v;
-  const float max = v.max(all.max, page.max);
-  const float keep = vector_exp2(v, all.max - max);
-  const float add = vector_exp2(v, page.max - max);
-  for (size_t d = 0; d < static_cast<size_t>(head_dim); ++d) {
-    all.out[d] = std::fma(all.out[d], keep, page.out[d] * add);
-  }
-  all.sum = std::fma(all.sum, keep, page.sum * add);
-  all.max = max;
-}
-
-}  // namespace
-
 void attend_by_pages(const AttentionSpec& spec, const AttentionArgs& args, int64_t row,
                      const std::function<void(int64_t start, RowState& page)>& attend) {
   RowState all;
@@ -166,7 +149,7 @@ void attend_by_pages(const AttentionSpec& spec, const AttentionArgs& args, int64
     if (args.part == AttentionPart::pages) {
       store_state(spec.head_dim, state, page.max, page.sum, page.out.data());
     } else {
-      merge(spec.head_dim, page, all);
+      merge(spec.head_dim, page, all, kExponential2);
     }
   }
   if (args.part == AttentionPart::pages) return;
@@ -196,7 +179,7 @@ int64_t attention_scratch_bytes(const AttentionSpec& spec) {
 void attention_reference(const AttentionSpec& spec, const AttentionArgs& args) {
   if (is_integer(spec.kv)) return integer_attention_reference(spec, args);
   if (is_paired(spec.kv)) return bf16_attention_reference(spec, args);
-  Partial all, page, split;
+  RowState all, page, split;
   for (int64_t row = 0; row < args.rows; ++row) {
     const int64_t lo = args.lo[row];
     const PageRange pages = pages_of(args, row);
@@ -212,7 +195,7 @@ void attention_reference(const AttentionSpec& spec, const AttentionArgs& args) {
       } else if (start <= lo) {
         all = page;
       } else {
-        merge(spec.head_dim, page, all);
+        merge(spec.head_dim, page, all, kExponential);
       }
     }
     if (args.part == AttentionPart::pages) continue;
