@@ -198,11 +198,7 @@ class OnnxQkNorms : public OnnxTest, public testing::WithParamInterface<Variant>
 const std::vector<int32_t> kIds = {3, 7, 1, 1, 12, 5, 0, 9, 23, 14, 2};
 
 std::vector<float> compiled(const graph::Graph& graph, const FusedOptions& options) {
-  const auto session = session_of(graph, options);
-  std::vector<float> found(kIds.size() * kVocab);
-  session->forward_all(std::span(kIds).first(6), std::span(found).first(6 * kVocab));
-  session->forward_all(std::span(kIds).subspan(6), std::span(found).subspan(6 * kVocab));
-  return found;
+  return logits_of_two_passes(*session_of(graph, options), kIds, 6);
 }
 
 TEST_P(OnnxQkNorms, FuseAndComputeAsTheOperators) {

@@ -124,14 +124,8 @@ TEST_F(AmxAttention, LargeScoresEqualTheReference) {
   const std::vector<PositionRange> ranges = causal(12, 300);
   const GeneratedCode<AttentionFn> kernel(generate_attention(spec, Isa::amx_int8));
   const HeadCache cache(spec, hull(ranges), capacity_for(ranges), 1);
-  for (const float scale : {0.0F, -0.0F, 100.0F, -1e4F, 1e-17F, 1e-30F, 1e30F}) {
-    AttentionCall found(cache, ranges, 2);
-    AttentionCall expected(cache, ranges, 2);
-    found.args.scale = expected.args.scale = scale;
-    kernel(found.args);
-    attention_reference(spec, expected.args);
-    EXPECT_TRUE(same_bits(found.out.span(), expected.out.span())) << "scale " << scale;
-  }
+  expect_equal_at_scales(kernel, cache, ranges,
+                         {0.0F, -0.0F, 100.0F, -1e4F, 1e-17F, 1e-30F, 1e30F});
 }
 
 // Tile instructions of one call over 64 positions of 128 elements.

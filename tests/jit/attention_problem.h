@@ -123,6 +123,20 @@ inline int64_t capacity_for(const std::vector<PositionRange>& ranges) {
   return (hull(ranges).hi + kKvPage - 1) / kKvPage * kKvPage;
 }
 
+// The kernel against its reference at each scale.
+inline void expect_equal_at_scales(const GeneratedCode<AttentionFn>& kernel, const HeadCache& cache,
+                                   const std::vector<PositionRange>& ranges,
+                                   const std::vector<float>& scales) {
+  for (const float scale : scales) {
+    AttentionCall found(cache, ranges, 2);
+    AttentionCall expected(cache, ranges, 2);
+    found.args.scale = expected.args.scale = scale;
+    kernel(found.args);
+    attention_reference(cache.spec, expected.args);
+    EXPECT_TRUE(same_bits(found.out.span(), expected.out.span())) << "scale " << scale;
+  }
+}
+
 inline std::string repeat(const AttentionSpec& spec, Isa isa) {
   const std::string kernel =
       name(KernelKey{.spec = KernelSpec(spec), .isa = isa, .tiling = Tiling{}});

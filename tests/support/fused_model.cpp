@@ -1,5 +1,7 @@
 #include "tests/support/fused_model.h"
 
+#include <span>
+
 #include "frontends/gguf/gguf_model.h"
 #include "frontends/onnx/onnx.h"
 #include "frontends/safetensors/safetensors.h"
@@ -35,6 +37,17 @@ std::vector<float> all_logits(runtime::Decoder& decoder, const std::vector<int32
   std::vector<float> logits(ids.size() * static_cast<size_t>(decoder.vocab_size()));
   decoder.reset();
   decoder.forward_all(ids, logits);
+  return logits;
+}
+
+std::vector<float> logits_of_two_passes(runtime::Decoder& decoder, const std::vector<int32_t>& ids,
+                                        size_t first) {
+  const auto vocabulary = static_cast<size_t>(decoder.vocab_size());
+  std::vector<float> logits(ids.size() * vocabulary);
+  const std::span<float> all(logits);
+  decoder.reset();
+  decoder.forward_all(std::span(ids).first(first), all.first(first * vocabulary));
+  decoder.forward_all(std::span(ids).subspan(first), all.subspan(first * vocabulary));
   return logits;
 }
 

@@ -33,5 +33,8 @@ std::unique_ptr<runtime::Session> session_of(const graph::Graph& graph,
                                              const FusedOptions& options);
 
 std::vector<float> all_logits(runtime::Decoder& decoder, const std::vector<int32_t>& ids);
+// The same of a pass of the first `first` ids and one of the others.
+std::vector<float> logits_of_two_passes(runtime::Decoder& decoder, const std::vector<int32_t>& ids,
+                                        size_t first);
 
 }  // namespace nibble::test
