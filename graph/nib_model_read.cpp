@@ -7,6 +7,7 @@
 #include "graph/nib_model.h"
 #include "graph/nib_model_sections.h"
 #include "jit/error.h"
+#include "runtime/json_text.h"
 #include "runtime/nib_file.h"
 #include "runtime/numa_memory.h"
 
@@ -59,19 +60,9 @@ class Reader {
  private:
   json parse() const {
     const auto bytes = file_->get(kGraphSection);
-    const auto* text = reinterpret_cast<const char*>(bytes.data());
     constexpr int kMostDepth = 16;  // of objects and lists in each other, twice what a graph has
-    try {
-      return json::parse(text, text + bytes.size(), [&](int depth, json::parse_event_t, json&) {
-        if (depth > kMostDepth) {
-          fail("{}: section \"graph\" has objects and lists in each other more than {} deep.",
-               path_, kMostDepth);
-        }
-        return true;
-      });
-    } catch (const json::exception& e) {
-      fail("{}: section \"graph\" should be JSON, but it is not: {}.", path_, e.what());
-    }
+    return runtime::parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()},
+                               path_ + ": section \"graph\"", kMostDepth);
   }
 
   ValueId id(const JsonCursor& at, int64_t least) const {

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "jit/error.h"
+#include "runtime/json_text.h"
 
 namespace nibble::runtime {
 namespace {
@@ -178,7 +179,7 @@ TuningDb parse_tuning_db(const std::string& path) {
       db.state = TuningState::absent;
       return db;
     }
-    const Json json = Json::parse(*file);
+    const Json json = parse_ordered_json(*file, "the text");
     if (const int format = number<int>(json, "format", 0); format != kTuningFormat) {
       db.state = TuningState::stale;
       db.warning = fmt::format(

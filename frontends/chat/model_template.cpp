@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "jit/error.h"
+#include "runtime/json_text.h"
 
 namespace nibble::frontends {
 namespace {
@@ -18,8 +19,7 @@ constexpr std::array<const char*, 7> kTokens = {"bos_token", "eos_token", "unk_t
 Json read_object(const Documents& documents, const std::string& name, const std::string& origin) {
   const auto found = documents.find(name);
   if (found == documents.end()) return Json::object();
-  Json json = Json::parse(found->second, nullptr, false);
-  if (json.is_discarded()) fail("{}: {} is not valid JSON.", origin, name);
+  Json json = runtime::parse_ordered_json(found->second, origin + ": " + name);
   if (!json.is_object()) {
     fail("{}: {} should hold a JSON object, but it is of type {}.", origin, name, json.type_name());
   }

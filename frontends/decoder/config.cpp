@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "jit/error.h"
+#include "runtime/json_text.h"
 
 namespace nibble::frontends::decoder {
 namespace {
@@ -14,17 +15,7 @@ constexpr int kMostDepth = 16;  // of objects and lists in each other; a configu
 }  // namespace
 
 Config Config::parse(const std::string& text, std::string origin) {
-  Json content;
-  try {
-    content = Json::parse(text, [&](int depth, Json::parse_event_t, const Json&) {
-      if (depth > kMostDepth) {
-        fail("{}: objects and lists lie in each other more than {} deep.", origin, kMostDepth);
-      }
-      return true;
-    });
-  } catch (const Json::exception& e) {
-    fail("{}: this is not valid JSON: {}.", origin, e.what());
-  }
+  Json content = runtime::parse_json(text, origin, kMostDepth);
   if (!content.is_object()) fail("{}: a JSON object is expected.", origin);
   return {std::move(content), std::move(origin)};
 }

@@ -11,6 +11,7 @@
 
 #include "jit/error.h"
 #include "runtime/atomic_file.h"
+#include "runtime/json_text.h"
 #include "runtime/mapped_file.h"
 
 namespace nibble::frontends::documents {
@@ -66,18 +67,7 @@ json parse(const fs::path& path, const std::string& text) {
     fail("{}: a configuration of {} bytes is larger than the {} that are expected at most.",
          path.string(), text.size(), kMostConfigurationBytes);
   }
-  json content;
-  try {
-    content = json::parse(text, [&](int depth, json::parse_event_t, const json&) {
-      if (depth > kMostDepth) {
-        fail("{}: objects and lists lie in each other more than {} deep.", path.string(),
-             kMostDepth);
-      }
-      return true;
-    });
-  } catch (const json::exception& e) {
-    fail("{}: this is not valid JSON: {}.", path.string(), e.what());
-  }
+  json content = runtime::parse_json(text, path.string(), kMostDepth);
   if (!content.is_object()) {
     fail("{}: a JSON object is expected, but it is of type {}.", path.string(),
          content.type_name());
@@ -189,7 +179,9 @@ std::string configuration_text(const graph::Graph& graph) {
     return own->second;
   }
   ordered_json config =
-      own == graph.documents.end() ? ordered_json::object() : ordered_json::parse(own->second);
+      own == graph.documents.end()
+          ? ordered_json::object()
+          : runtime::parse_ordered_json(own->second, graph.origin + ": config.json");
   if (graph.context_length > 0) {
     const auto* key = std::find_if(kContextKeys.begin(), kContextKeys.end(),
                                    [&](const char* name) { return config.contains(name); });

@@ -16,6 +16,7 @@
 #include "jit/error.h"
 #include "jit/float16.h"
 #include "jit/packed_numbers.h"
+#include "runtime/json_text.h"
 
 namespace nibble::frontends {
 namespace safetensors {
@@ -265,7 +266,8 @@ ordered_json plain_configuration(const graph::Graph& graph) {
         "names its tensors.",
         graph.origin);
   }
-  ordered_json config = ordered_json::parse(documents::configuration_text(graph));
+  ordered_json config =
+      runtime::parse_ordered_json(documents::configuration_text(graph), graph.origin);
   config.erase("quantization_config");
   config.erase("compression_config");
   return config;

@@ -2,6 +2,7 @@
 
 #include "frontends/tokenizer/gguf_vocabulary.h"
 #include "jit/error.h"
+#include "runtime/json_text.h"
 
 namespace nibble::frontends {
 namespace {
@@ -46,7 +47,7 @@ std::string to_json(const GgufVocabulary& v, const std::string& origin) {
 GgufVocabulary gguf_vocabulary_from_json(std::string_view text, const std::string& origin) {
   GgufVocabulary v;
   try {
-    const json content = json::parse(text);
+    const json content = runtime::parse_json(text, origin);
     content.at("model").get_to(v.model);
     content.at("pre").get_to(v.pre);
     content.at("tokens").get_to(v.tokens);

@@ -2,16 +2,12 @@
 // for training and has no effect.
 #include "frontends/tokenizer/json_view.h"
 #include "frontends/tokenizer/parts.h"
+#include "runtime/json_text.h"
 
 namespace nibble::frontends {
 
 Tokenizer Tokenizer::from_json(std::string_view json, const std::string& origin) {
-  nlohmann::json root;
-  try {
-    root = nlohmann::json::parse(json);
-  } catch (const nlohmann::json::exception& error) {
-    fail("{}: not valid JSON: {}.", origin, error.what());
-  }
+  const nlohmann::json root = runtime::parse_json(json, origin);
   const JsonView view(root, "", origin);
   view.allow_only({"version", "truncation", "padding", "added_tokens", "normalizer",
                    "pre_tokenizer", "post_processor", "decoder", "model"});

@@ -11,6 +11,7 @@
 #include "graph/nib_model.h"
 #include "jit/error.h"
 #include "quant/recipes/recipe.h"
+#include "runtime/json_text.h"
 
 namespace nibble::quant {
 namespace {
@@ -65,7 +66,7 @@ BlockOutcome from_graph(const graph::Graph& graph) {
                               graph::to_f32(std::get<graph::TensorData>(value.constant.value())));
     }
   }
-  for (const Json& weight : Json::parse(graph.documents.at(kOutcomes))) {
+  for (const Json& weight : runtime::parse_json(graph.documents.at(kOutcomes), kOutcomes)) {
     outcome.outcomes.push_back({.name = weight.at("name").get<std::string>(),
                                 .layer = weight.at("layer").get<int64_t>(),
                                 .error = weight.at("error").get<double>(),

@@ -5,6 +5,7 @@
 
 #include "jit/error.h"
 #include "quant/recipes/recipe.h"
+#include "runtime/json_text.h"
 
 namespace nibble::quant {
 namespace {
@@ -192,12 +193,7 @@ std::string recipe_to_json(const Recipe& recipe) {
 
 Recipe recipe_from_json(const std::string& text, const std::string& origin,
                         const Recipe& defaults) {
-  Json json;
-  try {
-    json = Json::parse(text);
-  } catch (const Json::exception& error) {
-    fail("{}: this is no JSON: {}.", origin, error.what());
-  }
+  const Json json = runtime::parse_ordered_json(text, origin);
   Recipe recipe = defaults;
   // The method first: it sets what other keys refine.
   if (json.is_object() && json.contains("method")) {

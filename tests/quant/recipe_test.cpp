@@ -81,7 +81,7 @@ TEST(RecipeTest, WhatIsWrongIsNamed) {
             "r.json: \"damping\" is 2, expected a number from 0 to 1.");
   EXPECT_EQ(message(R"({"bits": -1})"), "r.json: \"bits\" is -1, expected a number from 0 to 32.");
   EXPECT_EQ(message("[1]"), "r.json: \"\" is [1], expected an object.");
-  EXPECT_NE(message("{").find("r.json: this is no JSON"), std::string::npos);
+  EXPECT_NE(message("{").find("r.json: this is not valid JSON"), std::string::npos);
 }
 
 RecipeScore scored(double loss, double kl = 0) {

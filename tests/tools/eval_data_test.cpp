@@ -98,8 +98,8 @@ void expect_bad(const std::string& line, const std::string& expected) {
 }
 
 TEST(EvalData, BadLinesAreNamedWithTheirKeys) {
-  expect_bad("{\"context\": ", "is no JSON");
-  expect_bad("{\"context\": \"\xff\"}", "is no JSON");
+  expect_bad("{\"context\": ", "is not valid JSON");
+  expect_bad("{\"context\": \"\xff\"}", "is not valid JSON");
   expect_bad("[1]", "should be a JSON object, found array");
   expect_bad("{}", "is no question that is known");
   expect_bad(R"({"choices": ["a", "b"], "label": 0})", "has no \"context\"");

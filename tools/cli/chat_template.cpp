@@ -6,6 +6,7 @@
 
 #include "frontends/chat/model_template.h"
 #include "jit/error.h"
+#include "runtime/json_text.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/model_documents.h"
 #include "tools/cli/output.h"
@@ -122,8 +123,7 @@ int render_cases(const Json& cases, Renderer& renderer, bool json) {
 
 int render(const Options& options) {
   const std::string path = options.input == "-" ? "/dev/stdin" : options.input;
-  const Json input = Json::parse(read_text_file(path), nullptr, false);
-  if (input.is_discarded()) fail("{}: this is not valid JSON.", options.input);
+  const Json input = runtime::parse_ordered_json(read_text_file(path), options.input);
   Renderer renderer(options);
   const auto is_case = [](const Json& json) { return json.is_object() && json.contains("input"); };
   if (input.is_array() && !input.empty() && is_case(input[0])) {

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "jit/error.h"
+#include "runtime/json_text.h"
 #include "runtime/mapped_file.h"
 
 namespace nibble::cli {
@@ -40,11 +41,7 @@ void for_each_line(const std::string& path,
 class Record {
  public:
   Record(const std::string& path, int64_t line, std::string_view text) : path_(path), line_(line) {
-    try {
-      object_ = json::parse(text);
-    } catch (const json::parse_error& error) {
-      bad(fmt::format("is no JSON: {}", error.what()));
-    }
+    object_ = runtime::parse_json(text, fmt::format("{}: line {}", path, line));
     if (!object_.is_object()) {
       bad(fmt::format("should be a JSON object, found {}", object_.type_name()));
     }

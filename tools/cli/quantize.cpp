@@ -7,6 +7,7 @@
 #include "jit/error.h"
 #include "quant/calibration/default_text.h"
 #include "runtime/atomic_file.h"
+#include "runtime/json_text.h"
 #include "runtime/nib_file.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/eval.h"
@@ -139,7 +140,8 @@ std::vector<quant::Recipe> choose_recipes(const Options& options) {
 }
 
 Json trial_json(const quant::Trial& trial, const std::vector<quant::WeightOutcome>& weights) {
-  Json json = {{"recipe", Json::parse(quant::recipe_to_json(trial.recipe))}};
+  Json json = {
+      {"recipe", runtime::parse_ordered_json(quant::recipe_to_json(trial.recipe), "the recipe")}};
   json.update(score_json(trial.score));
   json["weights"] = outcomes_json(weights);
   return json;

@@ -17,6 +17,7 @@
 #include "quant/recipes/mixed_recipe.h"
 #include "quant/scores/perplexity.h"
 #include "runtime/atomic_file.h"
+#include "runtime/json_text.h"
 #include "runtime/session.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/model_loader.h"
@@ -123,13 +124,13 @@ class Trials {
     const std::string asked = quant::recipe_to_json(recipe);
     if (fs::exists(path)) {
       try {
-        const Json json = Json::parse(read_file(path));
+        const Json json = runtime::parse_ordered_json(read_file(path), path);
         if (json.at("recipe").get<std::string>() == asked) {
           quant::Recipe concrete = recipe;
           concrete.bits = 0;
           return quant::recipe_from_json(json.at("mixed").get<std::string>(), path, concrete);
         }
-      } catch (const Json::exception&) {  // then they are found again
+      } catch (const std::exception&) {  // then they are found again
       }
     }
     quant::MixedRecipe mixed = [&] {
@@ -183,7 +184,8 @@ class Trials {
   std::optional<quant::RecipeScore> known_score(const quant::Recipe& recipe, size_t trial) {
     if (!fs::exists(score_path(trial))) return std::nullopt;
     try {
-      const Json json = Json::parse(read_file(score_path(trial)));
+      const Json json =
+          runtime::parse_ordered_json(read_file(score_path(trial)), score_path(trial));
       if (json.at("recipe").get<std::string>() != quant::recipe_to_json(recipe)) {
         return std::nullopt;
       }
@@ -195,7 +197,8 @@ class Trials {
                                    .seconds = w.at("seconds")});
       }
       return score_from(json.at("score"));
-    } catch (const Json::exception&) {
+    } catch (const std::exception&) {
+      weights_[trial].clear();
       return std::nullopt;
     }
   }

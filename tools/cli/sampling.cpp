@@ -3,6 +3,7 @@
 #include <random>
 
 #include "jit/error.h"
+#include "runtime/json_text.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/output.h"
 
@@ -43,10 +44,9 @@ std::vector<int32_t> encode_text(const std::string& text, const graph::Graph& gr
   bool add_bos = ids.empty();
   const auto config = graph.documents.find("tokenizer_config.json");
   if (config != graph.documents.end()) {
-    const Json json = Json::parse(config->second, nullptr, false);
-    const auto flag = json.is_object() ? json.find("add_bos_token") : json.end();
-    add_bos = add_bos ||
-              (json.is_object() && flag != json.end() && flag->is_boolean() && flag->get<bool>());
+    const auto json = runtime::parse_json(config->second, graph.origin + ": tokenizer_config.json");
+    const auto flag = json.find("add_bos_token");
+    add_bos = add_bos || (flag != json.end() && flag->is_boolean() && flag->get<bool>());
   }
   const int64_t bos = graph.bos_id;
   if (add_bos && bos >= 0 && (ids.empty() || ids[0] != bos)) {
