@@ -9,10 +9,10 @@ namespace {
 
 using Json = ChatTemplate::Json;
 
-// With a tenth of the steps that there usually are, so that running out of them is quick.
+// With a hundredth of the steps that there usually are, so that running out of them is quick.
 std::string render(const std::string& source, const Json& variables = Json::object()) {
   ChatTemplate::Options options;
-  options.limits.steps /= 10;
+  options.limits.steps /= 100;
   return ChatTemplate::parse(source).render(variables, options);
 }
 
@@ -89,8 +89,8 @@ TEST(ChatHostile, MemoryBombsAreRefused) {
 }
 
 TEST(ChatHostile, OutputIsLimited) {
-  expect_refused("{% for i in range(99999) %}{{ 'a' * 999 }}{% endfor %}", "writes more");
-  expect_refused("{% set x %}{% for i in range(99999) %}{{ 'a' * 999 }}{% endfor %}{% endset %}",
+  expect_refused("{% for i in range(99999) %}{{ 'a' * 9999 }}{% endfor %}", "writes more");
+  expect_refused("{% set x %}{% for i in range(99999) %}{{ 'a' * 9999 }}{% endfor %}{% endset %}",
                  "writes more");
 }
 

@@ -323,7 +323,8 @@ TEST_F(GgufModelTest, QuantizedBlocksArePackedAsTheyAre) {
     GgufBuilder make = llama_metadata(kTiny);
     add_tensors(
         make, kTiny,
-        [&](GgufBuilder& m, const std::string& name, uint64_t k, uint64_t n) {
+        [&, type = type, scale_at = scale_at, scales = scales](
+            GgufBuilder& m, const std::string& name, uint64_t k, uint64_t n) {
           const auto seed = static_cast<uint32_t>(written.size() + 1);
           m.tensor(name, static_cast<uint32_t>(type), {k, n},
                    written[name] = random_blocks(type, k * n, scale_at, scales, seed));

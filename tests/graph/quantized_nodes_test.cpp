@@ -47,11 +47,11 @@ TensorData reals(const Form& form, graph::Shape shape, const F& values) {
   for (const float value : values) {
     int exponent = 0;
     const float mantissa = std::frexp(std::fabs(value), &exponent);
-    const auto fraction = static_cast<uint16_t>((mantissa * 2 - 1) * 1024);
-    const uint16_t half =
-        value == 0
-            ? 0
-            : static_cast<uint16_t>((value < 0 ? 0x8000 : 0) | (exponent + 14) << 10 | fraction);
+    uint16_t half = 0;
+    if (value != 0) {
+      const auto fraction = static_cast<uint16_t>((mantissa * 2 - 1) * 1024);
+      half = static_cast<uint16_t>((value < 0 ? 0x8000 : 0) | (exponent + 14) << 10 | fraction);
+    }
     bytes.push_back(static_cast<uint8_t>(half & 255));
     bytes.push_back(static_cast<uint8_t>(half >> 8));
   }

@@ -78,8 +78,9 @@ class NodeLoss {
       if (std::find(node_.inputs.begin(), node_.inputs.end(), id) == node_.inputs.end()) continue;
       ASSERT_TRUE(gradients.contains(id)) << graph_.value_name(id);
       ASSERT_EQ(gradients.at(id).width, x->width);
-      expect_gradient(gradients.at(id).data, graph_.value_name(id),
-                      [&](const auto& direction, float h) { return moved(id, direction, h); });
+      expect_gradient(
+          gradients.at(id).data, graph_.value_name(id),
+          [&, id = id](const auto& direction, float h) { return moved(id, direction, h); });
     }
     if (weight_.empty()) return;
     expect_gradient(dw, "weight",
@@ -379,7 +380,7 @@ TEST(NodeBackward, OfAWholeBlock) {
         along += static_cast<double>(direction[i]) * gradient[i];
       }
       const double slope = slope_at_zero(
-          [&](float h) {
+          [&, name = name](float h) {
             auto weights = block.weights();
             for (size_t i = 0; i < direction.size(); ++i) weights[name][i] += h * direction[i];
             return block.loss(weights);

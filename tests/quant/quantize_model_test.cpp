@@ -14,25 +14,37 @@
 #include "jit/error.h"
 #include "quant/recipes/block_files.h"
 #include "tests/runtime/temporary_folder.h"
+#include "tests/support/random_model.h"
 
 namespace nibble::quant {
 namespace {
 
-const graph::Graph& demo_graph() {
+constexpr int64_t kLayers = 5, kVocabulary = 400;
+
+const graph::Graph& float_graph() {
+  static const runtime::TemporaryFolder folder;
   static const graph::Graph graph = [] {
-    graph::Graph loaded = frontends::load_onnx(NIBBLE_SOURCE_DIR "/tools/demo/tale");
+    test::write_onnx({.layers = kLayers,
+                      .hidden = 128,
+                      .mlp = 192,
+                      .heads = 4,
+                      .kv_heads = 2,
+                      .vocabulary = kVocabulary},
+                     folder.path("model"));
+    graph::Graph loaded = frontends::load_onnx(folder.path("model"));
     graph::fuse(loaded);
     return loaded;
   }();
   return graph;
 }
 
-// Words of a tenth of the vocabulary, some far likelier than others: inputs with structure.
+// Some words are far likelier than others: inputs with structure.
 Calibration calibration() {
   Calibration out{.sequences = 4, .length = 16, .ids = {}};
   std::mt19937 random(7);
   std::geometric_distribution<int32_t> word(0.02);
-  for (int64_t i = 0; i < out.sequences * out.length; ++i) out.ids.push_back(word(random) % 400);
+  for (int64_t i = 0; i < out.sequences * out.length; ++i)
+    out.ids.push_back(word(random) % kVocabulary);
   return out;
 }
 
@@ -46,7 +58,7 @@ Recipe recipe(const std::string& method, int64_t group = 64) {
 
 QuantizedModel quantize(const Recipe& recipe, int threads = 2, BlockStore* store = nullptr) {
   runtime::ThreadPool pool(threads);
-  return quantize_model(demo_graph(), recipe, calibration(), pool,
+  return quantize_model(float_graph(), recipe, calibration(), pool,
                         {.store = store, .progress = {}});
 }
 
@@ -79,7 +91,7 @@ std::string bytes_of(const graph::Graph& graph) {
 TEST(QuantizeModelTest, ChosenNumbersLoseLessThanTheNearest) {
   for (const char* method : {"opt-rtn", "gptq", "awq", "signround"}) {
     const QuantizedModel model = quantize(recipe(method));
-    ASSERT_EQ(model.outcomes.size(), 6U * 4) << method;  // qkv, o, gate and up, down
+    ASSERT_EQ(model.outcomes.size(), kLayers * 4U) << method;  // qkv, o, gate and up, down
     double error = 0, nearest = 0;
     for (const WeightOutcome& weight : model.outcomes) {
       error += weight.error;
@@ -103,7 +115,7 @@ TEST(QuantizeModelTest, TheSameBytesOnAnyNumberOfThreads) {
 
 TEST(QuantizeModelTest, PlainRoundingIsThatOfQuantizeGraph) {
   runtime::ThreadPool pool(2);
-  graph::Graph graph = demo_graph();
+  graph::Graph graph = float_graph();
   const Recipe plain = recipe("rtn");
   quantize_graph(graph, plain.formats, pool, {});
   EXPECT_TRUE(bytes_of(graph) == bytes_of(quantize(plain).graph));
@@ -157,7 +169,7 @@ TEST(QuantizeModelTest, IsToldOfStepsAndEndsAtAnyOfThem) {
       total = all;
       ++calls;
     };
-    const QuantizedModel whole = quantize_model(demo_graph(), recipe(method), calibration(), pool,
+    const QuantizedModel whole = quantize_model(float_graph(), recipe(method), calibration(), pool,
                                                 {.store = nullptr, .progress = follow});
     EXPECT_EQ(last, total) << method;
     EXPECT_LT(largest, total / 5) << method;
@@ -169,13 +181,13 @@ TEST(QuantizeModelTest, IsToldOfStepsAndEndsAtAnyOfThem) {
     const auto stop = [&](int64_t, int64_t, const std::string&) {
       if (--left == 0) throw Stop{};
     };
-    EXPECT_THROW(quantize_model(demo_graph(), recipe(method), calibration(), pool,
+    EXPECT_THROW(quantize_model(float_graph(), recipe(method), calibration(), pool,
                                 {.store = &store, .progress = stop}),
                  Stop);
     EXPECT_GE(store.blocks.size(), 3U) << method;
     last = calls = 0;
-    const QuantizedModel resumed = quantize_model(demo_graph(), recipe(method), calibration(), pool,
-                                                  {.store = &store, .progress = follow});
+    const QuantizedModel resumed = quantize_model(float_graph(), recipe(method), calibration(),
+                                                  pool, {.store = &store, .progress = follow});
     EXPECT_TRUE(bytes_of(resumed.graph) == bytes_of(whole.graph)) << method;
     EXPECT_EQ(last, total) << method;
   }
@@ -183,12 +195,12 @@ TEST(QuantizeModelTest, IsToldOfStepsAndEndsAtAnyOfThem) {
 
 TEST(QuantizeModelTest, AWeightCanHaveAFormatOfItsOwn) {
   const graph::Node* down = nullptr;
-  for (const graph::Node& node : demo_graph().nodes) {
+  for (const graph::Node& node : float_graph().nodes) {
     if (node.is("Linear", graph::kNibbleDomain) && down == nullptr) down = &node;
   }
   ASSERT_NE(down, nullptr);
   Recipe mixed = recipe("gptq");
-  const std::string name = demo_graph().value_name(down->inputs[1]);
+  const std::string name = float_graph().value_name(down->inputs[1]);
   mixed.formats_of[name] = {jit::WeightType::u8, 32, false, jit::ScaleType::f16};
   const QuantizedModel model = quantize(mixed);
   const auto& value = model.graph.values[static_cast<size_t>(down->inputs[1])];
@@ -205,8 +217,8 @@ TEST(QuantizeModelTest, BitsCountScales) {
 
 TEST(QuantizeModelTest, NeedsTextToCalibrateOn) {
   runtime::ThreadPool pool(1);
-  EXPECT_THROW(quantize_model(demo_graph(), recipe("gptq"), {}, pool, {}), Error);
-  EXPECT_NO_THROW(quantize_model(demo_graph(), recipe("rtn"), {}, pool, {}));
+  EXPECT_THROW(quantize_model(float_graph(), recipe("gptq"), {}, pool, {}), Error);
+  EXPECT_NO_THROW(quantize_model(float_graph(), recipe("rtn"), {}, pool, {}));
 }
 
 TEST(BlockFilesTest, GiveBlocksBackAndPassOverWhatIsDamaged) {
