@@ -9,18 +9,26 @@ namespace {
 
 using Json = ChatTemplate::Json;
 
-// With a hundredth of the steps that there usually are, so that running out of them is quick.
-std::string render(const std::string& source, const Json& variables = Json::object()) {
+// A tenth of what there usually is, so that running out of it is quick.
+ChatTemplate::Options limited() {
   ChatTemplate::Options options;
-  options.limits.steps /= 100;
+  options.limits.steps /= 10;
+  options.limits.memory_bytes /= 10;
+  options.limits.output_bytes /= 10;
+  return options;
+}
+
+std::string render(const std::string& source, const Json& variables = Json::object(),
+                   const ChatTemplate::Options& options = limited()) {
   return ChatTemplate::parse(source).render(variables, options);
 }
 
 void expect_refused(const std::string& source, const std::string& part,
-                    const Json& variables = Json::object()) {
+                    const Json& variables = Json::object(),
+                    const ChatTemplate::Options& options = limited()) {
   SCOPED_TRACE(source.substr(0, 200));
   try {
-    const std::string text = render(source, variables);
+    const std::string text = render(source, variables, options);
     ADD_FAILURE() << "rendered " << text.size() << " bytes: " << text.substr(0, 200);
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
@@ -34,17 +42,19 @@ std::string repeated(const std::string& text, int count) {
 }
 
 TEST(ChatHostile, EndlessLoopsRunOutOfSteps) {
+  ChatTemplate::Options few = limited();
+  few.limits.steps /= 10;
+  const auto expect_endless = [&](const std::string& source) {
+    expect_refused(source, "steps", Json::object(), few);
+  };
   const std::string loop = "{% for i in range(99999) %}";
-  expect_refused(loop + loop + "{% endfor %}{% endfor %}", "steps");
-  expect_refused(
-      "{% for i in range(99999) %}{% if range(99999)|list == 1 %}{% endif %}{% endfor %}", "steps");
-  expect_refused(loop + "{% set x = 'a' * 9999999 %}{% endfor %}", "steps");
-  expect_refused("{% set s = 'ab' * 2000000 %}" + loop + "{{ 'x' if 'zz' in s }}{% endfor %}",
-                 "steps");
-  expect_refused("{% set s = 'ab' * 2000000 %}" + loop + "{{ 'x' if s|length == 1 }}{% endfor %}",
-                 "steps");
-  expect_refused("{% set l = range(90000)|list %}" + loop + "{{ l|sort|first }}{% endfor %}",
-                 "steps");
+  expect_endless(loop + loop + "{% endfor %}{% endfor %}");
+  expect_endless(
+      "{% for i in range(99999) %}{% if range(99999)|list == 1 %}{% endif %}{% endfor %}");
+  expect_endless(loop + "{% set x = 'a' * 4000000 %}{% endfor %}");
+  expect_endless("{% set s = 'ab' * 2000000 %}" + loop + "{{ 'x' if 'zz' in s }}{% endfor %}");
+  expect_endless("{% set s = 'ab' * 2000000 %}" + loop + "{{ 'x' if s|length == 1 }}{% endfor %}");
+  expect_endless("{% set l = range(9000)|list %}" + loop + "{{ l|sort|first }}{% endfor %}");
 }
 
 TEST(ChatHostile, MemoryBombsAreRefused) {
@@ -89,8 +99,8 @@ TEST(ChatHostile, MemoryBombsAreRefused) {
 }
 
 TEST(ChatHostile, OutputIsLimited) {
-  expect_refused("{% for i in range(99999) %}{{ 'a' * 9999 }}{% endfor %}", "writes more");
-  expect_refused("{% set x %}{% for i in range(99999) %}{{ 'a' * 9999 }}{% endfor %}{% endset %}",
+  expect_refused("{% for i in range(99999) %}{{ 'a' * 999 }}{% endfor %}", "writes more");
+  expect_refused("{% set x %}{% for i in range(99999) %}{{ 'a' * 999 }}{% endfor %}{% endset %}",
                  "writes more");
 }
 

@@ -8,6 +8,7 @@
 #include "frontends/tokenizer/tokenizer.h"
 #include "frontends/tokenizer/unicode.h"
 #include "jit/error.h"
+#include "runtime/json_text.h"
 
 namespace nibble::frontends {
 namespace {
@@ -414,8 +415,13 @@ TEST(TokenizerErrors, NestingOfAnyKindIsNoStackOverflow) {
     EXPECT_THROW(Tokenizer::from_json(bad, "x"), Error) << key;
   }
   EXPECT_THROW(Tokenizer::from_json("{\"model\":" + deep, "x"), Error);
-  const std::string passed_over = "{\"truncation\":" + deep + close + "," + text.substr(1);
-  EXPECT_NO_THROW(Tokenizer::from_json(passed_over, "x"));
+  // What is passed over may be as deep as JSON may be.
+  const auto passed_over = [&](size_t depth) {
+    return "{\"truncation\":" + deep.substr(0, depth) + close.substr(0, depth) + "," +
+           text.substr(1);
+  };
+  EXPECT_NO_THROW(Tokenizer::from_json(passed_over(runtime::kMostJsonDepth - 1), "x"));
+  EXPECT_THROW(Tokenizer::from_json(passed_over(runtime::kMostJsonDepth), "x"), Error);
 }
 
 // A table by id must not be millions long for a few tokens.

@@ -112,7 +112,9 @@ Outcome nibble(const std::vector<std::string>& arguments, const Surroundings& ar
 }
 
 bool sanitized() {
-#ifdef __SANITIZE_ADDRESS__
+#ifdef __has_feature  // Clang's way to say it
+  return __has_feature(address_sanitizer);
+#elif defined(__SANITIZE_ADDRESS__)
   return true;
 #else
   return false;
