@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(
-  g++ clang llvm cmake ninja-build git clang-format
+  g++ clang libclang-rt-dev llvm cmake ninja-build git clang-format
   libxbyak-dev libasmjit-dev libzydis-dev libdnnl-dev
   libfmt-dev libgtest-dev libbenchmark-dev
   protobuf-compiler libprotobuf-dev libonnx-dev
