@@ -11,6 +11,7 @@
 #include <array>
 #include <bit>
 #include <cstddef>
+#include <functional>
 #include <vector>
 
 #include "jit/attention_paired.h"
@@ -23,10 +24,10 @@ class IntegerProducts : public PairedAttention {
  protected:
   static constexpr int kRowTile = 4;
   static constexpr int kBlocks = static_cast<int>(kKvSplit / kKeyBlock);  // of a split
-  static constexpr int kLine = static_cast<int>(kKeyBlock) * 4;  // bytes of 16 dwords side by side
-  static constexpr int kScoreBytes = static_cast<int>(kKvSplit) * 4;  // one row of scores
-  static constexpr int kWeightBytes =
-      static_cast<int>(kKvSplit) * 2;  // one row of weights, at most
+  // Bytes of 16 dwords side by side; from one row of scores to the next, and of weights.
+  static constexpr int kLine = static_cast<int>(kKeyBlock) * 4;
+  static constexpr int kScoreBytes = static_cast<int>(kKvSplit) * 4;
+  static constexpr int kWeightBytes = static_cast<int>(kKvSplit) * 2;
 
   IntegerProducts(const AttentionSpec& spec, Isa isa)
       : PairedAttention(spec, isa),

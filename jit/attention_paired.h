@@ -1,4 +1,4 @@
-// What the generators of attention over pairs of elements (int16, int8, bf16_pairs) share: what the
+// What the generators of attention over pairs and fours (int16, bf16_pairs; int8) share: what the
 // rows say, which positions they see, softcap and ALiBi of their scores, and the merging of pages.
 // Base of attention_integer_products.h and attention_bf16_generator.cpp.
 //

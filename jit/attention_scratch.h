@@ -50,9 +50,9 @@ struct AttentionScratch {
   }
 };
 
-// The same for the types whose elements lie in pairs. Fields of a number a row are taken 16 rows at
-// a time, so they are as long as the rows rounded up to 16. width: head_dim rounded up to 16
-// (bf16_pairs: to 32); span: kKvSplit (bf16_pairs: kKvPage).
+// The same for the types whose elements lie in pairs or fours. Fields of a number a row are taken
+// 16 rows at a time, so they are as long as the rows rounded up to 16. width: head_dim rounded up
+// to 16 (bf16_pairs: to 32); span: kKvSplit (bf16_pairs: kKvPage).
 //
 //   lo, hi                int64 [rows]   visible positions
 //   first, end            int32 [rows]   those of them in the present split or page, relative to it

@@ -8,20 +8,20 @@
 //                    key_scales    f32 [64]
 //                    value_scales  f32 [64]
 //                    values        [64/2][width][2]           pairs of positions
-//   int8             keys          u8 [64/16][width/4][16][4] fours of elements, 128 added
+//   int8             keys          [64/16][width/4][16][4]    fours of elements, 128 added
 //                    key_scales    f32 [64]
 //                    value_logs    f32 [64]                   log2 of the values' scales
-//                    value_inverses  f32 [64]                 1 over them
-//                    values        s8 [64/4][width][4]        fours of positions
+//                    value_inverses  f32 [64]                 one over them
+//                    values        [64/4][width][4]           fours of positions
 //   bf16_pairs       keys          [64/16][width/2][16][2]    as of int16
 //                    values        [64/32][16][width][2]      positions t and t + 16 of each 32
 //
 // where width is head_dim rounded up to 16 (bf16_pairs: to 32), its padding zero: pairs and fours
 // are what one dot product instruction multiplies and adds in a 32-bit lane, of bytes unsigned ones
-// by signed ones. Of bf16_pairs, 16 lines
-// of 64 bytes are a tile B (amx_plan.h): of keys one after another, 16 positions by 32 elements; of
-// values width * 4 bytes apart, 16 elements by 32 positions. Positions 16 apart are those of two
-// vectors of weights, which become pairs by a shift and an OR.
+// by signed ones. Of bf16_pairs, 16 lines of 64 bytes are a tile B (amx_plan.h): of keys one after
+// another, 16 positions by 32 elements; of values width * 4 bytes apart, 16 elements by 32
+// positions. Positions 16 apart are those of two vectors of weights, which become pairs by a shift
+// and an OR.
 //
 // The records of kKvPage positions make a page,
 // and the pages of a head lie a stride apart: those of other heads lie between them, so that a
@@ -67,10 +67,10 @@ int64_t kv_bytes(KvType type, int64_t head_dim, int64_t positions);
 
 // Writes one position of one KV head: key and value hold head_dim floats. f16 and bf16 are rounded
 // to nearest even. An integer type stores rne(x / s), saturated, beside s:
-//   int8           s = max |x| / 127                          of values log2(s) and 1 / s beside
-//   them int16 values   s = max |x| / 16383 int16 keys     s = max(|x|_2 / 46000, max |x| / 32767)
-//   so that no dot product of two such
-//                                                             vectors leaves int32 (attention.h)
+//   int8           s = max |x| / 127; beside a value lie log2(s) and 1 / s
+//   int16 values   s = max |x| / 16383
+//   int16 keys     s = max(|x|_2 / 46000, max |x| / 32767), so that no dot product of two such
+//                  vectors leaves int32 (attention.h)
 // Where the key or the value has an element that is not finite, the key's scale is NaN, and so is
 // the score of whoever sees the position. bf16_pairs are bf16_factor (float16.h), and values
 // finite: one that is not is stored as 0. Where the key or the value has such an element, the first

@@ -330,6 +330,26 @@ double relative_error(KvType kv, double outliers) {
   return error;
 }
 
+// Where all scores are equal the output is the mean of the values, those that are 0 included: they
+// have no scale to speak of, but the weight of any other.
+TEST(AttentionReference, ValuesOfZeroCount) {
+  constexpr int64_t kDim = 20, kPositions = 300;
+  const std::vector<float> key(kDim, 0.0F), none(kDim, 0.0F), value(kDim, 3.0F);
+  for (const KvType kv : kAllTypes) {
+    const AttentionSpec spec{.head_dim = kDim, .kv = kv, .rows = 1};
+    const HeadCache cache(spec, {0, kPositions}, 2 * kKvPage, 1);
+    for (int64_t t = 0; t < kPositions; ++t) {
+      kv_append(kv, kDim, t, key.data(), t % 3 == 0 ? value.data() : none.data(), cache.head());
+    }
+    AttentionCall call(cache, {{0, kPositions}, {1, 3}}, 2);
+    attention_reference(spec, call.args);
+    for (size_t d = 0; d < static_cast<size_t>(kDim); ++d) {
+      EXPECT_NEAR(call.out[d], 1.0F, 2e-3) << kv_type_name(kv);
+      EXPECT_EQ(call.out[static_cast<size_t>(call.stride) + d], 0.0F) << kv_type_name(kv);
+    }
+  }
+}
+
 TEST(AttentionReference, RoundingTheCacheCostsLittle) {
   for (const double outliers : {1.0, 10.0}) {
     EXPECT_LT(relative_error(KvType::f32, outliers), 1e-5);
