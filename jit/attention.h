@@ -17,7 +17,7 @@
 //   pages    the same, of pages' m, l, o for those of splits
 //   out[d] = o[d] / l
 //
-// int16, int8: dot products are exact in int32, so they have no order; weights are powers of 2.
+// int16: dot products are exact in int32, so they have no order; weights are powers of 2.
 //   query    qi[d], qs = q by kNormRule (kv_quantize.h)
 //   score    s = (float(sum_d qi[d] * key[t][d]) * key_scale[t]) * r,   r = (qs * scale) * log2(e);
 //            with softcap or alibi r = qs * scale, then as above, then s = s * log2(e)
@@ -28,8 +28,20 @@
 //            b = exp2(m_s - m'); l = fma(l, a, l_s * b); o = fma(o, a, float(d_s) * (u * b))
 //   pages    likewise, from the same, of their m, l, o; o = fma(o, a, o_p * b)
 //   out[d] = (o[d] + 0) / l
-// A query's and an int16 key's norm is at most 46000, so their dot is below 2^31; the weights of a
-// split sum to 131032 at most and a value is at most 16383.
+// A query's and a key's norm is at most 46000, so their dot is below 2^31; the weights of a split
+// sum to 131032 at most and a value is at most 16383.
+//
+// int8: the same but for
+//   query    qi[d], qs = q by kInt8Rule; qs is NaN where an element of q is not finite
+//   score    s = fma(float(sum_d qi[d] * key[t][d]) * key_scale[t], r, value_log[t]);
+//            with softcap or alibi as above, then s = s * log2(e) + value_log[t]
+//   split    m_s as above; w[t] = byte_weight(s - m_s) (attention_integer.h), 255 * 2^(s - m_s);
+//            l_s = sum of w[t] * value_inverse[t], an fma chain in each of 16 lanes, and the fixed
+//            tree; pi[t] = rne(w[t]), 0..255; d_s as above
+//   merge    as above with u = 1
+// value_log[t] is log2 of the scale of value[t], and value_inverse[t] one over it: a weight is that
+// of the value's integers, the largest of a split is known once its scores are, and l sums the
+// weights of the values. No dot is above 1024 * 128 * 127 or 64 * 255 * 127.
 //
 // bf16_pairs: the products of tiles (TDPBF16PS), and no splits; weights are powers of 2.
 //   query    qb[d] = bf16_factor(q[d] * r),   r = scale * log2(e); with softcap or alibi r = scale

@@ -542,7 +542,8 @@ class AttentionGenerator : public AttentionCode {
 
 std::vector<uint8_t> generate_attention(const AttentionSpec& spec, Isa isa) {
   check_attention_spec(spec);
-  if (is_integer(spec.kv)) return generate_integer_attention(spec, isa);
+  if (spec.kv == KvType::int16) return generate_int16_attention(spec, isa);
+  if (spec.kv == KvType::int8) return generate_int8_attention(spec, isa);
   if (is_paired(spec.kv)) return generate_bf16_attention(spec, isa);
   return AttentionGenerator(spec, isa).generate();
 }

@@ -12,12 +12,14 @@ namespace nibble::jit {
 
 // Position-independent code of an AttentionFn, its constants behind it, reached relative to rip.
 // The bits of its results equal attention_reference's on every ISA, whatever spec.rows is. ISAs
-// differ by vector length alone, as in row_generator.h, and amx_int8 by the tiles of bf16_pairs.
-// Throws Error when head_dim or rows are out of range (see check_attention_spec).
+// differ by vector length, by the dot products that they have of integers, and amx_int8 by the
+// tiles of bf16_pairs. Throws Error when head_dim or rows are out of range (see
+// check_attention_spec).
 std::vector<uint8_t> generate_attention(const AttentionSpec& spec, Isa isa);
 
-// The part of generate_attention() for the integer cache types (attention_integer_generator.cpp).
-std::vector<uint8_t> generate_integer_attention(const AttentionSpec& spec, Isa isa);
+// Its parts for the integer cache types.
+std::vector<uint8_t> generate_int16_attention(const AttentionSpec& spec, Isa isa);
+std::vector<uint8_t> generate_int8_attention(const AttentionSpec& spec, Isa isa);
 // That for bf16_pairs (attention_bf16_generator.cpp): tiles where the ISA has them.
 std::vector<uint8_t> generate_bf16_attention(const AttentionSpec& spec, Isa isa);
 

@@ -1,5 +1,5 @@
-// What the reference and the generator of integer attention (attention.h) share: the constants of
-// its contract, and the power of 2 over the abstract lane of vector_math.h.
+// What the references and the generators of integer attention (attention.h) share: the constants of
+// its contract, and its powers of 2 over the abstract lane of vector_math.h.
 #pragma once
 
 namespace nibble::jit {
@@ -33,6 +33,27 @@ typename V::Reg vector_exp2(V& v, const typename V::Reg& input) {
   p = v.fma(p, r, v.imm(kExp2[4]));
   p = v.fma(p, r, v.imm(kExp2[5]));
   return v.scale_pow2(p, n);
+}
+
+// 255 * 2^x for x <= 0, to be rounded to a byte: 255 * 2^r on [-0.5, 0.5], relative error 1.1e-4
+// (minimax, Lawson's iteration, for the first coefficient), which is a twentieth of what rounding
+// the largest weight of a split takes.
+inline constexpr float kByteWeight[] = {255.0F, 176.787147F, 61.7638008F, 14.0272774F};
+// Added to a float below 2^22, it rounds that to a whole number, which is in the sum's low bits.
+inline constexpr float kByteRound = 0x1.8p23F;
+inline constexpr float kLeastByteExponent = -125.0F;
+
+// Below kLeastByteExponent it is what it is there; NaN stays NaN; 255 exactly for 0. Beside
+// vector_math.h's operations V has add_exponent(p, t): p * 2^n, where n is in the low bits of t.
+template <typename V>
+typename V::Reg byte_weight(V& v, const typename V::Reg& input) {
+  auto x = v.max(v.imm(kLeastByteExponent), input);
+  auto t = v.add(x, v.imm(kByteRound));
+  auto r = v.sub(x, v.sub(t, v.imm(kByteRound)));
+  auto p = v.fma(r, v.imm(kByteWeight[3]), v.imm(kByteWeight[2]));
+  p = v.fma(p, r, v.imm(kByteWeight[1]));
+  p = v.fma(p, r, v.imm(kByteWeight[0]));
+  return v.add_exponent(p, t);
 }
 
 }  // namespace nibble::jit

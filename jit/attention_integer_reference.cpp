@@ -1,8 +1,8 @@
 // Integer attention in plain C++: what the generated code must equal bit for bit.
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
+#include <limits>
 
 #include "jit/attention.h"
 #include "jit/attention_integer.h"
@@ -16,12 +16,30 @@
 namespace nibble::jit {
 namespace {
 
-int32_t element(KvType type, const void* base, int64_t index) {
-  if (type == KvType::int8) return static_cast<const int8_t*>(base)[index];
-  return static_cast<const int16_t*>(base)[index];
-}
+// Where a cache type has its elements: `per_dword` of a product side by side, as integers whose
+// first is at `base`.
+struct Elements {
+  explicit Elements(const AttentionSpec& spec)
+      : bytes(spec.kv == KvType::int8),
+        per_dword(bytes ? 4 : 2),
+        width((spec.head_dim + 15) / 16 * 16) {}
+  // t: the position in its split.
+  int32_t key(const std::byte* split, int64_t t, int64_t d) const {
+    const int64_t dword = (t / kKeyBlock * (width / per_dword) + d / per_dword) * kKeyBlock;
+    const int64_t at = (dword + t % kKeyBlock) * per_dword + d % per_dword;
+    if (!bytes) return reinterpret_cast<const int16_t*>(split)[at];
+    return reinterpret_cast<const uint8_t*>(split)[at] - kInt8KeyOffset;
+  }
+  int32_t value(const std::byte* values, int64_t t, int64_t d) const {
+    const int64_t at = (t / per_dword * width + d) * per_dword + t % per_dword;
+    if (!bytes) return reinterpret_cast<const int16_t*>(values)[at];
+    return reinterpret_cast<const int8_t*>(values)[at];
+  }
+  bool bytes;
+  int64_t per_dword, width;
+};
 
-const float* scales_at(const std::byte* split, int64_t offset) {
+const float* numbers_at(const std::byte* split, int64_t offset) {
   return reinterpret_cast<const float*>(split + offset);
 }
 
@@ -35,71 +53,120 @@ struct Row {
   float scale = 0;  // r of the contract
 };
 
-// `split`: the record that holds position t.
-float score(const AttentionSpec& spec, const AttentionArgs& args, const std::byte* split,
-            int64_t row, const Row& query, int64_t t) {
+// Some positions of one split, [begin, end).
+struct Span {
+  Span(const AttentionSpec& spec, const AttentionArgs& args, int64_t from, int64_t to)
+      : elements(spec),
+        record(kv_record(spec.kv, spec.head_dim)),
+        split(kv_split(record, args.cache, from / kKvSplit)),
+        begin(from),
+        end(to) {}
+  // Those of a part of the record, the first of them the one of `begin`.
+  const float* numbers(int64_t part) const { return numbers_at(split, part) + begin % kKvSplit; }
+  size_t count() const { return static_cast<size_t>(end - begin); }
+  // The lane in which the position `begin` + i is summed.
+  size_t lane(size_t i) const { return (static_cast<size_t>(begin) + i) % kLanes; }
+
+  Elements elements;
+  KvRecord record;
+  const std::byte* split;
+  int64_t begin, end;
+};
+using Numbers = std::array<float, kKvSplit>;  // one a position of a span
+
+Numbers scores(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, const Row& query,
+               const Span& span) {
   ScalarMath v;
-  const int64_t inside = t % kKvSplit;
-  const int64_t width = (spec.head_dim + 15) / 16 * 16;
-  const int64_t block = inside / kKeyBlock * width * kKeyBlock + inside % kKeyBlock * 2;
-  uint32_t dot = 0;
-  for (int64_t d = 0; d < spec.head_dim; ++d) {
-    add_product(dot, query.query[static_cast<size_t>(d)],
-                element(spec.kv, split, block + d / 2 * kKeyBlock * 2 + d % 2));
+  Numbers s;
+  for (size_t i = 0; i < span.count(); ++i) {
+    const int64_t t = span.begin + static_cast<int64_t>(i);
+    uint32_t dot = 0;
+    for (int64_t d = 0; d < spec.head_dim; ++d) {
+      add_product(dot, query.query[static_cast<size_t>(d)],
+                  span.elements.key(span.split, t % kKvSplit, d));
+    }
+    const float scaled = as_float(dot) * span.numbers(span.record.key_scales)[i];
+    const float* log = spec.kv == KvType::int8 ? span.numbers(span.record.value_logs) + i : nullptr;
+    if (log != nullptr && !spec.softcap && !spec.alibi) {
+      s[i] = std::fma(scaled, query.scale, *log);
+      continue;
+    }
+    s[i] = scaled * query.scale;
+    if (spec.softcap) s[i] = args.softcap * vector_tanh(v, s[i] / args.softcap);
+    if (spec.alibi) {
+      s[i] = std::fma(args.slope[row], static_cast<float>(t - (args.hi[row] - 1)), s[i]);
+    }
+    if (spec.softcap || spec.alibi) s[i] *= kLog2E;
+    if (log != nullptr) s[i] += *log;
   }
-  float s =
-      (as_float(dot) * scales_at(split, kv_record(spec.kv, spec.head_dim).key_scales)[inside]) *
-      query.scale;
-  if (spec.softcap) s = args.softcap * vector_tanh(v, s / args.softcap);
-  if (spec.alibi) s = std::fma(args.slope[row], static_cast<float>(t - (args.hi[row] - 1)), s);
-  return spec.softcap || spec.alibi ? s * kLog2E : s;
+  return s;
 }
 
-// One split: the positions [begin, end).
-void attend(const AttentionSpec& spec, const AttentionArgs& args, int64_t row, int64_t begin,
-            int64_t end, const Row& query, RowState& state) {
+// The weights of a span: integers, what one of them is worth, and their sum.
+struct Weights {
+  std::array<int32_t, kKvSplit> integers;
+  float unit = 1, sum = 0;
+};
+
+Weights int16_weights(const Span& span, const Numbers& s, float max) {
   ScalarMath v;
-  const KvRecord record = kv_record(spec.kv, spec.head_dim);
-  const std::byte* split = kv_split(record, args.cache, begin / kKvSplit);
-  const float* value_scales = scales_at(split, record.value_scales);
-  const auto count = static_cast<size_t>(end - begin);
-  std::array<float, kKvSplit> s, w;
-  float max = kLowScore;
-  for (size_t i = 0; i < count; ++i) {
-    s[i] = score(spec, args, split, row, query, begin + static_cast<int64_t>(i));
-    max = v.max(s[i], max);
-  }
+  const float* value_scales = span.numbers(span.record.value_scales);
+  Numbers w;
   Lanes sums{}, weight_sums{};
   float largest = 0;
-  for (size_t i = 0; i < count; ++i) {
-    const size_t lane = static_cast<size_t>(begin) + i;
+  for (size_t i = 0; i < span.count(); ++i) {
     const float p = vector_exp2(v, s[i] - max);
-    sums[lane % kLanes] += p;
-    w[i] = p * value_scales[lane % kKvSplit];
-    weight_sums[lane % kLanes] += w[i];
+    sums[span.lane(i)] += p;
+    w[i] = p * value_scales[i];
+    weight_sums[span.lane(i)] += w[i];
     largest = v.max(w[i], largest);
   }
-  const float unit = v.max(
-      kSmallestScale, v.max(largest * kByLargestWeight, reduce_add(weight_sums) * kByWeightSum));
-  const float inverse = 1 / unit;
+  Weights weights;
+  weights.sum = reduce_add(sums);
+  weights.unit = v.max(kSmallestScale,
+                       v.max(largest * kByLargestWeight, reduce_add(weight_sums) * kByWeightSum));
+  const float inverse = 1 / weights.unit;
+  for (size_t i = 0; i < span.count(); ++i) weights.integers[i] = v.to_int16(w[i] * inverse);
+  return weights;
+}
+
+Weights int8_weights(const Span& span, const Numbers& s, float max) {
+  ScalarMath v;
+  const float* value_inverses = span.numbers(span.record.value_inverses);
+  Lanes sums{};
+  Weights weights;
+  for (size_t i = 0; i < span.count(); ++i) {
+    const float w = byte_weight(v, s[i] - max);
+    float& lane = sums[span.lane(i)];
+    lane = std::fma(w, value_inverses[i], lane);
+    weights.integers[i] = v.to_int16(w);
+  }
+  weights.sum = reduce_add(sums);
+  return weights;
+}
+
+void attend(const AttentionSpec& spec, const AttentionArgs& args, const Span& span, int64_t row,
+            const Row& query, RowState& state) {
+  ScalarMath v;
+  const Numbers s = scores(spec, args, row, query, span);
+  float max = kLowScore;
+  for (size_t i = 0; i < span.count(); ++i) max = v.max(s[i], max);
+  const Weights weights =
+      spec.kv == KvType::int8 ? int8_weights(span, s, max) : int16_weights(span, s, max);
   const float new_max = v.max(state.max, max);
   const float keep = vector_exp2(v, state.max - new_max);
   const float add = vector_exp2(v, max - new_max);
   state.max = new_max;
-  state.sum = std::fma(state.sum, keep, reduce_add(sums) * add);
-
-  const int64_t width = (spec.head_dim + 15) / 16 * 16;
-  std::array<int32_t, kKvSplit> weights;
-  for (size_t i = 0; i < count; ++i) weights[i] = v.to_int16(w[i] * inverse);
+  state.sum = std::fma(state.sum, keep, weights.sum * add);
   for (int64_t d = 0; d < spec.head_dim; ++d) {
     uint32_t dot = 0;
-    for (int64_t t = begin; t < end; ++t) {
-      add_product(
-          dot, weights[static_cast<size_t>(t - begin)],
-          element(spec.kv, split + record.values, (t % kKvSplit / 2 * width + d) * 2 + t % 2));
+    for (size_t i = 0; i < span.count(); ++i) {
+      const int64_t t = (span.begin + static_cast<int64_t>(i)) % kKvSplit;
+      add_product(dot, weights.integers[i],
+                  span.elements.value(span.split + span.record.values, t, d));
     }
     float& out = state.out[static_cast<size_t>(d)];
-    out = std::fma(out, keep, as_float(dot) * (unit * add));
+    out = std::fma(out, keep, as_float(dot) * (weights.unit * add));
   }
 }
 
@@ -109,7 +176,8 @@ void attend_page(const AttentionSpec& spec, const AttentionArgs& args, int64_t r
   const int64_t begin = std::max(args.lo[row], start);
   const int64_t end = std::min(args.hi[row], start + kKvPage);
   for (int64_t at = begin / kKvSplit * kKvSplit; at < end; at += kKvSplit) {
-    attend(spec, args, row, std::max(begin, at), std::min(end, at + kKvSplit), query, page);
+    const Span span(spec, args, std::max(begin, at), std::min(end, at + kKvSplit));
+    attend(spec, args, span, row, query, page);
   }
 }
 
@@ -118,8 +186,10 @@ void attend_page(const AttentionSpec& spec, const AttentionArgs& args, int64_t r
 void integer_attention_reference(const AttentionSpec& spec, const AttentionArgs& args) {
   for (int64_t row = 0; row < args.rows; ++row) {
     Row query;
-    const float s =
-        quantize_plain(args.q + row * args.q_stride, spec.head_dim, kNormRule, query.query.data());
+    const bool int8 = spec.kv == KvType::int8;
+    float s = quantize_plain(args.q + row * args.q_stride, spec.head_dim,
+                             int8 ? kInt8Rule : kNormRule, query.query.data());
+    if (int8 && !std::isfinite(s)) s = std::numeric_limits<float>::quiet_NaN();
     query.scale = s * args.scale;
     if (!spec.softcap && !spec.alibi) query.scale *= kLog2E;
     attend_by_pages(spec, args, row, [&](int64_t start, RowState& page) {

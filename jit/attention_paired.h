@@ -1,12 +1,13 @@
-// What the generators of attention over pairs of elements (int16, int8, bf16_pairs) share: what the
+// What the generators of attention over pairs and fours (int16, bf16_pairs; int8) share: what the
 // rows say, which positions they see, softcap and ALiBi of their scores, and the merging of pages.
-// Base of attention_integer_weights.h and attention_bf16_generator.cpp.
+// Base of attention_integer_products.h and attention_bf16_generator.cpp.
 //
 // What a row may not see costs nothing but a mask of its weights: their products are 0 whatever the
 // cache holds. So all rows take whole blocks of 16 positions, and rows are taken a tile at a time;
 // a call whose rows fill no whole tile repeats its last one and drops the copies.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <utility>
 
@@ -40,7 +41,7 @@ class PairedAttention : public AttentionCode {
       if (index >= 0) {
         return asmjit::x86::ptr(base, index * static_cast<int>(kKeyBlock) * lane_bytes);
       }
-      return asmjit::x86::ptr(base, t, lane_bytes == 4 ? 2 : 1);
+      return asmjit::x86::ptr(base, t, std::countr_zero(static_cast<unsigned>(lane_bytes)));
     }
   };
 
@@ -145,8 +146,9 @@ class PairedAttention : public AttentionCode {
   struct Sums {
     int32_t max, sum;
   };
-  // Maxima and sums of a part into those of what is before it, and the factors for the outputs.
-  void merge_sums(const Sums& part, const Sums& into, bool page) {
+  // Maxima and sums of a part into those of what is before it, and the factors for the outputs. A
+  // part's outputs may be in units of their own: what is in the field factor before.
+  void merge_sums(const Sums& part, const Sums& into, bool in_units) {
     const Gp row = v_.zero_gp("row");
     v_.loop(row, count_, 16, [&] {
       const Reg old_max = v_.load(at(into.max, row, 2));
@@ -159,12 +161,12 @@ class PairedAttention : public AttentionCode {
       const Reg sum = v_.mul(v_.load(at(part.sum, row, 2)), add);
       v_.store(at(into.sum, row, 2), v_.fma(v_.load(at(into.sum, row, 2)), keep, sum));
       const Mem factor = at(scratch_.factor, row, 2);
-      v_.store(factor, page ? add : v_.mul(v_.load(factor), add));
+      v_.store(factor, in_units ? v_.mul(v_.load(factor), add) : add);
     });
   }
 
   void merge_page(int) override {
-    merge_sums({scratch_.max, scratch_.sum}, {scratch_.all_max, scratch_.all_sum}, true);
+    merge_sums({scratch_.max, scratch_.sum}, {scratch_.all_max, scratch_.all_sum}, false);
     const Gp page = address(at(scratch_.output), "page_output");
     const Gp all = address(at(scratch_.all_output), "all_output");
     const Gp row = v_.zero_gp("row");

@@ -50,9 +50,9 @@ struct AttentionScratch {
   }
 };
 
-// The same for the types whose elements lie in pairs. Fields of a number a row are taken 16 rows at
-// a time, so they are as long as the rows rounded up to 16. width: head_dim rounded up to 16
-// (bf16_pairs: to 32); span: kKvSplit (bf16_pairs: kKvPage).
+// The same for the types whose elements lie in pairs or fours. Fields of a number a row are taken
+// 16 rows at a time, so they are as long as the rows rounded up to 16. width: head_dim rounded up
+// to 16 (bf16_pairs: to 32); span: kKvSplit (bf16_pairs: kKvPage).
 //
 //   lo, hi                int64 [rows]   visible positions
 //   first, end            int32 [rows]   those of them in the present split or page, relative to it
@@ -66,14 +66,19 @@ struct AttentionScratch {
 //   keep                  f32 [rows]     merge factor of what is there
 //   slope                 f32 [rows]
 //   row_scale             f32 [rows]     what one unit of a key's dot is worth, over its scale
-//   query                 int16 [rows][width]; of bf16_pairs bf16, or f32 for vectors
+//   query_start           int32 [rows]   what an int8 key's dot begins with: -128 * sum of the
+//   query query                 int16 [rows][width], or int8 in the first half of a row; of
+//   bf16_pairs
+//                         bf16, or f32 for vectors
 //   scores                s32, then f32 [rows][span]; of bf16_pairs f32, then weights for vectors
-//   weights               int16 [rows][span]; of bf16_pairs bf16, for tiles
+//   weights               int16 [rows][span], or uint8 in the first half of a row; of bf16_pairs
+//                         bf16, for tiles
 //   output                f32 [rows][width]   of the present page so far
 //   all_output            f32 [rows][width]   of all pages before it
 struct PairedAttentionScratch {
   int32_t lo, hi, first, end, newest;
   int32_t max, sum, all_max, all_sum, split_max, split_sum, factor, inverse, keep, slope, row_scale;
+  int32_t query_start;
   int32_t query, scores, weights, output, all_output;
   int32_t width;                                                 // elements
   int32_t query_bytes, score_bytes, weight_bytes, output_bytes;  // of one row
@@ -99,7 +104,7 @@ struct PairedAttentionScratch {
     for (int32_t* field : {&s.lo, &s.hi}) *field = take(8 * rows);
     for (int32_t* field :
          {&s.first, &s.end, &s.newest, &s.max, &s.sum, &s.all_max, &s.all_sum, &s.split_max,
-          &s.split_sum, &s.factor, &s.inverse, &s.keep, &s.slope, &s.row_scale}) {
+          &s.split_sum, &s.factor, &s.inverse, &s.keep, &s.slope, &s.row_scale, &s.query_start}) {
       *field = take(4 * rows);
     }
     s.query = take(s.query_bytes * rows);

@@ -22,11 +22,12 @@ constexpr uint8_t kEvenQuarters = 0x88, kOddQuarters = 0xDD;
 
 bool is_wide(Isa isa) { return isa != Isa::avx2 && isa != Isa::avx_vnni; }
 
-bool has_wide_vnni(Isa isa) { return is_wide(isa) && isa != Isa::avx512; }
+bool has_vnni(Isa isa) { return isa != Isa::avx2 && isa != Isa::avx512; }
 
 }  // namespace
 
-CompilerMath::CompilerMath(Isa isa) : wide_(is_wide(isa)), vnni_(has_wide_vnni(isa)) {
+CompilerMath::CompilerMath(Isa isa)
+    : wide_(is_wide(isa)), vnni_(has_vnni(isa)), vex_(isa == Isa::avx_vnni && cpu().avx_vnni) {
   code_.init(asmjit::Environment::host());
   code_.setErrorHandler(this);
   code_.attach(&cc_);
@@ -180,12 +181,20 @@ void CompilerMath::fma_into(const Reg& acc, const Reg& a, const Reg& b) {
 void CompilerMath::dot_int16(const Reg& acc, const Reg& a, const Reg& b) {
   for (int p = 0; p < parts(); ++p) {
     if (vnni_) {
+      if (vex_) cc_.vex();
       cc_.vpdpwssd(acc.part[p], a.part[p], b.part[p]);
     } else {
       const Vec products = new_vec();
       cc_.vpmaddwd(products, a.part[p], b.part[p]);
       cc_.vpaddd(acc.part[p], acc.part[p], products);
     }
+  }
+}
+
+void CompilerMath::dot_int8(const Reg& acc, const Reg& a, const Reg& b) {
+  for (int p = 0; p < parts(); ++p) {
+    if (vex_) cc_.vex();
+    cc_.vpdpbusd(acc.part[p], a.part[p], b.part[p]);
   }
 }
 
@@ -234,16 +243,28 @@ CompilerMath::Reg CompilerMath::int_max(const Reg& a, const Reg& b) {
   return commutative(Inst::kIdVpmaxsd, a, b);
 }
 
-CompilerMath::Reg CompilerMath::shift_left(const Reg& a, int bits) {
+CompilerMath::Reg CompilerMath::shift(uint32_t instruction, const Reg& a, int bits) {
   Reg r = fresh();
-  for (int p = 0; p < parts(); ++p) cc_.vpslld(r.part[p], vec(a, p), bits);
+  for (int p = 0; p < parts(); ++p) {
+    cc_.emit(instruction, r.part[p], vec(a, p), asmjit::Imm(bits));
+  }
   return r;
 }
 
+CompilerMath::Reg CompilerMath::shift_left(const Reg& a, int bits) {
+  return shift(Inst::kIdVpslld, a, bits);
+}
 CompilerMath::Reg CompilerMath::shift_right(const Reg& a, int bits) {
-  Reg r = fresh();
-  for (int p = 0; p < parts(); ++p) cc_.vpsrld(r.part[p], vec(a, p), bits);
-  return r;
+  return shift(Inst::kIdVpsrld, a, bits);
+}
+CompilerMath::Reg CompilerMath::shift_words_left(const Reg& a, int bits) {
+  return shift(Inst::kIdVpsllw, a, bits);
+}
+CompilerMath::Reg CompilerMath::shift_words_right(const Reg& a, int bits) {
+  return shift(Inst::kIdVpsrlw, a, bits);
+}
+CompilerMath::Reg CompilerMath::shift_words_right_signed(const Reg& a, int bits) {
+  return shift(Inst::kIdVpsraw, a, bits);
 }
 
 CompilerMath::Reg CompilerMath::bit_and(const Reg& a, const Reg& b) {

@@ -80,6 +80,10 @@ class CompilerMath : private asmjit::ErrorHandler {
   Reg int_max(const Reg& a, const Reg& b);  // signed
   Reg shift_left(const Reg& a, int bits);
   Reg shift_right(const Reg& a, int bits);  // logical
+  // Of words, two to a lane.
+  Reg shift_words_left(const Reg& a, int bits);
+  Reg shift_words_right(const Reg& a, int bits);         // logical
+  Reg shift_words_right_signed(const Reg& a, int bits);  // arithmetic
   Reg bit_and(const Reg& a, const Reg& b);
   Reg bit_or(const Reg& a, const Reg& b);
   // float16.h's bf16_activation and bf16_factor as int32 lanes.
@@ -107,13 +111,20 @@ class CompilerMath : private asmjit::ErrorHandler {
 
   // 16 halves as fp32; lanes past `count` are 0 and not read.
   Reg load_half(const Mem& from, int count);
-  Reg load_bfloat(const Mem& from, int count);  // the same of bf16
-  // Pairs of int16 as one int32 lane: 32 of them, as they are or widened from int8.
-  Reg load_int16(const Mem& from) { return load(from); }
-  Reg load_int8(const Mem& from);
+  Reg load_bfloat(const Mem& from, int count);    // the same of bf16
   void store_int16(const Mem& to, const Reg& a);  // int32 lanes, saturated
   // acc += a[0] * b[0] + a[1] * b[1], the int16 pairs of each int32 lane.
   void dot_int16(const Reg& acc, const Reg& a, const Reg& b);
+  // acc += a[0] * b[0] + ... + a[3] * b[3], of the bytes of each int32 lane: those of a unsigned,
+  // those of b signed. Only where has_byte_dots().
+  void dot_int8(const Reg& acc, const Reg& a, const Reg& b);
+  bool has_byte_dots() const { return vnni_; }
+  // int32 lanes that hold 0..255 as bytes. Of four registers, the four lanes 4 i to 4 i + 3 of each
+  // become one dword, and those lie [i][register] (AVX-512 only).
+  void store_uint8(const Mem& to, const Reg& a);
+  void store_four_uint8(const Mem& to, std::span<const Reg, 4> a);
+  // int32 lanes as int16, saturated, of each four in the order 0, 2, 1, 3.
+  void store_int16_even_odd(const Mem& to, const Reg& a);
   // Pairs of neighbouring lanes: (2i, 2i + 1).
   Reg load_twice(const Mem& from, int count);  // count <= 8 floats, each in both lanes of a pair
   Reg swap_neighbours(const Reg& a);
@@ -169,6 +180,7 @@ class CompilerMath : private asmjit::ErrorHandler {
   Reg binary(uint32_t instruction, const Reg& a, const Reg& b);
   Reg commutative(uint32_t instruction, const Reg& a, const Reg& b);
   Reg unary(uint32_t instruction, const Reg& a);
+  Reg shift(uint32_t instruction, const Reg& a, int bits);
   Reg reduce(uint32_t instruction, const Reg& a);
   Reg reduce_two(uint32_t instruction, const Reg& a, const Reg& b);
   Reg reduce_rows(uint32_t instruction, const Reg& ab, const Reg& cd);
@@ -183,7 +195,8 @@ class CompilerMath : private asmjit::ErrorHandler {
   Gp args_;
   std::vector<Reg> held_;  // their bits beside their registers
   bool wide_ = false;
-  bool vnni_ = false;
+  bool vnni_ = false;  // dot products of int16 and of bytes are one instruction,
+  bool vex_ = false;   // which AVX-VNNI has in its own encoding
 };
 
 }  // namespace nibble::jit

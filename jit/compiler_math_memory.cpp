@@ -163,16 +163,6 @@ CompilerMath::Reg CompilerMath::load_bfloat(const Mem& from, int count) {
   return r;
 }
 
-CompilerMath::Reg CompilerMath::load_int8(const Mem& from) {
-  Reg r = fresh();
-  for (int p = 0; p < parts(); ++p) {
-    Mem m = from.cloneAdjusted(int64_t{16} * p);
-    m.setSize(wide_ ? 32 : 16);
-    cc_.vpmovsxbw(r.part[p], m);
-  }
-  return r;
-}
-
 void CompilerMath::store_int16(const Mem& to, const Reg& a) {
   x86::Ymm words = cc_.newYmm();
   if (wide_) {
@@ -183,6 +173,38 @@ void CompilerMath::store_int16(const Mem& to, const Reg& a) {
     cc_.vpermq(words, words, 0xD8);
   }
   cc_.vmovups(to, words);
+}
+
+void CompilerMath::store_int16_even_odd(const Mem& to, const Reg& a) {
+  constexpr uint8_t kEvenThenOdd = 0xD8;  // 0, 2, 1, 3
+  Reg r = fresh();
+  for (int p = 0; p < parts(); ++p) cc_.vpshufd(r.part[p], vec(a, p), kEvenThenOdd);
+  store_int16(to, r);
+}
+
+void CompilerMath::store_uint8(const Mem& to, const Reg& a) {
+  x86::Xmm bytes = cc_.newXmm();
+  if (wide_) {
+    cc_.vpmovusdb(bytes, vec(a, 0));
+  } else {
+    Vec words = new_vec();
+    x86::Xmm high = cc_.newXmm();
+    cc_.vpackusdw(words, vec(a, 0), vec(a, 1));
+    cc_.vpermq(words, words, 0xD8);
+    cc_.vextracti128(high, words, 1);
+    cc_.vpackuswb(bytes, words.xmm(), high);
+  }
+  cc_.vmovups(to, bytes);
+}
+
+// Packing works within 128 bits, which is what puts the registers' dwords side by side.
+void CompilerMath::store_four_uint8(const Mem& to, std::span<const Reg, 4> a) {
+  Vec low = new_vec();
+  Vec high = new_vec();
+  cc_.vpackusdw(low, vec(a[0], 0), vec(a[1], 0));
+  cc_.vpackusdw(high, vec(a[2], 0), vec(a[3], 0));
+  cc_.vpackuswb(low, low, high);
+  cc_.vmovups(to, low);
 }
 
 // Eight floats zero-extended to qwords, then the low dword copied over the high one.

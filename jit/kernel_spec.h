@@ -108,7 +108,7 @@ inline constexpr int kKvTypes = 6;
 inline constexpr bool is_integer(KvType type) {
   return type == KvType::int8 || type == KvType::int16;
 }
-// Whether two elements of a product lie side by side, in one dword (kv_layout.h).
+// Whether elements of a product lie side by side, in one dword (kv_layout.h).
 inline constexpr bool is_paired(KvType type) {
   return is_integer(type) || type == KvType::bf16_pairs;
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -36,10 +37,12 @@ struct Split {
     values = at + record.values;
     key_scales = reinterpret_cast<float*>(at + record.key_scales);
     value_scales = reinterpret_cast<float*>(at + record.value_scales);
+    value_logs = reinterpret_cast<float*>(at + record.value_logs);
+    value_inverses = reinterpret_cast<float*>(at + record.value_inverses);
   }
   int64_t t;
   void *keys, *values;
-  float *key_scales, *value_scales;
+  float *key_scales, *value_scales, *value_logs, *value_inverses;
 };
 
 template <typename T>
@@ -53,9 +56,16 @@ T& paired_key(void* keys, int64_t width, int64_t t, int64_t d) {
   return static_cast<T*>(
       keys)[t / kKeyBlock * width * kKeyBlock + (d / 2 * kKeyBlock + t % kKeyBlock) * 2 + d % 2];
 }
-template <typename T>
-T& paired_value(void* values, int64_t width, int64_t t, int64_t d) {
-  return static_cast<T*>(values)[(t / 2 * width + d) * 2 + t % 2];
+int16_t& paired_value(void* values, int64_t width, int64_t t, int64_t d) {
+  return static_cast<int16_t*>(values)[(t / 2 * width + d) * 2 + t % 2];
+}
+// The same of fours.
+uint8_t& quad_key(void* keys, int64_t width, int64_t t, int64_t d) {
+  return static_cast<uint8_t*>(
+      keys)[t / kKeyBlock * width * kKeyBlock + (d / 4 * kKeyBlock + t % kKeyBlock) * 4 + d % 4];
+}
+int8_t& quad_value(void* values, int64_t width, int64_t t, int64_t d) {
+  return static_cast<int8_t*>(values)[(t / 4 * width + d) * 4 + t % 4];
 }
 // Positions 16 apart in a pair.
 uint16_t& tiled_value(void* values, int64_t width, int64_t t, int64_t d) {
@@ -103,23 +113,58 @@ void append_16bit(KvType type, int64_t head_dim, const float* key, const float* 
 
 // ---- integers ----
 
-template <typename T>
-void append_integers(int64_t head_dim, const float* key, const float* value,
-                     const QuantizeRule& key_rule, const QuantizeRule& value_rule,
-                     const Split& split) {
-  const int64_t width = padded(KvType::int16, head_dim);
-  std::array<int16_t, kMostElements> q;
-  for (int64_t d = head_dim; d < width; ++d) q[static_cast<size_t>(d)] = 0;
-  split.key_scales[split.t] = quantize_vector(key, head_dim, key_rule, q.data());
-  T* to = &paired_key<T>(split.keys, width, split.t, 0);
-  for (int64_t d = 0; d < width; d += 2) {
-    const T pair[2] = {static_cast<T>(q[static_cast<size_t>(d)]),
-                       static_cast<T>(q[static_cast<size_t>(d + 1)])};
-    std::memcpy(to + d * kKeyBlock, pair, sizeof(pair));
+using Integers = std::array<int16_t, kMostElements>;
+
+// A key and a value as integers, zeros up to `width`, and their scales. `key_scale` is NaN where
+// either has an element that is not finite, since only who sees a NaN notices.
+struct Quantized {
+  Integers key, value;
+  float key_scale, value_scale;
+};
+void quantize(int64_t head_dim, int64_t width, const float* key, const float* value,
+              const QuantizeRule& key_rule, const QuantizeRule& value_rule, Quantized& to) {
+  std::fill(to.key.begin() + head_dim, to.key.begin() + width, int16_t{0});
+  std::fill(to.value.begin() + head_dim, to.value.begin() + width, int16_t{0});
+  to.key_scale = quantize_vector(key, head_dim, key_rule, to.key.data());
+  to.value_scale = quantize_vector(value, head_dim, value_rule, to.value.data());
+  if (!std::isfinite(to.key_scale) || !std::isfinite(to.value_scale)) {
+    to.key_scale = std::numeric_limits<float>::quiet_NaN();
   }
-  split.value_scales[split.t] = quantize_vector(value, head_dim, value_rule, q.data());
-  to = &paired_value<T>(split.values, width, split.t, 0);
-  for (int64_t d = 0; d < width; ++d) to[d * 2] = static_cast<T>(q[static_cast<size_t>(d)]);
+}
+
+void append_int16(int64_t head_dim, const float* key, const float* value, const Split& split) {
+  const int64_t width = padded(KvType::int16, head_dim);
+  Quantized q;
+  quantize(head_dim, width, key, value, kNormRule, kInt16ValueRule, q);
+  split.key_scales[split.t] = q.key_scale;
+  split.value_scales[split.t] = q.value_scale;
+  auto* to = &paired_key<int16_t>(split.keys, width, split.t, 0);
+  for (int64_t d = 0; d < width; d += 2) {
+    std::memcpy(to + d * kKeyBlock, &q.key[static_cast<size_t>(d)], 2 * sizeof(int16_t));
+  }
+  to = &paired_value(split.values, width, split.t, 0);
+  for (int64_t d = 0; d < width; ++d) to[d * 2] = q.value[static_cast<size_t>(d)];
+}
+
+void append_int8(int64_t head_dim, const float* key, const float* value, const Split& split) {
+  const int64_t width = padded(KvType::int8, head_dim);
+  Quantized q;
+  quantize(head_dim, width, key, value, kInt8Rule, kInt8Rule, q);
+  split.key_scales[split.t] = q.key_scale;
+  split.value_logs[split.t] = log2_of_scale(q.value_scale);
+  split.value_inverses[split.t] = 1 / q.value_scale;
+  uint8_t* keys = &quad_key(split.keys, width, split.t, 0);
+  for (int64_t d = 0; d < width; d += 4) {
+    std::array<uint8_t, 4> four;
+    for (size_t i = 0; i < four.size(); ++i) {
+      four[i] = static_cast<uint8_t>(q.key[static_cast<size_t>(d) + i] + kInt8KeyOffset);
+    }
+    std::memcpy(keys + d * kKeyBlock, four.data(), four.size());
+  }
+  int8_t* values = &quad_value(split.values, width, split.t, 0);
+  for (int64_t d = 0; d < width; ++d) {
+    values[d * 4] = static_cast<int8_t>(q.value[static_cast<size_t>(d)]);
+  }
 }
 
 // ---- bf16 in pairs ----
@@ -188,8 +233,21 @@ int64_t kv_bytes(KvType type, int64_t head_dim, int64_t positions) {
 
 KvRecord kv_record(KvType type, int64_t head_dim) {
   const int64_t one = kv_bytes(type, head_dim, kKvSplit);
-  const int64_t scales = is_integer(type) ? kKvSplit * static_cast<int64_t>(sizeof(float)) : 0;
-  return {one, one + scales, one + 2 * scales, 2 * (one + scales)};
+  KvRecord record;
+  int64_t next = one;
+  const auto number_a_position = [&next](int64_t& field) {
+    field = next;
+    next += kKvSplit * static_cast<int64_t>(sizeof(float));
+  };
+  if (is_integer(type)) number_a_position(record.key_scales);
+  if (type == KvType::int16) number_a_position(record.value_scales);
+  if (type == KvType::int8) {
+    number_a_position(record.value_logs);
+    number_a_position(record.value_inverses);
+  }
+  record.values = next;
+  record.bytes = next + one;
+  return record;
 }
 
 int64_t kv_page_bytes(KvType type, int64_t head_dim) {
@@ -216,9 +274,9 @@ void kv_append(KvType type, int64_t head_dim, int64_t position, const float* key
     case KvType::bf16:
       return append_16bit(type, head_dim, key, value, split);
     case KvType::int8:
-      return append_integers<int8_t>(head_dim, key, value, kInt8Rule, kInt8Rule, split);
+      return append_int8(head_dim, key, value, split);
     case KvType::int16:
-      return append_integers<int16_t>(head_dim, key, value, kNormRule, kInt16ValueRule, split);
+      return append_int16(head_dim, key, value, split);
     case KvType::bf16_pairs:
       return append_pairs(head_dim, key, value, split);
   }
@@ -230,7 +288,8 @@ float kv_key(KvType type, int64_t head_dim, const KvHead& head, int64_t position
   const int64_t width = padded(type, head_dim);
   switch (type) {
     case KvType::int8:
-      return split.key_scales[t] * static_cast<float>(paired_key<int8_t>(split.keys, width, t, d));
+      return split.key_scales[t] *
+             static_cast<float>(quad_key(split.keys, width, t, d) - kInt8KeyOffset);
     case KvType::int16:
       return split.key_scales[t] * static_cast<float>(paired_key<int16_t>(split.keys, width, t, d));
     case KvType::bf16_pairs:
@@ -248,11 +307,9 @@ float kv_value(KvType type, int64_t head_dim, const KvHead& head, int64_t positi
   const int64_t width = padded(type, head_dim);
   switch (type) {
     case KvType::int8:
-      return split.value_scales[t] *
-             static_cast<float>(paired_value<int8_t>(split.values, width, t, d));
+      return static_cast<float>(quad_value(split.values, width, t, d)) / split.value_inverses[t];
     case KvType::int16:
-      return split.value_scales[t] *
-             static_cast<float>(paired_value<int16_t>(split.values, width, t, d));
+      return split.value_scales[t] * static_cast<float>(paired_value(split.values, width, t, d));
     case KvType::bf16_pairs:
       return bf16_to_f32(tiled_value(split.values, width, t, d));
     case KvType::f32:

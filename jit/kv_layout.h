@@ -4,18 +4,24 @@
 //
 //   f32, f16, bf16   keys          [64/16][head_dim][16]      16 positions side by side
 //                    values        [64][head_dim]
-//   int16, int8      keys          [64/16][width/2][16][2]    pairs of elements of 16 positions
+//   int16            keys          [64/16][width/2][16][2]    pairs of elements of 16 positions
 //                    key_scales    f32 [64]
 //                    value_scales  f32 [64]
 //                    values        [64/2][width][2]           pairs of positions
-//   bf16_pairs       keys          [64/16][width/2][16][2]    as above
+//   int8             keys          [64/16][width/4][16][4]    fours of elements, 128 added
+//                    key_scales    f32 [64]
+//                    value_logs    f32 [64]                   log2 of the values' scales
+//                    value_inverses  f32 [64]                 one over them
+//                    values        [64/4][width][4]           fours of positions
+//   bf16_pairs       keys          [64/16][width/2][16][2]    as of int16
 //                    values        [64/32][16][width][2]      positions t and t + 16 of each 32
 //
-// where width is head_dim rounded up to 16 (bf16_pairs: to 32), its padding zero: pairs are what
-// one 16-bit dot product instruction multiplies and adds in a 32-bit lane. Of bf16_pairs, 16 lines
-// of 64 bytes are a tile B (amx_plan.h): of keys one after another, 16 positions by 32 elements; of
-// values width * 4 bytes apart, 16 elements by 32 positions. Positions 16 apart are those of two
-// vectors of weights, which become pairs by a shift and an OR.
+// where width is head_dim rounded up to 16 (bf16_pairs: to 32), its padding zero: pairs and fours
+// are what one dot product instruction multiplies and adds in a 32-bit lane, of bytes unsigned ones
+// by signed ones. Of bf16_pairs, 16 lines of 64 bytes are a tile B (amx_plan.h): of keys one after
+// another, 16 positions by 32 elements; of values width * 4 bytes apart, 16 elements by 32
+// positions. Positions 16 apart are those of two vectors of weights, which become pairs by a shift
+// and an OR.
 //
 // The records of kKvPage positions make a page,
 // and the pages of a head lie a stride apart: those of other heads lie between them, so that a
@@ -35,6 +41,8 @@ namespace nibble::jit {
 inline constexpr int64_t kKvPage = 256;
 inline constexpr int64_t kKvSplit = 64;
 inline constexpr int64_t kKeyBlock = 16;
+// What an element of an int8 key lies above its number.
+inline constexpr int kInt8KeyOffset = 128;
 
 // Where one KV head keeps its positions: page i at pages + i * page_stride bytes.
 struct KvHead {
@@ -43,10 +51,12 @@ struct KvHead {
 };
 
 // Where the record of a split has what: bytes from its beginning (the keys are there), and in all,
-// multiples of 64. Only integer types have scales. What was never appended to is zero where the
+// multiples of 64. Parts that a type has not are at 0. What was never appended to is zero where the
 // type is bf16_pairs: its values are multiplied before anyone looks which positions count.
 struct KvRecord {
-  int64_t key_scales = 0, value_scales = 0, values = 0, bytes = 0;
+  int64_t key_scales = 0, value_scales = 0;    // int16, int8; int16
+  int64_t value_logs = 0, value_inverses = 0;  // int8
+  int64_t values = 0, bytes = 0;
 };
 KvRecord kv_record(KvType type, int64_t head_dim);
 int64_t kv_page_bytes(KvType type, int64_t head_dim);
@@ -57,13 +67,15 @@ int64_t kv_bytes(KvType type, int64_t head_dim, int64_t positions);
 
 // Writes one position of one KV head: key and value hold head_dim floats. f16 and bf16 are rounded
 // to nearest even. An integer type stores rne(x / s), saturated, beside s:
-//   int8           s = max |x| / 127
+//   int8           s = max |x| / 127; beside a value lie log2(s) and 1 / s
 //   int16 values   s = max |x| / 16383
-//   int16 keys     s = max(|x|_2 / 46000, max |x| / 32767)    so that no dot product of two such
-//                                                             vectors leaves int32 (attention.h)
-// bf16_pairs are bf16_factor (float16.h), and values finite: one that is not is stored as 0. Where
-// the key or the value has such an element, the first of the key is NaN. So whoever sees the
-// position has a NaN for a score, and to whoever does not it is nothing: 0 times its values is 0.
+//   int16 keys     s = max(|x|_2 / 46000, max |x| / 32767), so that no dot product of two such
+//                  vectors leaves int32 (attention.h)
+// Where the key or the value has an element that is not finite, the key's scale is NaN, and so is
+// the score of whoever sees the position. bf16_pairs are bf16_factor (float16.h), and values
+// finite: one that is not is stored as 0. Where the key or the value has such an element, the first
+// of the key is NaN. So whoever sees the position has a NaN for a score, and to whoever does not it
+// is nothing: 0 times its values is 0.
 void kv_append(KvType type, int64_t head_dim, int64_t position, const float* key,
                const float* value, const KvHead& head);
 

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include <array>
+#include <bit>
 #include <cmath>
 
 #include "jit/isa.h"
@@ -93,6 +94,19 @@ float quantize_plain(const float* x, int64_t count, const QuantizeRule& rule, in
   const float inverse = 1 / s;
   for (int64_t i = 0; i < count; ++i) q[i] = ScalarMath().to_int16(x[i] * inverse);
   return s;
+}
+
+// m * 2^e with m in [sqrt(1/2), sqrt(2)]: log2(m) = 2 / ln(2) * atanh((m - 1) / (m + 1)), of which
+// five terms leave 1e-9.
+float log2_of_scale(float scale) {
+  constexpr uint32_t kRootOfHalf = 0x3F3504F3U;
+  const uint32_t bits = std::bit_cast<uint32_t>(scale);
+  const auto exponent = static_cast<int32_t>(bits - kRootOfHalf) >> 23;
+  const double m = std::bit_cast<float>(bits - (static_cast<uint32_t>(exponent) << 23));
+  const double z = (m - 1) / (m + 1), zz = z * z;
+  const double series = 1 + zz * (1.0 / 3 + zz * (1.0 / 5 + zz * (1.0 / 7 + zz * (1.0 / 9))));
+  constexpr double kTwoOverLn2 = 2.88539008177792681472;
+  return static_cast<float>(exponent + kTwoOverLn2 * z * series);
 }
 
 float quantize_vector(const float* x, int64_t count, const QuantizeRule& rule, int16_t* q) {

@@ -18,7 +18,7 @@ struct QuantizeRule {
 
 inline constexpr float kSmallestScale = 1e-30F;
 // 46000^2 < 2^31, with room for rounding: |q . k| <= |q| |k| by Cauchy and Schwarz, and so is every
-// partial sum. An int8 key of 1024 elements has a norm of 4064 at most.
+// partial sum.
 inline constexpr QuantizeRule kNormRule{1.0F / 32767.0F, 1.0F / 46000.0F};
 inline constexpr QuantizeRule kInt16ValueRule{1.0F / 16383.0F, 0};
 inline constexpr QuantizeRule kInt8Rule{1.0F / 127.0F, 0};
@@ -26,5 +26,8 @@ inline constexpr QuantizeRule kInt8Rule{1.0F / 127.0F, 0};
 // Returns s. quantize_plain is the reference, with the same bits on any machine.
 float quantize_vector(const float* x, int64_t count, const QuantizeRule& rule, int16_t* q);
 float quantize_plain(const float* x, int64_t count, const QuantizeRule& rule, int16_t* q);
+
+// log2 of a positive finite scale to within 2^-23 of it or of 1, with the same bits on any machine.
+float log2_of_scale(float scale);
 
 }  // namespace nibble::jit

@@ -1,42 +1,68 @@
-// From scores to weights in the generated code of integer attention: scaled, masked, powers of 2,
-// integers (attention.h has the arithmetic). Tiles of rows on ISAs that have registers for the
-// scores of one; else row by row. Base of attention_integer_generator.cpp.
-#pragma once
-
-#include <array>
+// Machine code of attention over an int16 cache (attention.h has the arithmetic): from scores to
+// weights, scaled, masked, powers of 2, integers in units of their own. Tiles of rows on ISAs that
+// have registers for the scores of one; else row by row. What is around it:
+// attention_integer_code.h.
 #include <cstddef>
-#include <functional>
 #include <vector>
 
 #include "jit/attention.h"
+#include "jit/attention_generator.h"
 #include "jit/attention_integer.h"
-#include "jit/attention_paired.h"
+#include "jit/attention_integer_code.h"
 #include "jit/compiler_math.h"
 #include "jit/kv_layout.h"
 #include "jit/kv_quantize.h"
 
 namespace nibble::jit {
+namespace {
 
-class IntegerWeights : public PairedAttention {
- protected:
-  static constexpr int kRowTile = 4;
-  static constexpr int kBlocks = static_cast<int>(kKvSplit / kKeyBlock);  // of a split
+namespace x86 = asmjit::x86;
 
-  using PairedAttention::PairedAttention;
+class Int16Attention : public IntegerAttention {
+ public:
+  Int16Attention(const AttentionSpec& spec, Isa isa) : IntegerAttention(spec, isa) {}
+
+ private:
+  bool has_units() const override { return true; }
+
+  // ---- a row's query in integers ----
+
+  void gather_query(const Gp& row, const Gp& source, const Gp& query) override {
+    const Reg largest = v_.accumulator(v_.imm(0.0F));
+    const Reg squares = v_.accumulator(v_.imm(0.0F));
+    const Gp i = v_.zero_gp("i");
+    v_.blocks(i, dim_, [&](const Mask* mask, int) {
+      const Reg x = v_.load(x86::ptr(source, i, 2), mask);
+      v_.assign(largest, v_.max(v_.abs(x), largest));
+      v_.fma_into(squares, x, x);
+    });
+    const Reg by_largest = v_.mul(v_.reduce_max(largest), v_.imm(kNormRule.by_largest));
+    const Reg by_norm = v_.mul(v_.sqrt(v_.reduce_add(squares)), v_.imm(kNormRule.by_norm));
+    const Reg scale = v_.max(v_.accumulator(v_.imm(kSmallestScale)), v_.max(by_largest, by_norm));
+    const Reg inverse = v_.div(v_.accumulator(v_.imm(1.0F)), scale);
+    cc_.xor_(i, i);
+    v_.blocks(i, dim_, [&](const Mask* mask, int) {
+      const Reg x = v_.load(x86::ptr(source, i, 2), mask);
+      v_.store_int16(x86::ptr(query, i, 1), v_.to_int(v_.mul(x, inverse)));
+    });
+    Reg unit = v_.mul(scale, v_.broadcast(v_.field(offsetof(AttentionArgs, scale), 4)));
+    if (!adjusts()) unit = v_.mul(unit, v_.imm(kLog2E));
+    v_.store_lane0(at(scratch_.row_scale, row, 2), unit);
+  }
 
   // ---- tiles of rows ----
   //
   // Three passes over all rows, since each ends in reductions and the next begins with their
   // results: in turns, whole tiles of other rows are there to be computed meanwhile.
 
-  // Scores of integer dots, [row][block], and their maxima.
-  void score_tile(const Gp& row, const Gp& scores, const std::vector<Reg>& dots, bool full) {
+  void score_tile(const Gp& row, const Gp& scores, const std::vector<Reg>& dots,
+                  bool full) override {
     Reg largest[kRowTile];
     for (Reg& x : largest) x = v_.accumulator(v_.imm(kLowScore));
     for (int b = 0; b < kBlocks; ++b) {
-      const Reg key_scales = v_.load(in_record(layout_.key_scales, b));
+      const Reg key_scales = v_.load(in_record(layout_.key_scales, {b, {}}));
       for (int r = 0; r < kRowTile; ++r) {
-        Reg s = score(dots[static_cast<size_t>(r * kBlocks + b)], key_scales, row, r, {b, {}});
+        Reg s = score(dots[index(r * kBlocks + b)], key_scales, row, r, {b, {}});
         v_.store(of_row(scores, r, b), s);
         if (!full) s = v_.select(visible(row, r, {b, {}}), s, v_.imm(kLowScore));
         v_.assign(largest[r], v_.max(s, largest[r]));
@@ -45,6 +71,15 @@ class IntegerWeights : public PairedAttention {
     v_.store_rows(at(scratch_.split_max, row, 2),
                   v_.reduce_rows_max(v_.reduce_two_max(largest[0], largest[1]),
                                      v_.reduce_two_max(largest[2], largest[3])));
+  }
+
+  void weigh_tiles(bool full) override {
+    v_.hold(kExp2);
+    each_tile([&](const Gp& row, const Gp& scores, const Gp&) { weigh_tile(row, scores, full); });
+    v_.release();
+    each_tile([&](const Gp& row, const Gp& scores, const Gp& weights) {
+      round_tile(row, scores, weights);
+    });
   }
 
   // Scores become weights, still fp32, and their units.
@@ -70,47 +105,32 @@ class IntegerWeights : public PairedAttention {
       const Reg inverse = v_.broadcast(at(scratch_.inverse + r * 4, row, 2));
       for (int b = 0; b < kBlocks; ++b) {
         const Reg w = v_.load(of_row(scores, r, b));
-        v_.store_int16(asmjit::x86::ptr(weights, (r * kBlocks + b) * 32),
-                       v_.to_int(v_.mul(w, inverse)));
+        v_.store_int16(x86::ptr(weights, (r * kBlocks + b) * 32), v_.to_int(v_.mul(w, inverse)));
       }
     }
   }
 
   // ---- one row, its scores in the scratch ----
 
-  struct RowPlace {
-    Gp row, scores, weights, key_scales, value_scales;
-    bool full;
-  };
-
-  void each_block(bool full, const std::function<void(const Block&)>& body) {
-    if (full) {
-      for (int b = 0; b < kBlocks; ++b) body({b, {}});
-    } else {
-      const Gp t = copy(begin_, "t");
-      v_.loop(t, end_, kKeyBlock, [&] { body({-1, t}); });
-    }
-  }
-
-  void weigh_row(const RowPlace& place) {
+  void weigh_row(const RowPlace& place) override {
     // Scores, then weights: in registers where four more fit, else in the row of scores.
     std::vector<Reg> held(kBlocks);
     const bool hold = place.full && v_.wide();
     const auto put = [&](const Block& block, const Reg& x) {
       if (hold) {
-        held[static_cast<size_t>(block.index)] = x;
+        held[index(block.index)] = x;
       } else {
         v_.store(block.of(place.scores, 4), x);
       }
     };
     const auto get = [&](const Block& block) {
-      return hold ? held[static_cast<size_t>(block.index)] : v_.load(block.of(place.scores, 4));
+      return hold ? held[index(block.index)] : v_.load(block.of(place.scores, 4));
     };
 
     const Reg largest = v_.accumulator(v_.imm(kLowScore));
     each_block(place.full, [&](const Block& block) {
       const Reg dot = v_.load(block.of(place.scores, 4));
-      const Reg s = score(dot, v_.load(block.of(place.key_scales, 4)), place.row, 0, block);
+      const Reg s = score(dot, v_.load(in_record(layout_.key_scales, block)), place.row, 0, block);
       put(block, s);
       if (place.full) {
         v_.assign(largest, v_.max(s, largest));
@@ -127,7 +147,7 @@ class IntegerWeights : public PairedAttention {
     const Reg weight_max = v_.accumulator(v_.imm(0.0F));
     each_block(place.full, [&](const Block& block) {
       Reg p = vector_exp2(v_, v_.sub(get(block), max));
-      Reg w = v_.mul(p, v_.load(block.of(place.value_scales, 4)));
+      Reg w = v_.mul(p, v_.load(in_record(layout_.value_scales, block)));
       if (!place.full) {
         const Mask mask = visible(place.row, 0, block);
         p = v_.keep(mask, p);
@@ -148,11 +168,6 @@ class IntegerWeights : public PairedAttention {
 
   // ---- of both ----
 
- private:
-  static Mem of_row(const Gp& scores, int row, int block) {
-    return asmjit::x86::ptr(scores, (row * kBlocks + block) * 64);
-  }
-
   // What one unit of an integer weight is worth.
   struct Unit {
     Reg unit, inverse;
@@ -163,39 +178,6 @@ class IntegerWeights : public PairedAttention {
     const Reg unit = v_.max(v_.accumulator(v_.imm(kSmallestScale)), v_.max(by_largest, by_sum));
     return {unit, v_.div(v_.accumulator(v_.imm(1.0F)), unit)};
   }
-
-  // The blocks of a row as one value for vector_exp2(), which is a chain of dependent operations:
-  // in this order those that may begin at the same time are side by side, and a scheduler of
-  // limited length sees them.
-  struct RowBlocks {
-    using Reg = std::array<CompilerMath::Reg, kBlocks>;
-    CompilerMath& v;
-
-    template <typename Operation>
-    static Reg each(Operation operation) {
-      Reg r;
-      for (size_t b = 0; b < r.size(); ++b) r[b] = operation(b);
-      return r;
-    }
-    Reg imm(float value) {
-      return each([&](size_t) { return v.imm(value); });
-    }
-    Reg max(const Reg& a, const Reg& b) {
-      return each([&](size_t i) { return v.max(a[i], b[i]); });
-    }
-    Reg sub(const Reg& a, const Reg& b) {
-      return each([&](size_t i) { return v.sub(a[i], b[i]); });
-    }
-    Reg fma(const Reg& a, const Reg& b, const Reg& c) {
-      return each([&](size_t i) { return v.fma(a[i], b[i], c[i]); });
-    }
-    Reg round(const Reg& a) {
-      return each([&](size_t i) { return v.round(a[i]); });
-    }
-    Reg scale_pow2(const Reg& p, const Reg& n) {
-      return each([&](size_t i) { return v.scale_pow2(p[i], n[i]); });
-    }
-  };
 
   // Sums and maximum of one row of a tile, in 16 lanes.
   struct RowSums {
@@ -211,8 +193,8 @@ class IntegerWeights : public PairedAttention {
     const RowBlocks::Reg powers = vector_exp2(blocks, x);
     RowSums sums;
     for (int b = 0; b < kBlocks; ++b) {
-      Reg p = powers[static_cast<size_t>(b)];
-      Reg w = v_.mul(p, v_.load(in_record(layout_.value_scales, b)));
+      Reg p = powers[index(b)];
+      Reg w = v_.mul(p, v_.load(in_record(layout_.value_scales, {b, {}})));
       if (!full) {
         const Mask mask = visible(row, r, {b, {}});
         p = v_.keep(mask, p);
@@ -230,19 +212,18 @@ class IntegerWeights : public PairedAttention {
     return sums;
   }
 
-  Mem in_record(int64_t offset, int block) const {
-    return asmjit::x86::ptr(record_, static_cast<int32_t>(offset + block * kKeyBlock * 4));
-  }
-
   // The score of row `row` + r for the positions of a block.
   Reg score(const Reg& dot, const Reg& key_scales, const Gp& row, int r, const Block& block) {
     const Reg scaled = v_.mul(v_.to_float(dot), key_scales);
     const Reg s = v_.mul(scaled, v_.broadcast(at(scratch_.row_scale + r * 4, row, 2)));
     return adjusted(s, row, r, split_, block);
   }
-
- protected:
-  Gp split_, record_;  // the present split's first position, its record
 };
+
+}  // namespace
+
+std::vector<uint8_t> generate_int16_attention(const AttentionSpec& spec, Isa isa) {
+  return Int16Attention(spec, isa).generate();
+}
 
 }  // namespace nibble::jit
