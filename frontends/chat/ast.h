@@ -11,6 +11,10 @@
 
 namespace nibble::frontends::chat {
 
+// Whether what is written is escaped for HTML, as far as the source says: `open` is found out while
+// rendering.
+enum class Escape : uint8_t { off, on, open };
+
 struct Expression;
 using ExpressionPtr = std::unique_ptr<Expression>;
 
@@ -50,6 +54,7 @@ struct Expression {
   std::string name, attribute_name;
   Value value;
   Operator op = Operator::add;
+  Escape escape = Escape::off;  // of a concat
   std::vector<Comparison> comparisons;
   ExpressionPtr first, second;
   std::vector<ExpressionPtr> items;
@@ -59,7 +64,7 @@ struct Expression {
 struct Statement;
 using Body = std::vector<Statement>;
 
-// What macros and call blocks share.
+// What macros, call blocks and blocks share.
 struct Signature {
   std::string name;
   std::vector<std::string> parameters;
@@ -80,19 +85,30 @@ struct Statement {
     call,          // expressions[0], a call, with signature as its caller
     filter_block,  // bodies[0] through expressions[0]
     with,          // targets = expressions: bodies[0]
-    scope,         // bodies[0]: autoescape, block
-    refused,       // text: what cannot be done here, said when it is reached
+    scope,         // bodies[0]
+    autoescape,    // bodies[0], with escaping if expressions[0]
+    block,         // signature: its name and body
+    load,          // another template, expressions[0]: for the tag `text`
     leave,         // break
     next,          // continue
   };
   Kind kind;
   int line = 0;
-  bool recursive = false;
+  bool recursive = false;       // of a loop
+  bool scoped = false;          // of a block: sees the variables around it
+  bool required = false;        // of a block: has to be defined in another template
+  bool ignore_missing = false;  // of an include
+  Escape escape = Escape::off;
   std::string text;
   ExpressionPtr target;
   std::vector<ExpressionPtr> targets, expressions;
   std::vector<Body> bodies;
   std::shared_ptr<const Signature> signature;
+};
+
+struct Template {
+  Body body;
+  std::vector<std::shared_ptr<const Signature>> blocks;  // wherever they stand
 };
 
 }  // namespace nibble::frontends::chat

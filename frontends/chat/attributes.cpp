@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <cmath>
 
 #include "frontends/chat/operators.h"
+#include "frontends/chat/parameters.h"
 #include "frontends/chat/unicode_text.h"
 
 namespace nibble::frontends::chat {
@@ -28,25 +28,30 @@ Value unsafe(const Value& value, std::string_view name) {
                                       repr_of_text(name), type_name(value)));
 }
 
-Value bound(const Value& self, std::string_view name, Method method) {
-  return make_function(std::string(name),
-                       [self, method](Interpreter& interpreter, Arguments& arguments) {
-                         return method(interpreter, self, arguments);
-                       });
+Value bound(const Value& self, std::string_view name, const Method& method) {
+  return make_function(
+      std::string(name),
+      [self, &method](Interpreter& interpreter, Arguments& arguments) {
+        if (method.signature != nullptr) Parameters(method.signature, arguments);
+        return method.function(interpreter, self, arguments);
+      },
+      self.is_markup() ? "method" : "builtin_function_or_method");
 }
 
 std::optional<Value> number_attribute(const Value& value, std::string_view name) {
   if (name == "real") return value.is_bool() ? Value::of(value.integer()) : value;
   if (name == "imag") return value.is_float() ? Value::of(0.0) : Value::of(int64_t{0});
-  if (name == "is_integer") {
-    return make_function("is_integer", [value](Interpreter&, Arguments&) {
-      return Value::of(!value.is_float() || std::floor(value.real()) == value.real());
-    });
-  }
   if (value.is_float()) return std::nullopt;
   if (name == "numerator") return Value::of(value.integer());
   if (name == "denominator") return Value::of(int64_t{1});
   return std::nullopt;
+}
+
+const Method* find_method(const Value& value, std::string_view name) {
+  if (value.is_number()) return find_number_method(value, name);
+  if (!value.is_text()) return find_container_method(value, name);
+  const Method* method = value.is_markup() ? find_markup_method(name) : nullptr;
+  return method != nullptr ? method : find_text_method(name);
 }
 
 // What Python's getattr() finds, as far as the sandbox gives it out.
@@ -56,11 +61,14 @@ std::optional<Value> python_attribute(const Value& value, std::string_view name)
   }
   if (changes(value, name)) return unsafe(value, name);
   if (value.is_object()) return value.object().attribute(name);
-  if (value.is_number()) return number_attribute(value, name);
-  const Method method =
-      value.is_text() ? find_text_method(name) : find_container_method(value, name);
+  if (value.is_number()) {
+    if (auto found = number_attribute(value, name)) return found;
+  }
+  if (value.is_group() && name == "grouper") return value.items()[0];
+  if (value.is_group() && name == "list") return value.items()[1];
+  const Method* method = find_method(value, name);
   if (method == nullptr) return std::nullopt;
-  return bound(value, name, method);
+  return bound(value, name, *method);
 }
 
 }  // namespace

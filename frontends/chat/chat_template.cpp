@@ -57,7 +57,7 @@ std::tm local_time() {
 }  // namespace
 
 struct ChatTemplate::Impl {
-  chat::Body body;
+  chat::Template parsed;
 };
 
 ChatTemplate::ChatTemplate(std::unique_ptr<const Impl> impl) : impl_(std::move(impl)) {}
@@ -81,9 +81,10 @@ std::string ChatTemplate::render(const Json& variables, const Options& options) 
   const Value values = to_value(variables, 0);
   budget.limits.memory_bytes = options.limits.memory_bytes + budget.live;
   budget.steps = 0;
-  chat::Interpreter interpreter(values.dict(), options.now ? *options.now : local_time(),
+  chat::Interpreter interpreter(impl_->parsed, values.dict(),
+                                options.now ? *options.now : local_time(),
                                 options.limits.output_bytes);
-  return interpreter.render(impl_->body);
+  return interpreter.render();
 }
 
 }  // namespace nibble::frontends

@@ -2,8 +2,14 @@
 // that the model was trained on, rendered as transformers renders it (an immutable sandbox with
 // trim_blocks and lstrip_blocks, break and continue, {% generation %}, raise_exception,
 // strftime_now, and tojson without HTML escapes). Not a general Jinja: there are no other
-// templates to include, and what one may use of steps, depth, memory and output is limited. The
-// program's commands call this; what a template is read from is in model_template.h.
+// templates to include, and what one may use of steps, depth, memory and output is limited;
+// integers have 64 bits, there are no bytes, and what is left to chance (random, lipsum) is
+// refused. The program's commands call this; what a template is read from is in model_template.h.
+//
+// Jinja evaluates what is constant when it compiles, so an error in a constant expression may come
+// up without being reached, or give nothing; here it is an error where it is reached. And a name
+// that a body sets only after a loop, macro or block within it is undefined in there to Jinja, even
+// where a variable of the chat has it; here it is that variable.
 #pragma once
 
 #include <ctime>

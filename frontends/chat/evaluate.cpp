@@ -1,5 +1,6 @@
 // Expressions of the interpreter.
 #include "frontends/chat/attributes.h"
+#include "frontends/chat/blocks.h"
 #include "frontends/chat/filters.h"
 #include "frontends/chat/interpreter.h"
 #include "frontends/chat/macro.h"
@@ -9,6 +10,7 @@ namespace nibble::frontends::chat {
 
 Value Interpreter::look_up(const std::string& name) {
   if (const Value* found = scope_->find(name)) return *found;
+  if (name == "self") return Value::object(std::make_shared<TemplateReference>(*this, context_));
   if (const Value* found = variables_.find(name)) return *found;
   if (const Value* found = globals_.find(name)) return *found;
   return Value::undefined(fmt::format("{} is undefined", repr_of_text(name)));
@@ -76,17 +78,14 @@ Value Interpreter::evaluate(const Expression& node) {
 }
 
 Value Interpreter::evaluate_container(const Expression& node) {
-  if (node.kind == Expression::Kind::dict) {
-    Dict out;
-    for (size_t i = 0; i + 1 < node.items.size(); i += 2) {
-      const Value key = evaluate(*node.items[i]);
-      out.set(key, evaluate(*node.items[i + 1]));
-    }
-    return Value::dict(std::move(out));
-  }
   Items items;
   items.reserve(node.items.size());
   for (const auto& item : node.items) items.push_back(evaluate(*item));
+  if (node.kind == Expression::Kind::dict) {
+    Dict out;
+    for (size_t i = 0; i + 1 < items.size(); i += 2) out.set(items[i], std::move(items[i + 1]));
+    return Value::dict(std::move(out));
+  }
   return node.kind == Expression::Kind::tuple ? Value::tuple(std::move(items))
                                               : Value::list(std::move(items));
 }
@@ -115,9 +114,15 @@ Value Interpreter::evaluate_compare(const Expression& node) {
   return Value::of(true);
 }
 
-// Plain text even of markup, as long as nothing is escaped by itself.
+// Plain text even of markup, unless the source says that it is escaped: then markup escapes the
+// rest.
 Value Interpreter::evaluate_concat(const Expression& node) {
   std::string out;
+  if (node.escape == Escape::on) {
+    Items items;
+    for (const auto& item : node.items) items.push_back(evaluate(*item));
+    return join_escaped(items, Value::of(""));
+  }
   for (const auto& item : node.items) {
     out += to_text(evaluate(*item));
     foresee(out.size());
@@ -126,10 +131,11 @@ Value Interpreter::evaluate_concat(const Expression& node) {
   return Value::of(std::move(out));
 }
 
-Arguments Interpreter::evaluate_arguments(const CallArguments& arguments) {
+Arguments Interpreter::evaluate_arguments(const CallArguments& arguments, const Value* caller) {
   Arguments out;
   for (const auto& item : arguments.positional) out.positional.push_back(evaluate(*item));
   for (const auto& [name, item] : arguments.named) out.named.emplace_back(name, evaluate(*item));
+  if (caller != nullptr) out.named.emplace_back("caller", *caller);
   if (arguments.star) {
     const Items more = to_items(evaluate(*arguments.star));
     out.positional.insert(out.positional.end(), more.begin(), more.end());
@@ -148,8 +154,7 @@ Arguments Interpreter::evaluate_arguments(const CallArguments& arguments) {
 
 Value Interpreter::evaluate_call(const Expression& node, const Value* caller) {
   const Value function = evaluate(*node.first);
-  Arguments arguments = evaluate_arguments(node.arguments);
-  if (caller != nullptr) arguments.named.emplace_back("caller", *caller);
+  Arguments arguments = evaluate_arguments(node.arguments, caller);
   return call(function, arguments);
 }
 
@@ -162,9 +167,9 @@ Value Interpreter::call(const Value& function, Arguments& arguments) {
 
 Value Interpreter::apply_filter(const Expression& node, const Value& value) {
   Arguments arguments = evaluate_arguments(node.arguments);
-  const Filter filter = find_filter(node.name);
+  const Filter* filter = find_filter(node.name);
   if (filter == nullptr) raise("No filter named {} found.", repr_of_text(node.name));
-  return filter(*this, value, arguments);
+  return (*filter)(*this, value, arguments);
 }
 
 // A chain of filters that begins with the text of a block.
@@ -175,21 +180,23 @@ Value Interpreter::filter_text(const Expression& node, const Value& text) {
 Value Interpreter::evaluate_test(const Expression& node) {
   const Value value = evaluate(*node.first);
   Arguments arguments = evaluate_arguments(node.arguments);
-  const Test test = find_test(node.name);
+  const Test* test = find_test(node.name);
   if (test == nullptr) raise("No test named {} found.", repr_of_text(node.name));
-  return Value::of(test(*this, value, arguments));
+  return Value::of((*test)(value, arguments));
 }
 
 Value Interpreter::call_filter(const Value& name, const Value& value, Arguments& arguments) {
-  const Filter filter = name.is_text() ? find_filter(name.text()) : nullptr;
+  require_hashable(name, "a dict key");
+  const Filter* filter = name.is_text() ? find_filter(name.text()) : nullptr;
   if (filter == nullptr) raise("No filter named {}.", to_repr(name));
-  return filter(*this, value, arguments);
+  return (*filter)(*this, value, arguments);
 }
 
 bool Interpreter::call_test(const Value& name, const Value& value, Arguments& arguments) {
-  const Test test = name.is_text() ? find_test(name.text()) : nullptr;
+  require_hashable(name, "a dict key");
+  const Test* test = name.is_text() ? find_test(name.text()) : nullptr;
   if (test == nullptr) raise("No test named {}.", to_repr(name));
-  return test(*this, value, arguments);
+  return (*test)(value, arguments);
 }
 
 }  // namespace nibble::frontends::chat

@@ -7,6 +7,8 @@
 #include <unordered_map>
 
 #include "frontends/chat/attributes.h"
+#include "frontends/chat/format.h"
+#include "frontends/chat/interpreter.h"
 #include "frontends/chat/operators.h"
 #include "frontends/chat/unicode_text.h"
 
@@ -49,7 +51,7 @@ Value title(Interpreter&, const Value& value, Arguments&) {
 }
 
 Value trim(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_trim", arguments, {"chars"});
+  const Parameters given("do_trim(value; chars=)", arguments);
   const Value text = soft_text(value);
   const Value characters = given.value_or(0, Value());
   if (characters.is_none()) return like(text, std::string(strip(text.text(), true, true)));
@@ -57,21 +59,44 @@ Value trim(Interpreter&, const Value& value, Arguments& arguments) {
   return like(text, std::string(strip(text.text(), true, true, characters.text())));
 }
 
-Value replace(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_replace", arguments, {"old", "new", "count"});
+Value replace(Interpreter& interpreter, const Value& value, Arguments& arguments) {
+  const Parameters given("do_replace(eval_ctx, s; old, new, count=)", arguments);
   const Value count = given.value_or(2, Value());
-  return Value::of(replace_all(to_text(value), to_text(given.need(0)), to_text(given.need(1)),
-                               count.is_none() ? -1 : to_index(count)));
+  const Value &old = given.need(0), &with = given.need(1);
+  const int64_t limit = count.is_none() ? -1 : to_index(count);
+  Value text = interpreter.autoescape() ? soft_text(value) : Value::of(to_text(value));
+  std::string in = to_text(with);
+  if (interpreter.autoescape()) {
+    if (old.is_markup() || (with.is_markup() && !value.is_markup())) text = escaped(value);
+    if (text.is_markup()) in = escaped(with).text();
+  }
+  return like(text, replace_all(text.text(), to_text(old), in, limit));
 }
 
 Value default_value(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_default", arguments, {"default_value", "boolean"});
+  const Parameters given("do_default(value; default_value=, boolean=)", arguments);
   const bool replaced = value.is_undefined() || (given.truth_or(1, false) && !truth(value));
   return replaced ? given.value_or(0, Value::of("")) : value;
 }
 
-std::optional<int64_t> parse_integer(std::string_view text, int64_t base) {
-  text = strip(text, true, true);
+// With the decimal digits of any script as those of ASCII, less the white space around.
+std::string plain_digits(std::string_view text) {
+  std::string out;
+  for (const char32_t c : characters_of(strip(text, true, true))) {
+    if (c < 0x80 || !is_decimal(c)) {
+      append_utf8(out, c);
+      continue;
+    }
+    char32_t zero = c;  // they come in tens
+    while (is_decimal(zero - 1)) --zero;
+    out += static_cast<char>('0' + (c - zero) % 10);
+  }
+  return out;
+}
+
+std::optional<int64_t> parse_integer(std::string_view given, int64_t base) {
+  const std::string whole = plain_digits(given);
+  std::string_view text = whole;
   const bool negative = text.starts_with('-');
   if (negative || text.starts_with('+')) text.remove_prefix(1);
   if (text.size() > 2 && text[0] == '0' && base != 10) {
@@ -102,8 +127,9 @@ std::optional<int64_t> parse_integer(std::string_view text, int64_t base) {
   return negative ? -number : number;
 }
 
-std::optional<double> parse_real(std::string_view text) {
-  text = strip(text, true, true);
+std::optional<double> parse_real(std::string_view given) {
+  const std::string whole = plain_digits(given);
+  const std::string_view text = whole;
   std::string plain(text.starts_with('+') ? text.substr(1) : text);
   std::erase(plain, '_');
   double number = 0;
@@ -123,7 +149,7 @@ std::optional<Value> truncated(double value) {
 }
 
 Value to_int(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_int", arguments, {"default", "base"});
+  const Parameters given("do_int(value; default=, base=)", arguments);
   require_defined(value);
   const Value otherwise = given.value_or(0, Value::of(int64_t{0}));
   if (value.is_integral()) return Value::of(value.integer());
@@ -137,7 +163,7 @@ Value to_int(Interpreter&, const Value& value, Arguments& arguments) {
 }
 
 Value to_float(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_float", arguments, {"default"});
+  const Parameters given("do_float(value; default=)", arguments);
   require_defined(value);
   if (value.is_number()) return Value::of(value.real());
   const auto real = value.is_text() ? parse_real(value.text()) : std::nullopt;
@@ -167,7 +193,7 @@ Value round_half_even(const Value& value, int64_t precision) {
 }
 
 Value round_number(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_round", arguments, {"precision", "method"});
+  const Parameters given("do_round(value; precision=, method=)", arguments);
   const std::string method = given.text_or(1, "common");
   const int64_t precision = given.integer_or(0, 0);
   if (method == "common") {
@@ -179,7 +205,7 @@ Value round_number(Interpreter&, const Value& value, Arguments& arguments) {
   const Value scaled = apply(Operator::multiply, value, unit);
   if (!scaled.is_number()) raise("must be real number, not {}", type_name(scaled));
   const double whole = method == "ceil" ? std::ceil(scaled.real()) : std::floor(scaled.real());
-  return apply(Operator::divide, Value::of(whole), unit);
+  return apply(Operator::divide, Value::of(whole + 0.0), unit);  // an int, which has no -0
 }
 
 Value absolute(Interpreter&, const Value& value, Arguments&) {
@@ -191,9 +217,7 @@ Value absolute(Interpreter&, const Value& value, Arguments&) {
 Value to_string(Interpreter&, const Value& value, Arguments&) { return soft_text(value); }
 Value safe(Interpreter&, const Value& value, Arguments&) { return Value::markup(to_text(value)); }
 
-Value escape(Interpreter&, const Value& value, Arguments&) {
-  return value.is_markup() ? value : Value::markup(escape_html(to_text(value)));
-}
+Value escape(Interpreter&, const Value& value, Arguments&) { return escaped(value); }
 
 Value force_escape(Interpreter&, const Value& value, Arguments&) {
   return Value::markup(escape_html(to_text(value)));
@@ -213,7 +237,7 @@ Value format(Interpreter&, const Value& value, Arguments& arguments) {
 }
 
 Value indent(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_indent", arguments, {"width", "first", "blank"});
+  const Parameters given("do_indent(s; width=, first=, blank=)", arguments);
   const Value width = given.value_or(0, Value::of(int64_t{4}));
   const std::string space =
       width.is_text()
@@ -238,7 +262,7 @@ Value indent(Interpreter&, const Value& value, Arguments& arguments) {
 }
 
 Value truncate(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_truncate", arguments, {"length", "killwords", "end", "leeway"});
+  const Parameters given("do_truncate(env, s; length=, killwords=, end=, leeway=)", arguments);
   const std::string end = given.text_or(2, "...");
   const int64_t most = given.integer_or(0, 255), tail = count_characters(end);
   const int64_t leeway = given.given(3) && !given.need(3).is_none() ? given.integer_or(3, 5) : 5;
@@ -252,9 +276,9 @@ Value truncate(Interpreter&, const Value& value, Arguments& arguments) {
 }
 
 Value center(Interpreter& interpreter, const Value& value, Arguments& arguments) {
-  const Parameters given("do_center", arguments, {"width"});
-  Arguments width{{Value::of(given.integer_or(0, 80))}, {}};
-  return find_text_method("center")(interpreter, soft_text(value), width);
+  const Parameters given("do_center(value; width=)", arguments);
+  Arguments width{{given.value_or(0, Value::of(int64_t{80}))}, {}};
+  return find_text_method("center")->function(interpreter, soft_text(value), width);
 }
 
 Value count_words(Interpreter&, const Value& value, Arguments&) {
@@ -268,31 +292,8 @@ Value count_words(Interpreter&, const Value& value, Arguments&) {
   return Value::of(count);
 }
 
-Value strip_tags(Interpreter&, const Value& value, Arguments&) {
-  std::string text = to_text(value), bare;
-  for (const auto& [open, close] : {std::pair("<!--", "-->"), std::pair("<", ">")}) {
-    bare.clear();
-    size_t at = 0;
-    while (true) {
-      const size_t begin = text.find(open, at);
-      const size_t end = begin == std::string::npos ? begin : text.find(close, begin);
-      if (end == std::string::npos) break;
-      bare += text.substr(at, begin - at);
-      at = end + std::string_view(close).size();
-    }
-    text = bare + text.substr(at);
-  }
-  std::string out;
-  for (const std::string_view word : split_white(text, -1, false)) {
-    if (!out.empty()) out += ' ';
-    out += word;
-  }
-  for (const auto& [entity, character] :
-       {std::pair("&lt;", "<"), std::pair("&gt;", ">"), std::pair("&#34;", "\""),
-        std::pair("&quot;", "\""), std::pair("&#39;", "'"), std::pair("&amp;", "&")}) {
-    out = replace_all(out, entity, character, -1);
-  }
-  return Value::of(std::move(out));
+Value without_tags(Interpreter&, const Value& value, Arguments&) {
+  return Value::of(strip_tags(to_text(value)));
 }
 
 std::string quote_url(const Value& value, bool query) {
@@ -327,8 +328,10 @@ Value encode_url(Interpreter&, const Value& value, Arguments&) {
 }
 
 Value json(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("tojson", arguments,
-                         {"ensure_ascii", "indent", "separators", "sort_keys"});
+  const Parameters given(
+      "_cached_compile_jinja_template.<locals>.tojson(x; ensure_ascii=, indent=, separators=, "
+      "sort_keys=)",
+      arguments);
   return Value::of(to_json(value, {.ensure_ascii = given.truth_or(0, false),
                                    .indent = given.value_or(1, Value()),
                                    .separators = given.value_or(2, Value()),
@@ -336,7 +339,7 @@ Value json(Interpreter&, const Value& value, Arguments& arguments) {
 }
 
 Value attribute(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_attr", arguments, {"name"});
+  const Parameters given("do_attr(environment, obj; name)", arguments);
   // Without the items that x.name would find too.
   const Value found = get_attribute(value, to_text(given.need(0)));
   if (value.is_dict() && value.dict().find(to_text(given.need(0))) != nullptr &&
@@ -347,8 +350,8 @@ Value attribute(Interpreter&, const Value& value, Arguments& arguments) {
   return found;
 }
 
-Value xml_attributes(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_xmlattr", arguments, {"autospace"});
+Value xml_attributes(Interpreter& interpreter, const Value& value, Arguments& arguments) {
+  const Parameters given("do_xmlattr(eval_ctx, d; autospace=)", arguments);
   if (!value.is_dict()) raise("'{}' object has no attribute 'items'", type_name(value));
   std::string out;
   for (const auto& [key, item] : value.dict().entries()) {
@@ -361,11 +364,12 @@ Value xml_attributes(Interpreter&, const Value& value, Arguments& arguments) {
     out += fmt::format("{}{}=\"{}\"", out.empty() ? "" : " ", escape_html(name),
                        item.is_markup() ? text : escape_html(text));
   }
-  return Value::of(given.truth_or(0, true) && !out.empty() ? " " + out : out);
+  if (given.truth_or(0, true) && !out.empty()) out = " " + out;
+  return interpreter.autoescape() ? Value::markup(std::move(out)) : Value::of(std::move(out));
 }
 
 Value file_size(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_filesizeformat", arguments, {"binary"});
+  const Parameters given("do_filesizeformat(value; binary=)", arguments);
   if (!value.is_text() && !value.is_number()) {
     require_defined(value);
     raise("float() argument must be a string or a real number, not '{}'", type_name(value));
@@ -387,86 +391,80 @@ Value file_size(Interpreter&, const Value& value, Arguments& arguments) {
   return Value::of(fmt::format("{:.1f} {}{}", bytes / unit, letter, binary ? "iB" : "B"));
 }
 
-Value pretty(Interpreter&, const Value& value, Arguments&) { return Value::of(to_repr(value)); }
+// With the keys of dictionaries in order, as Python's pprint; which breaks what is longer than a
+// line.
+Value in_order(const Value& value) {
+  const Deeper deeper;
+  if (!value.is_dict() && !value.is_sequence()) return value;
+  Items items;
+  if (value.is_sequence()) {
+    for (const Value& item : value.items()) items.push_back(in_order(item));
+    return value.is_list() ? Value::list(std::move(items)) : Value::tuple(std::move(items));
+  }
+  auto entries = value.dict().entries();
+  std::stable_sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) {
+    return compare(Comparison::lt, a.first, b.first);
+  });
+  Dict out;
+  for (auto& [key, item] : entries) out.set(key, in_order(item));
+  return Value::dict(std::move(out));
+}
+
+Value pretty(Interpreter&, const Value& value, Arguments&) {
+  constexpr int64_t kLine = 80;
+  std::string out = to_repr(in_order(value));
+  const bool breaks = value.is_dict() || value.is_sequence() || value.is_text();
+  if (breaks && count_characters(out) > kLine) {
+    fail(
+        "The chat template uses the filter 'pprint' on a value of more than the {} characters that "
+        "it can show here.",
+        kLine);
+  }
+  return Value::of(std::move(out));
+}
 
 }  // namespace
 
-Parameters::Parameters(std::string_view function, Arguments& arguments,
-                       std::initializer_list<const char*> names)
-    : function_(function), names_(names), values_(names.size()) {
-  if (arguments.positional.size() > names_.size()) {
-    raise("{}() takes at most {} arguments ({} given)", function, names_.size(),
-          arguments.positional.size());
-  }
-  for (size_t i = 0; i < arguments.positional.size(); ++i) values_[i] = arguments.positional[i];
-  for (const auto& [name, value] : arguments.named) {
-    const auto found = std::find(names_.begin(), names_.end(), std::string_view(name));
-    if (found == names_.end()) {
-      raise("{}() got an unexpected keyword argument {}", function, repr_of_text(name));
-    }
-    auto& slot = values_[static_cast<size_t>(found - names_.begin())];
-    if (slot) raise("{}() got multiple values for argument {}", function, repr_of_text(name));
-    slot = value;
-  }
-}
-
-const Value& Parameters::need(size_t i) const {
-  if (!values_[i]) {
-    raise("{}() missing 1 required positional argument: '{}'", function_, names_[i]);
-  }
-  return *values_[i];
-}
-Value Parameters::value_or(size_t i, Value otherwise) const {
-  return values_[i] ? *values_[i] : std::move(otherwise);
-}
-int64_t Parameters::integer_or(size_t i, int64_t otherwise) const {
-  return values_[i] ? to_index(*values_[i]) : otherwise;
-}
-bool Parameters::truth_or(size_t i, bool otherwise) const {
-  return values_[i] ? truth(*values_[i]) : otherwise;
-}
-std::string Parameters::text_or(size_t i, const char* otherwise) const {
-  return values_[i] ? to_text(*values_[i]) : otherwise;
-}
-
-Filter find_text_filter(std::string_view name) {
+const Filter* find_text_filter(std::string_view name) {
   static const std::unordered_map<std::string_view, Filter> filters = {
-      {"abs", absolute},
-      {"attr", attribute},
-      {"capitalize", change_text<capitalize>},
-      {"center", center},
-      {"d", default_value},
-      {"default", default_value},
-      {"e", escape},
-      {"escape", escape},
-      {"filesizeformat", file_size},
-      {"float", to_float},
-      {"forceescape", force_escape},
-      {"format", format},
-      {"indent", indent},
-      {"int", to_int},
-      {"lower", change_text<to_lower>},
-      {"pprint", pretty},
-      {"replace", replace},
-      {"round", round_number},
-      {"safe", safe},
-      {"string", to_string},
-      {"striptags", strip_tags},
-      {"title", title},
-      {"tojson", json},
-      {"trim", trim},
-      {"truncate", truncate},
-      {"upper", change_text<to_upper>},
-      {"urlencode", encode_url},
-      {"wordcount", count_words},
-      {"xmlattr", xml_attributes},
+      {"abs", {absolute, "abs(x; /)"}},
+      {"attr", {attribute}},
+      {"capitalize", {change_text<capitalize>, "do_capitalize(s;)"}},
+      {"center", {center}},
+      {"d", {default_value}},
+      {"default", {default_value}},
+      {"e", {escape, "escape(s;)"}},
+      {"escape", {escape, "escape(s;)"}},
+      {"filesizeformat", {file_size}},
+      {"float", {to_float}},
+      {"forceescape", {force_escape, "do_forceescape(value;)"}},
+      {"format", {format}},
+      {"indent", {indent}},
+      {"int", {to_int}},
+      {"lower", {change_text<to_lower>, "do_lower(s;)"}},
+      {"pprint", {pretty, "do_pprint(value;)"}},
+      {"replace", {replace}},
+      {"round", {round_number}},
+      {"safe", {safe, "do_mark_safe(value;)"}},
+      {"string", {to_string, "soft_str(s;)"}},
+      {"striptags", {without_tags, "do_striptags(value;)"}},
+      {"title", {title, "do_title(s;)"}},
+      {"tojson", {json}},
+      {"trim", {trim}},
+      {"truncate", {truncate}},
+      {"upper", {change_text<to_upper>, "do_upper(s;)"}},
+      {"urlencode", {encode_url, "do_urlencode(value;)"}},
+      {"urlize", {urlize}},
+      {"wordcount", {count_words, "do_wordcount(s;)"}},
+      {"wordwrap", {wrap_words}},
+      {"xmlattr", {xml_attributes}},
   };
   const auto found = filters.find(name);
-  return found == filters.end() ? nullptr : found->second;
+  return found == filters.end() ? nullptr : &found->second;
 }
 
-Filter find_filter(std::string_view name) {
-  const Filter found = find_text_filter(name);
+const Filter* find_filter(std::string_view name) {
+  const Filter* found = find_text_filter(name);
   return found != nullptr ? found : find_sequence_filter(name);
 }
 

@@ -1,42 +1,52 @@
 // The filters and tests of Jinja, by name, and how their arguments are found.
 #pragma once
 
-#include <initializer_list>
 #include <string_view>
 
+#include "frontends/chat/parameters.h"
 #include "frontends/chat/value.h"
 
 namespace nibble::frontends::chat {
 
-using Filter = Value (*)(Interpreter&, const Value& value, Arguments& arguments);
-using Test = bool (*)(Interpreter&, const Value& value, Arguments& arguments);
+// `signature`: of one that takes no arguments (Parameters checks that there are none), otherwise
+// null, and the function looks at its arguments itself.
+struct Filter {
+  using Function = Value (*)(Interpreter&, const Value& value, Arguments& arguments);
+  Function function;
+  const char* signature = nullptr;
+
+  Value operator()(Interpreter& interpreter, const Value& value, Arguments& arguments) const {
+    if (signature != nullptr) Parameters(signature, arguments);
+    return function(interpreter, value, arguments);
+  }
+};
+
+// A test has at most one argument, None where it has none.
+struct Test {
+  using Function = bool (*)(const Value& value, const Value& other);
+  Function function;
+  const char* signature;
+
+  bool operator()(const Value& value, Arguments& arguments) const {
+    return function(value, Parameters(signature, arguments).value_or_none(0));
+  }
+};
 
 // nullptr when there is none of this name.
-Filter find_filter(std::string_view name);
-Test find_test(std::string_view name);
+const Filter* find_filter(std::string_view name);
+const Test* find_test(std::string_view name);
 
 // The rooms that find_filter looks into: text, numbers and the rest; and sequences.
-Filter find_text_filter(std::string_view name);
-Filter find_sequence_filter(std::string_view name);
+const Filter* find_text_filter(std::string_view name);
+const Filter* find_sequence_filter(std::string_view name);
 
-// The arguments of a call under the names of the function's parameters.
-class Parameters {
- public:
-  // Raises a TypeError in Python's words on what does not fit.
-  Parameters(std::string_view function, Arguments& arguments,
-             std::initializer_list<const char*> names);
-  bool given(size_t i) const { return values_[i].has_value(); }
-  const Value& need(size_t i) const;  // raises when missing
-  Value value_or(size_t i, Value otherwise) const;
-  int64_t integer_or(size_t i, int64_t otherwise) const;
-  bool truth_or(size_t i, bool otherwise) const;
-  std::string text_or(size_t i, const char* otherwise) const;  // str() of it
+// Filters that are a file each.
+Value urlize(Interpreter& interpreter, const Value& value, Arguments& arguments);
+Value wrap_words(Interpreter& interpreter, const Value& value, Arguments& arguments);
 
- private:
-  std::string function_;
-  std::vector<const char*> names_;
-  std::vector<std::optional<Value>> values_;
-};
+// Filters on text that Markup also has as methods, and what escapes stand for.
+std::string strip_tags(std::string_view text);
+std::string unescape_html(std::string_view text);
 
 // json.dumps as transformers calls it. `indent`: None, an int or a text.
 struct JsonStyle {
@@ -45,11 +55,5 @@ struct JsonStyle {
   bool sort_keys = false;
 };
 std::string to_json(const Value& value, const JsonStyle& style);
-
-// "{} {name!r:>10}".format(...).
-std::string format_braces(Interpreter& interpreter, const std::string& format,
-                          Arguments& arguments);
-// format(value, spec) of the built-in types.
-std::string format_value(const Value& value, std::string_view spec);
 
 }  // namespace nibble::frontends::chat

@@ -43,11 +43,14 @@ class Interpreter::InScope {
   ScopePtr before_;
 };
 
-Interpreter::Interpreter(const Dict& variables, const std::tm& now, size_t output_bytes)
-    : variables_(variables),
+Interpreter::Interpreter(const Template& parsed, const Dict& variables, const std::tm& now,
+                         size_t output_bytes)
+    : parsed_(parsed),
+      variables_(variables),
       now_(now),
       output_limit_(output_bytes),
       scope_(std::make_shared<Scope>(nullptr)),
+      context_(scope_),
       globals_(make_globals()) {}
 
 // Namespaces may hold each other, and macros the scope that holds them.
@@ -56,10 +59,10 @@ Interpreter::~Interpreter() {
   for (const auto& scope : kept_scopes_) scope->variables.clear();
 }
 
-std::string Interpreter::render(const Body& body) {
+std::string Interpreter::render() {
   std::string out;
   out_ = &out;
-  run(body);
+  run(parsed_.body);
   out_ = nullptr;
   return out;
 }
@@ -110,7 +113,10 @@ Interpreter::Flow Interpreter::run(const Statement& statement) {
       emit(statement.text);
       break;
     case Kind::output:
-      for (const auto& expression : statement.expressions) emit(to_text(evaluate(*expression)));
+      for (const auto& expression : statement.expressions) {
+        const Value value = evaluate(*expression);
+        emit(escapes(statement.escape) ? escaped(value).text() : to_text(value));
+      }
       break;
     case Kind::branch:
       return run_branch(statement);
@@ -121,9 +127,10 @@ Interpreter::Flow Interpreter::run(const Statement& statement) {
       assign(*statement.target, evaluate(*statement.expressions[0]));
       break;
     case Kind::set_block: {
-      Value text = Value::of(captured(statement.bodies[0], std::make_shared<Scope>(scope_)));
+      Value text = captured_text(statement);
       const auto& filter = statement.expressions[0];
-      assign(*statement.target, filter ? filter_text(*filter, text) : text);
+      if (filter) text = filter_text(*filter, text);
+      assign(*statement.target, autoescape_ ? Value::markup(to_text(text)) : text);
       break;
     }
     case Kind::macro:
@@ -132,18 +139,22 @@ Interpreter::Flow Interpreter::run(const Statement& statement) {
     case Kind::call:
       run_call(statement);
       break;
-    case Kind::filter_block: {
-      const Value text = Value::of(captured(statement.bodies[0], std::make_shared<Scope>(scope_)));
-      emit(to_text(filter_text(*statement.expressions[0], text)));
+    case Kind::filter_block:
+      emit_text(filter_text(*statement.expressions[0], captured_text(statement)));
       break;
-    }
     case Kind::with:
       run_with(statement);
       break;
     case Kind::scope:
       return run_scoped(statement.bodies[0]);
-    case Kind::refused:
-      throw TemplateError(statement.text);
+    case Kind::autoescape:
+      return run_autoescape(statement);
+    case Kind::block:
+      run_block(statement);
+      break;
+    case Kind::load:
+      load(statement);
+      break;
     case Kind::leave:
       return Flow::leave;
     case Kind::next:
@@ -202,10 +213,11 @@ Interpreter::Flow Interpreter::run_loop(const Statement& statement, const Value&
   return run(statement.bodies[1]);
 }
 
-std::string Interpreter::run_loop_again(const Statement& loop, const Value& iterable,
-                                        const ScopePtr& around, int depth) {
+Value Interpreter::run_loop_again(const Statement& loop, const Value& iterable,
+                                  const ScopePtr& around, int depth) {
   const Deeper deeper;
-  return captured([&] { run_loop(loop, iterable, around, depth); });
+  std::string text = captured([&] { run_loop(loop, iterable, around, depth); });
+  return text_of(std::move(text), escapes(loop.escape));
 }
 
 void Interpreter::run_with(const Statement& statement) {
@@ -228,7 +240,68 @@ void Interpreter::run_macro(const Statement& statement) {
 
 void Interpreter::run_call(const Statement& statement) {
   const Value caller = Value::object(std::make_shared<Macro>(statement.signature, scope_));
-  emit(to_text(evaluate_call(*statement.expressions[0], &caller)));
+  emit_text(evaluate_call(*statement.expressions[0], &caller));
+}
+
+Value Interpreter::captured_text(const Statement& statement) {
+  std::string text = captured(statement.bodies[0], std::make_shared<Scope>(scope_));
+  return text_of(std::move(text), escapes(statement.escape));
+}
+
+void Interpreter::emit_text(const Value& value) {
+  if (!value.is_text()) {
+    raise("sequence item 0: expected str instance, {} found", type_name(value));
+  }
+  emit(value.text());
+}
+
+// Whoever leaves the loop around from within leaves the escaping as it is, as in Jinja.
+Interpreter::Flow Interpreter::run_autoescape(const Statement& statement) {
+  const bool before = std::exchange(autoescape_, truth(evaluate(*statement.expressions[0])));
+  const Flow flow = run_scoped(statement.bodies[0]);
+  if (flow == Flow::normal) autoescape_ = before;
+  return flow;
+}
+
+const Signature* Interpreter::find_block(std::string_view name) const {
+  for (const auto& block : parsed_.blocks) {
+    if (block->name == name) return block.get();
+  }
+  return nullptr;
+}
+
+void Interpreter::run_block(const Statement& statement) {
+  const Signature& block = *statement.signature;
+  if (statement.required) raise("Required block {} not found", repr_of_text(block.name));
+  run_block(block, statement.scoped ? scope_ : context_);
+}
+
+void Interpreter::run_block(const Signature& block, ScopePtr around) {
+  const Deeper deeper;
+  const InScope inside(*this, std::make_shared<Scope>(around));
+  const ScopePtr before = std::exchange(context_, std::move(around));
+  scope_->set("super", Value::undefined(fmt::format("there is no parent block called {}.",
+                                                    repr_of_text(block.name))));
+  run(*block.body);
+  context_ = before;
+}
+
+Value Interpreter::render_block(const Signature& block, const ScopePtr& around) {
+  return text_of(captured([&] { run_block(block, around); }), autoescape_);
+}
+
+// There are no other templates.
+void Interpreter::load(const Statement& statement) {
+  const Value name = evaluate(*statement.expressions[0]);
+  if (statement.text == "include" && !name.is_text()) {
+    require_defined(name);
+    if (!truth(name)) {
+      if (statement.ignore_missing) return;
+      raise("Tried to select from an empty list of templates.");
+    }
+    iterate(name);
+  }
+  raise("no loader for this environment specified");
 }
 
 Value Interpreter::call_macro(const Signature& signature, const ScopePtr& around,
@@ -246,7 +319,7 @@ Value Interpreter::call_macro(const Signature& signature, const ScopePtr& around
                                    : Value::undefined(fmt::format("parameter {} was not provided",
                                                                   repr_of_text(name))));
   }
-  return Value::of(captured(*signature.body, scope));
+  return text_of(captured(*signature.body, scope), autoescape_);
 }
 
 void Interpreter::assign(const Expression& target, Value value) {

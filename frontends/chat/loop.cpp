@@ -78,8 +78,7 @@ Value Loop::call(Interpreter& interpreter, Arguments& arguments) {
   if (arguments.positional.empty()) {
     raise("LoopContext.__call__() missing 1 required positional argument: 'iterable'");
   }
-  return Value::of(
-      interpreter.run_loop_again(statement_, arguments.positional[0], around_, depth_ + 1));
+  return interpreter.run_loop_again(statement_, arguments.positional[0], around_, depth_ + 1);
 }
 
 }  // namespace nibble::frontends::chat

@@ -57,12 +57,14 @@ Value make_dict(Interpreter&, Arguments& arguments) {
 }
 
 Value raise_exception(Interpreter&, Arguments& arguments) {
-  const Parameters given("raise_exception", arguments, {"message"});
+  const Parameters given("_cached_compile_jinja_template.<locals>.raise_exception(; message)",
+                         arguments);
   throw TemplateError(to_text(given.need(0)));
 }
 
 Value strftime_now(Interpreter& interpreter, Arguments& arguments) {
-  const Parameters given("strftime_now", arguments, {"format"});
+  const Parameters given("_cached_compile_jinja_template.<locals>.strftime_now(; format)",
+                         arguments);
   if (!given.need(0).is_text()) {
     raise("strftime() argument 1 must be str, not {}", type_name(given.need(0)));
   }
@@ -74,8 +76,12 @@ Value make_cycler(Interpreter&, Arguments& arguments) {
   return Value::object(std::make_shared<Cycler>(std::move(arguments.positional)));
 }
 
+Value make_filler_text(Interpreter&, Arguments&) {
+  fail("The chat template calls lipsum(), so what it renders is left to chance.");
+}
+
 Value make_joiner(Interpreter&, Arguments& arguments) {
-  const Parameters given("Joiner.__init__", arguments, {"sep"});
+  const Parameters given("Joiner.__init__(self; sep=)", arguments);
   const Value separator = given.value_or(0, Value::of(", "));
   return make_function("joiner", [separator, used = false](Interpreter&, Arguments&) mutable {
     return std::exchange(used, true) ? separator : Value::of("");
@@ -143,6 +149,7 @@ void bind_macro_arguments(const Signature& signature, Arguments& arguments, Scop
 }
 
 Dict dict_from(const Value& value) {
+  require_defined(value);
   if (value.is_dict()) return value.dict();
   if (value.is_object()) {
     if (const auto* space = dynamic_cast<Namespace*>(&value.object())) return space->attributes;
@@ -198,6 +205,7 @@ Dict make_globals() {
   add("strftime_now", strftime_now);
   add("cycler", make_cycler);
   add("joiner", make_joiner);
+  add("lipsum", make_filler_text);
   return out;
 }
 

@@ -11,7 +11,10 @@ class Macro : public Object {
       : signature_(std::move(signature)), around_(std::move(around)) {}
   std::string type_name() const override { return "Macro"; }
   std::string qualified_name() const override { return "jinja2.runtime.Macro"; }
-  std::string repr() const override { return "<Macro " + repr_of_text(signature_->name) + ">"; }
+  std::string repr() const override {
+    return "<Macro " + (signature_->name.empty() ? "anonymous" : repr_of_text(signature_->name)) +
+           ">";
+  }
   std::optional<Value> attribute(std::string_view name) override;
   bool callable() const override { return true; }
   Value call(Interpreter& interpreter, Arguments& arguments) override {

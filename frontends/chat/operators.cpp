@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "frontends/chat/format.h"
 #include "frontends/chat/unicode_text.h"
 
 namespace nibble::frontends::chat {
@@ -25,6 +26,18 @@ int64_t integer_power(int64_t base, int64_t exponent) {
     if ((exponent & 1) != 0 && __builtin_mul_overflow(result, base, &result)) overflow();
     exponent >>= 1;
     if (exponent > 0 && __builtin_mul_overflow(base, base, &base)) overflow();
+  }
+  return result;
+}
+
+double real_power(double base, double exponent) {
+  const double result = std::pow(base, exponent);
+  if (std::isinf(result) && std::isfinite(base) && std::isfinite(exponent)) {
+    raise("(34, 'Numerical result out of range')");
+  }
+  if (std::isnan(result) && !std::isnan(base) && !std::isnan(exponent)) {
+    fail("The chat template computes {} to the power of {}, which is a complex number.", base,
+         exponent);
   }
   return result;
 }
@@ -56,13 +69,27 @@ Value of_integers(Operator op, int64_t a, int64_t b) {
     case Operator::power:
       if (b >= 0) return Value::of(integer_power(a, b));
       if (a == 0) raise("zero to a negative power");
-      return Value::of(std::pow(static_cast<double>(a), static_cast<double>(b)));
+      return Value::of(real_power(static_cast<double>(a), static_cast<double>(b)));
   }
   return {};
 }
 
+// With the sign of b.
+double floored_remainder(double a, double b) {
+  const double rest = std::fmod(a, b);
+  if (rest == 0) return std::copysign(0.0, b);
+  return (rest < 0) != (b < 0) ? rest + b : rest;
+}
+
+double floored_quotient(double a, double b) {
+  const double rest = std::fmod(a, b);
+  const double quotient = (a - rest) / b - (rest != 0 && (rest < 0) != (b < 0) ? 1.0 : 0.0);
+  if (quotient == 0) return std::copysign(0.0, a / b);
+  const double whole = std::floor(quotient);
+  return quotient - whole > 0.5 ? whole + 1.0 : whole;
+}
+
 Value of_reals(Operator op, double a, double b) {
-  double result = 0;
   switch (op) {
     case Operator::add:
       return Value::of(a + b);
@@ -75,14 +102,13 @@ Value of_reals(Operator op, double a, double b) {
       return Value::of(a / b);
     case Operator::floor_divide:
       if (b == 0) raise("division by zero");
-      return Value::of(std::floor(a / b));
+      return Value::of(floored_quotient(a, b));
     case Operator::modulo:
       if (b == 0) raise("division by zero");
-      result = std::fmod(a, b);
-      return Value::of(result != 0 && (result < 0) != (b < 0) ? result + b : result);
+      return Value::of(floored_remainder(a, b));
     case Operator::power:
       if (a == 0 && b < 0) raise("zero to a negative power");
-      return Value::of(std::pow(a, b));
+      return Value::of(real_power(a, b));
   }
   return {};
 }
@@ -175,7 +201,7 @@ int64_t clamp_part(const Value& part, int64_t size, int64_t low, int64_t high, i
 }
 
 struct SliceRange {
-  int64_t start, step, count;
+  int64_t start, past, step, count;
 };
 
 SliceRange slice_range(const Value& start, const Value& stop, const Value& step, int64_t size) {
@@ -189,16 +215,17 @@ SliceRange slice_range(const Value& start, const Value& stop, const Value& step,
   const int64_t first = clamp_part(start, size, low, high, up ? low : high);
   const int64_t past = clamp_part(stop, size, low, high, up ? high : low);
   const int64_t distance = up ? past - first : first - past;
-  if (distance <= 0) return {0, 1, 0};
+  if (distance <= 0) return {first, past, stride, 0};
   // Steps longer than the text are all one step.
   const int64_t length = std::min(stride == INT64_MIN ? INT64_MAX : std::abs(stride), size + 1);
-  return {first, up ? length : -length, (distance + length - 1) / length};
+  return {first, past, up ? length : -length, (distance + length - 1) / length};
 }
 
 Value slice_text(const Value& value, const Value& start, const Value& stop, const Value& step) {
   const std::string& text = value.text();
   const SliceRange range = slice_range(start, stop, step, count_characters(text));
   std::string out;
+  if (range.count == 0) return value.is_markup() ? Value::markup("") : Value::of("");
   if (range.step == 1) {
     const size_t first = byte_of(text, range.start);
     out = text.substr(first, byte_of(std::string_view(text).substr(first), range.count));
@@ -213,11 +240,27 @@ Value slice_text(const Value& value, const Value& start, const Value& stop, cons
 
 }  // namespace
 
+Value escaped(const Value& value) {
+  return value.is_markup() ? value : Value::markup(escape_html(to_text(value)));
+}
+
+Value join_escaped(const Items& items, const Value& between) {
+  bool markup = between.is_markup();
+  for (const Value& item : items) markup = markup || item.is_markup();
+  std::string out;
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (i > 0) out += markup ? escaped(between).text() : to_text(between);
+    out += markup ? escaped(items[i]).text() : to_text(items[i]);
+    foresee(out.size());
+  }
+  spend_bytes(out.size());
+  return markup ? Value::markup(std::move(out)) : Value::of(std::move(out));
+}
+
 Value join_texts(const Value& left, const Value& right) {
   foresee(left.text().size() + right.text().size(), 1);
   if (left.is_markup() || right.is_markup()) {
-    return Value::markup((left.is_markup() ? left.text() : escape_html(left.text())) +
-                         (right.is_markup() ? right.text() : escape_html(right.text())));
+    return Value::markup(escaped(left).text() + escaped(right).text());
   }
   return Value::of(left.text() + right.text());
 }
@@ -233,7 +276,8 @@ Value apply(Operator op, const Value& a, const Value& b) {
   if (op == Operator::multiply) return multiply(a, b);
   if (op != Operator::add) unsupported(op, a, b);
   if (a.is_text() && b.is_text()) return join_texts(a, b);
-  if (a.is_text()) raise("can only concatenate str (not \"{}\") to str", type_name(b));
+  if (a.is_text() && !a.is_markup())
+    raise("can only concatenate str (not \"{}\") to str", type_name(b));
   if (a.is_sequence()) return add_sequences(a, b);
   unsupported(op, a, b);
 }
@@ -272,6 +316,10 @@ bool equal(const Value& a, const Value& b) {
     return true;
   }
   if (a.is_dict() && b.is_dict()) return equal_dicts(a.dict(), b.dict());
+  if (a.is_object() && b.is_object() && a.object().type_name() == "range" &&
+      b.object().type_name() == "range") {
+    return equal(Value::list(to_items(a)), Value::list(to_items(b)));
+  }
   return a.same(b);
 }
 
@@ -343,8 +391,7 @@ Next iterate_if_any(const Value& value) {
       const size_t start = at;
       spend();
       next_code_point(text, at);
-      std::string character = text.substr(start, at - start);
-      out = value.is_markup() ? Value::markup(std::move(character)) : Value::of(character);
+      out = Value::of(text.substr(start, at - start));  // plain even of markup
       return true;
     };
   }
@@ -404,11 +451,28 @@ std::optional<Value> item_of(const Value& value, const Value& key) {
   return value.is_markup() ? Value::markup(std::move(character)) : Value::of(std::move(character));
 }
 
+Value need_item(const Value& value, const Value& key) {
+  require_defined(value);
+  if (value.is_dict()) {
+    if (const Value* found = value.dict().find(key)) return *found;
+    raise("{}", to_repr(key));  // a KeyError
+  }
+  if (auto found = item_of(value, key)) return *found;
+  if (value.is_text()) raise("string indices must be integers, not '{}'", type_name(key));
+  if (value.is_sequence() || (value.is_object() && value.object().type_name() == "range")) {
+    raise("{} indices must be integers or slices, not {}", type_name(value), type_name(key));
+  }
+  raise("'{}' object is not subscriptable", type_name(value));
+}
+
 std::optional<Value> slice_of(const Value& value, const Value& start, const Value& stop,
                               const Value& step) {
   if (value.is_text()) return slice_text(value, start, stop, step);
   if (value.is_object() && value.object().type_name() == "range") {
-    return slice_of(Value::list(to_items(value)), start, stop, step);
+    const auto& range = static_cast<const Range&>(value.object());
+    const SliceRange part = slice_range(start, stop, step, *value.object().length());
+    return Value::object(std::make_shared<Range>(range.at(part.start), range.at(part.past),
+                                                 range.step() * part.step));
   }
   if (!value.is_sequence()) return std::nullopt;
   const SliceRange range =
@@ -422,7 +486,6 @@ std::optional<Value> slice_of(const Value& value, const Value& start, const Valu
 }
 
 int64_t to_index(const Value& value) {
-  require_defined(value);
   if (!value.is_integral()) {
     raise("'{}' object cannot be interpreted as an integer", type_name(value));
   }

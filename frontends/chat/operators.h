@@ -25,15 +25,19 @@ Items to_items(const Value& value);  // all that iterate() gives
 
 // value[key] of the built-in types; nullopt where Python raises a TypeError or a LookupError.
 std::optional<Value> item_of(const Value& value, const Value& key);
+// value[key] where Python's errors are wanted.
+Value need_item(const Value& value, const Value& key);
 // value[start:stop:step], None where a part is missing. nullopt when it cannot be sliced.
 std::optional<Value> slice_of(const Value& value, const Value& start, const Value& stop,
                               const Value& step);
 
 // An int where Python wants an index; raises its TypeError otherwise.
 int64_t to_index(const Value& value);
+// The texts of all, which are escaped as soon as one of them is markup.
+Value join_escaped(const Items& items, const Value& between);
 // text + text or text ~ text, minding markup.
 Value join_texts(const Value& left, const Value& right);
-// `format % values`.
-Value format_percent(const Value& format, const Value& values);
+// Markup as it is, anything else as text with its HTML escaped.
+Value escaped(const Value& value);
 
 }  // namespace nibble::frontends::chat

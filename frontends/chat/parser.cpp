@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "frontends/chat/budget.h"
+#include "frontends/chat/unicode_text.h"
 
 namespace nibble::frontends::chat {
 namespace {
@@ -32,7 +33,7 @@ class Setting {
 
 }  // namespace
 
-Body parse(std::string_view source) {
+Template parse(std::string_view source) {
   Limits limits;
   limits.depth = kMostNesting;
   Budget budget(limits);
@@ -84,15 +85,23 @@ void Parser::assert_later(const std::string& message) {
   if (assertion_.empty()) assertion_ = message;
 }
 
-Body Parser::run() {
-  Body out;
-  body(out, nullptr);
+Template Parser::run() {
+  Template out;
+  body(out.body, nullptr);
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const auto same = [&](const auto& block) { return block->name == blocks_[i]->name; };
+    if (std::any_of(blocks_.begin(), blocks_.begin() + static_cast<int64_t>(i), same)) {
+      raise("block {} defined twice", repr_of_text(blocks_[i]->name));
+    }
+  }
   if (!assertion_.empty()) throw TemplateError(assertion_);
+  out.blocks = std::move(blocks_);
   return out;
 }
 
-Body Parser::body_until(std::vector<std::string> ends) {
+Body Parser::body_until(std::vector<std::string> ends, bool top) {
   const Deeper deeper;
+  const Setting<bool> inner(top_, top_ && top);
   skip_sign(":");
   expect(TokenType::block_end);
   Body out;
@@ -103,8 +112,8 @@ Body Parser::body_until(std::vector<std::string> ends) {
   return out;
 }
 
-Body Parser::closed_body(const std::string& end) {
-  Body out = body_until({end});
+Body Parser::closed_body(const std::string& end, bool top) {
+  Body out = body_until({end}, top);
   take();
   return out;
 }
@@ -159,6 +168,7 @@ Statement Parser::start(Statement::Kind kind) const {
   Statement out;
   out.kind = kind;
   out.line = current().line;
+  out.escape = escape_;
   return out;
 }
 
@@ -184,7 +194,7 @@ Statement Parser::parse_known(const std::string& tag) {
   if (tag == "print") return parse_print();
   if (tag == "generation") return parse_generation();
   if (tag == "include" || tag == "import" || tag == "from" || tag == "extends") {
-    return parse_import(tag);
+    return parse_load(tag);
   }
   if (tag == "break" || tag == "continue") {
     Statement out = start(tag == "break" ? Statement::Kind::leave : Statement::Kind::next);
@@ -224,9 +234,9 @@ Statement Parser::parse_if() {
   do {
     take();  // if, elif
     out.expressions.push_back(tuple({.conditional = false}));
-    out.bodies.push_back(body_until({"elif", "else", "endif"}));
+    out.bodies.push_back(body_until({"elif", "else", "endif"}, true));
   } while (current().is_name("elif"));
-  if (take().text == "else") out.bodies.push_back(closed_body("endif"));
+  if (take().text == "else") out.bodies.push_back(closed_body("endif", true));
   return out;
 }
 
@@ -328,31 +338,44 @@ Statement Parser::parse_with() {
 }
 
 Statement Parser::parse_block() {
-  Statement out = start(Statement::Kind::scope);
+  Statement out = start(Statement::Kind::block);
   take();
-  const std::string name = expect_name();
-  skip_name("scoped");
-  skip_name("required");
+  auto block = std::make_shared<Signature>();
+  block->name = expect_name();
+  out.scoped = skip_name("scoped");
+  out.required = skip_name("required");
   if (current().is_sign("-")) {
     raise(
         "Block names in Jinja have to be valid Python identifiers and may not contain hyphens, use "
         "an underscore instead.");
   }
   const Setting<int> outside(loops_, 0);
-  out.bodies.push_back(closed_body("endblock"));
-  skip_name(name);
+  const Setting<bool> hard(soft_, false);
+  const Setting<Escape> plain(escape_, Escape::off);
+  block->body = std::make_shared<const Body>(closed_body("endblock"));
+  for (const Statement& statement : *block->body) {
+    const bool blank =
+        statement.kind == Statement::Kind::data && strip(statement.text, true, false).empty();
+    if (out.required && !blank) {
+      raise("Required blocks can only contain comments or whitespace");
+    }
+  }
+  skip_name(block->name);
+  blocks_.push_back(block);
+  out.signature = std::move(block);
   return out;
 }
 
 Statement Parser::parse_autoescape() {
-  Statement out = start(Statement::Kind::refused);
-  out.text = "The chat template asks for autoescape, which is not supported.";
+  Statement out = start(Statement::Kind::autoescape);
   take();
-  const ExpressionPtr wanted = expression();
-  Body body = closed_body("endautoescape");
-  if (wanted->kind != Kind::constant || truth(wanted->value)) return out;
-  out.kind = Statement::Kind::scope;  // off, as it is anyway
-  out.bodies.push_back(std::move(body));
+  out.expressions.push_back(expression());
+  const Expression& wanted = *out.expressions[0];
+  const Escape inside = wanted.kind != Kind::constant ? Escape::open
+                        : truth(wanted.value)         ? Escape::on
+                                                      : Escape::off;
+  const Setting<Escape> within(escape_, inside);
+  out.bodies.push_back(closed_body("endautoescape"));
   return out;
 }
 
@@ -366,14 +389,49 @@ Statement Parser::parse_print() {
   return out;
 }
 
-// Other templates are not to be had: an error once it is reached, in Jinja's words.
-Statement Parser::parse_import(const std::string& tag) {
-  Statement out = start(Statement::Kind::refused);
-  out.text = "no loader for this environment specified";
+// "with context" or "without context"
+bool Parser::skip_context() {
+  const bool found =
+      (current().is_name("with") || current().is_name("without")) && ahead().is_name("context");
+  if (found) {
+    take();
+    take();
+  }
+  return found;
+}
+
+void Parser::parse_imported_names() {
+  for (bool first = true;; first = false) {
+    if (!first) expect_sign(",");
+    if (current().type != TokenType::name) unexpected("name");
+    if (skip_context()) return;
+    if (expect_name().starts_with('_')) {
+      raise("names starting with an underline can not be imported");
+    }
+    if (skip_name("as")) expect_name();
+    if (skip_context() || !current().is_sign(",")) return;
+  }
+}
+
+// Other templates are not to be had: an error once it is reached.
+Statement Parser::parse_load(const std::string& tag) {
+  Statement out = start(Statement::Kind::load);
+  out.text = tag;
   take();
-  expression();
-  if (tag == "from" && !skip_name("import")) unexpected("import");
-  while (current().type == TokenType::name || current().is_sign(",")) take();
+  out.expressions.push_back(expression());
+  if (tag == "extends" && !top_) assert_later("cannot use extend from a non top-level scope");
+  if (tag == "include") {
+    out.ignore_missing = current().is_name("ignore") && ahead().is_name("missing");
+    for (int i = 0; out.ignore_missing && i < 2; ++i) take();
+    skip_context();
+  } else if (tag == "import") {
+    if (!skip_name("as")) unexpected("as");
+    expect_name();
+    skip_context();
+  } else if (tag == "from") {
+    if (!skip_name("import")) unexpected("import");
+    parse_imported_names();
+  }
   return out;
 }
 

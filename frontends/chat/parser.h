@@ -11,12 +11,12 @@
 namespace nibble::frontends::chat {
 
 // Throws TemplateError for what Jinja refuses too, Error for nesting that is too deep.
-Body parse(std::string_view source);
+Template parse(std::string_view source);
 
 class Parser {
  public:
   explicit Parser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
-  Body run();
+  Template run();
 
  private:
   using Kind = Expression::Kind;
@@ -33,9 +33,9 @@ class Parser {
   [[noreturn]] void unexpected(const std::string& wanted) const;
 
   // Statements (parser.cpp).
-  Body body_until_end();
-  Body body_until(std::vector<std::string> ends);  // the end tag's name is the current token then
-  Body closed_body(const std::string& end);        // the end tag's name is taken
+  // The end tag's name is the current token then. `top`: it is at the top level if this is.
+  Body body_until(std::vector<std::string> ends, bool top = false);
+  Body closed_body(const std::string& end, bool top = false);  // the end tag's name is taken
   void body(Body& out, const std::vector<std::string>* ends);
   Statement statement();
   Statement parse_known(const std::string& tag);
@@ -50,7 +50,9 @@ class Parser {
   Statement parse_block();
   Statement parse_autoescape();
   Statement parse_print();
-  Statement parse_import(const std::string& tag);
+  Statement parse_load(const std::string& tag);
+  void parse_imported_names();
+  bool skip_context();
   Statement start(Statement::Kind kind) const;
   void signature(Signature& out);
   std::shared_ptr<const Signature> macro_body(Signature signature, const std::string& end);
@@ -103,6 +105,9 @@ class Parser {
   // Within a branch an unknown filter is only an error once it is reached.
   bool soft_ = false;
   int loops_ = 0;
+  bool top_ = true;  // outside of all bodies but branches
+  Escape escape_ = Escape::off;
+  std::vector<std::shared_ptr<const Signature>> blocks_;
   std::string assertion_;  // the first error that Jinja finds after parsing
 };
 

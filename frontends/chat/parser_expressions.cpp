@@ -174,6 +174,7 @@ ExpressionPtr Parser::concatenation() {
   ExpressionPtr first = product();
   if (!current().is_sign("~")) return first;
   ExpressionPtr out = node(Kind::concat, line);
+  out->escape = escape_;
   out->items.push_back(std::move(first));
   while (skip_sign("~")) out->items.push_back(product());
   return done(std::move(out));

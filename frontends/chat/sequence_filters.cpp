@@ -11,14 +11,14 @@
 namespace nibble::frontends::chat {
 namespace {
 
-Value fold_case(const Value& value) {
+Value ignore_case(const Value& value) {
   return value.is_text() ? Value::of(to_lower(value.text())) : value;
 }
 
 // What items are compared by: a part of them, without regard to case.
 Value key_of(const Value& item, const Value& attribute, bool case_sensitive) {
   const Value key = get_path(item, attribute);
-  return case_sensitive ? key : fold_case(key);
+  return case_sensitive ? key : ignore_case(key);
 }
 
 // An attribute of `sort` may name several parts: "a,b".
@@ -80,53 +80,90 @@ Value last(Interpreter&, const Value& value, Arguments&) {
   return Value::undefined("No last item, sequence was empty.");
 }
 
-Value join(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_join", arguments, {"d", "attribute"});
-  const std::string between = given.text_or(0, "");
+Value join(Interpreter& interpreter, const Value& value, Arguments& arguments) {
+  const Parameters given("sync_do_join(eval_ctx, value; d=, attribute=)", arguments);
   const Value attribute = given.value_or(1, Value());
   const Next next = iterate(value);
+  const std::string between = given.text_or(0, "");
+  Items items;
   std::string out;
   Value item;
   for (bool any = false; next(item); any = true) {
+    item = get_path(item, attribute);
+    if (interpreter.autoescape()) {
+      items.push_back(item);
+      foresee(items.size() * sizeof(Value));
+      continue;
+    }
     if (any) out += between;
-    out += to_text(get_path(item, attribute));
+    out += to_text(item);
     foresee(out.size());
   }
+  if (interpreter.autoescape()) return join_escaped(items, given.value_or(0, Value::of("")));
   spend_bytes(out.size());
   return Value::of(std::move(out));
 }
 
+// Of one item the choice is no chance.
+Value random(Interpreter&, const Value& value, Arguments&) {
+  const int64_t size = length(value);
+  if (size == 0) return Value::undefined("No random item, sequence was empty.");
+  if (size > 1) {
+    fail("The chat template uses the filter 'random', so what it renders is left to chance.");
+  }
+  return need_item(value, Value::of(int64_t{0}));
+}
+
 Value to_list(Interpreter&, const Value& value, Arguments&) { return Value::list(to_items(value)); }
 
-Value map(Interpreter& interpreter, const Value& value, Arguments& arguments) {
-  if (!truth(value)) return make_iterator(Value(), [](Value&) { return false; });
-  const Next next = iterate(value);
-  if (arguments.positional.empty() && !arguments.named.empty() &&
-      arguments.named[0].first == "attribute") {
-    const Parameters given("map", arguments, {"attribute", "default"});
-    const Value path = given.need(0), otherwise = given.value_or(1, Value());
-    return make_iterator(value, [=](Value& item) {
+// A generator: what it does when it begins, errors and all, waits for its first item to be asked
+// for.
+Value begun_later(const Value& source, std::function<Next()> begin) {
+  return make_iterator(source, [begin = std::move(begin), next = Next()](Value& item) mutable {
+    if (!next) next = begin();
+    return next(item);
+  });
+}
+
+Next map_items(Interpreter& interpreter, const Value& value, Arguments arguments) {
+  if (!truth(value)) return [](Value&) { return false; };
+  const auto names_attribute = [](const auto& argument) { return argument.first == "attribute"; };
+  if (arguments.positional.empty() &&
+      std::any_of(arguments.named.begin(), arguments.named.end(), names_attribute)) {
+    Value path, otherwise;
+    for (const auto& [name, given] : arguments.named) {
+      if (name != "attribute" && name != "default") {
+        raise("Unexpected keyword argument {}", repr_of_text(name));
+      }
+      (name == "default" ? otherwise : path) = given;
+    }
+    return [=, next = iterate(value)](Value& item) {
       if (!next(item)) return false;
       item = get_path(item, path);
       if (item.is_undefined() && !otherwise.is_none()) item = otherwise;
       return true;
-    });
+    };
   }
   if (arguments.positional.empty()) raise("map requires a filter argument");
   const Value name = arguments.positional[0];
   arguments.positional.erase(arguments.positional.begin());
-  return make_iterator(value, [=, &interpreter, arguments = arguments](Value& item) {
+  return [=, &interpreter, next = iterate(value)](Value& item) {
     const Deeper deeper;
     if (!next(item)) return false;
     Arguments own = arguments;
     item = interpreter.call_filter(name, item, own);
     return true;
-  });
+  };
 }
 
-template <bool keep, bool by_attribute>
-Value select(Interpreter& interpreter, const Value& value, Arguments& arguments) {
-  if (!truth(value)) return make_iterator(Value(), [](Value&) { return false; });
+Value map(Interpreter& interpreter, const Value& value, Arguments& arguments) {
+  return begun_later(
+      value, [&interpreter, value, arguments] { return map_items(interpreter, value, arguments); });
+}
+
+Next select_items(Interpreter& interpreter, const Value& value, Arguments arguments, bool keep,
+                  bool by_attribute) {
+  if (!truth(value)) return [](Value&) { return false; };
   Items& given = arguments.positional;
   Value path;
   if (by_attribute) {
@@ -137,8 +174,7 @@ Value select(Interpreter& interpreter, const Value& value, Arguments& arguments)
   const bool tested = !given.empty();
   const Value name = tested ? given[0] : Value();
   if (tested) given.erase(given.begin());
-  const Next next = iterate(value);
-  return make_iterator(value, [=, &interpreter, arguments = arguments](Value& item) {
+  return [=, &interpreter, next = iterate(value)](Value& item) {
     const Deeper deeper;
     while (next(item)) {
       const Value part = get_path(item, path);
@@ -147,11 +183,19 @@ Value select(Interpreter& interpreter, const Value& value, Arguments& arguments)
       if (holds == keep) return true;
     }
     return false;
+  };
+}
+
+template <bool keep, bool by_attribute>
+Value select(Interpreter& interpreter, const Value& value, Arguments& arguments) {
+  return begun_later(value, [&interpreter, value, arguments] {
+    return select_items(interpreter, value, arguments, keep, by_attribute);
   });
 }
 
 Value sort(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_sort", arguments, {"reverse", "case_sensitive", "attribute"});
+  const Parameters given("do_sort(environment, value; reverse=, case_sensitive=, attribute=)",
+                         arguments);
   std::vector<Keyed> keyed;
   for (const Value& item : to_items(value)) {
     keyed.push_back({sort_key(item, given.value_or(2, Value()), given.truth_or(1, false)), item});
@@ -161,7 +205,7 @@ Value sort(Interpreter&, const Value& value, Arguments& arguments) {
 }
 
 Value sort_dict(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_dictsort", arguments, {"case_sensitive", "by", "reverse"});
+  const Parameters given("do_dictsort(value; case_sensitive=, by=, reverse=)", arguments);
   const std::string by = given.text_or(1, "key");
   if (by != "key" && by != "value") raise("You can only sort by either \"key\" or \"value\"");
   require_defined(value);
@@ -169,18 +213,21 @@ Value sort_dict(Interpreter&, const Value& value, Arguments& arguments) {
   std::vector<Keyed> keyed;
   for (const auto& [key, item] : value.dict().entries()) {
     const Value& part = by == "key" ? key : item;
-    keyed.push_back({given.truth_or(0, false) ? part : fold_case(part), Value::tuple({key, item})});
+    keyed.push_back(
+        {given.truth_or(0, false) ? part : ignore_case(part), Value::tuple({key, item})});
   }
   sort_keyed(keyed, given.truth_or(2, false));
   return Value::list(items_of(std::move(keyed)));
 }
 
 Value unique(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_unique", arguments, {"case_sensitive", "attribute"});
+  const Parameters given("sync_do_unique(environment, value; case_sensitive=, attribute=)",
+                         arguments);
   Dict seen;
   Items out;
   for (const Value& item : to_items(value)) {
     const Value key = key_of(item, given.value_or(1, Value()), given.truth_or(0, false));
+    require_hashable(key, "a set element");
     const size_t before = seen.size();
     spend(key.is_text() ? 1 : 1 + static_cast<int64_t>(before));
     seen.set(key, Value());
@@ -191,7 +238,10 @@ Value unique(Interpreter&, const Value& value, Arguments& arguments) {
 
 template <Comparison better>
 Value extreme(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_min", arguments, {"case_sensitive", "attribute"});
+  const Parameters given(better == Comparison::lt
+                             ? "do_min(environment, value; case_sensitive=, attribute=)"
+                             : "do_max(environment, value; case_sensitive=, attribute=)",
+                         arguments);
   const Next next = iterate(value);
   Value best, best_key, item;
   bool any = false;
@@ -206,7 +256,7 @@ Value extreme(Interpreter&, const Value& value, Arguments& arguments) {
 }
 
 Value sum(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_sum", arguments, {"attribute", "start"});
+  const Parameters given("sync_do_sum(environment, iterable; attribute=, start=)", arguments);
   Value total = given.value_or(1, Value::of(int64_t{0}));
   if (total.is_text()) raise("sum() can't sum strings [use ''.join(seq) instead]");
   const Next next = iterate(value);
@@ -230,13 +280,13 @@ Value reverse(Interpreter&, const Value& value, Arguments&) {
   const Value list = Value::list(std::move(items));
   if (!once) return list;
   return make_iterator(value, iterate(list),
-                       value.is_dict()    ? "dict_reversekeyiterator"
-                       : value.is_tuple() ? "reversed"
-                                          : "list_reverseiterator");
+                       value.is_dict()   ? "dict_reversekeyiterator"
+                       : value.is_list() ? "list_reverseiterator"
+                                         : "reversed");
 }
 
 Value batch(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_batch", arguments, {"linecount", "fill_with"});
+  const Parameters given("do_batch(value; linecount, fill_with=)", arguments);
   const int64_t size = to_index(given.need(0));
   const Value fill = given.value_or(1, Value());
   Items rows, row;
@@ -259,7 +309,7 @@ Value batch(Interpreter&, const Value& value, Arguments& arguments) {
 }
 
 Value slice(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_slice", arguments, {"slices", "fill_with"});
+  const Parameters given("sync_do_slice(value; slices, fill_with=)", arguments);
   const int64_t slices = to_index(given.need(0));
   const Value fill = given.value_or(1, Value());
   const Items items = to_items(value);
@@ -280,29 +330,9 @@ Value slice(Interpreter&, const Value& value, Arguments& arguments) {
   return make_iterator(list, iterate(list));
 }
 
-// A pair that also knows its parts by name: what groupby makes of a group.
-class Group : public Object {
- public:
-  Group(Value grouper, Value list) : pair_(Value::tuple({std::move(grouper), std::move(list)})) {}
-  std::string type_name() const override { return "_GroupTuple"; }
-  std::string qualified_name() const override { return "jinja2.filters._GroupTuple"; }
-  std::string repr() const override { return to_repr(pair_); }
-  std::optional<int64_t> length() override { return 2; }
-  Next iterate() override { return chat::iterate(pair_); }
-  std::optional<Value> item(const Value& key) override { return item_of(pair_, key); }
-  int depth() const override { return pair_.depth(); }
-  std::optional<Value> attribute(std::string_view name) override {
-    if (name == "grouper") return pair_.items()[0];
-    if (name == "list") return pair_.items()[1];
-    return std::nullopt;
-  }
-
- private:
-  Value pair_;
-};
-
 Value group_by(Interpreter&, const Value& value, Arguments& arguments) {
-  const Parameters given("do_groupby", arguments, {"attribute", "default", "case_sensitive"});
+  const Parameters given(
+      "sync_do_groupby(environment, value; attribute, default=, case_sensitive=)", arguments);
   const Value otherwise = given.value_or(1, Value());
   const bool case_sensitive = given.truth_or(2, false);
   const auto part = [&](const Value& item) {
@@ -312,7 +342,7 @@ Value group_by(Interpreter&, const Value& value, Arguments& arguments) {
   std::vector<Keyed> keyed;
   for (const Value& item : to_items(value)) {
     const Value key = part(item);
-    keyed.push_back({case_sensitive ? key : fold_case(key), item});
+    keyed.push_back({case_sensitive ? key : ignore_case(key), item});
   }
   sort_keyed(keyed, false);
   Items groups;
@@ -323,46 +353,49 @@ Value group_by(Interpreter&, const Value& value, Arguments& arguments) {
       members.push_back(keyed[i++].item);
     }
     const Value name = part(members[0]);
-    groups.push_back(Value::object(std::make_shared<Group>(name, Value::list(std::move(members)))));
+    groups.push_back(Value::group(name, Value::list(std::move(members))));
   }
   return Value::list(std::move(groups));
 }
 
 Value items(Interpreter&, const Value& value, Arguments&) {
-  if (value.is_undefined()) return make_iterator(Value(), [](Value&) { return false; });
-  if (!value.is_dict()) raise("Can only get item pairs from a mapping.");
-  return make_iterator(value, DictView(value, DictView::Part::items).iterate());
+  return begun_later(value, [value]() -> Next {
+    if (value.is_undefined()) return [](Value&) { return false; };
+    if (!value.is_dict()) raise("Can only get item pairs from a mapping.");
+    return DictView(value, DictView::Part::items).iterate();
+  });
 }
 
 }  // namespace
 
-Filter find_sequence_filter(std::string_view name) {
+const Filter* find_sequence_filter(std::string_view name) {
   static const std::unordered_map<std::string_view, Filter> filters = {
-      {"batch", batch},
-      {"count", count},
-      {"dictsort", sort_dict},
-      {"first", first},
-      {"groupby", group_by},
-      {"items", items},
-      {"join", join},
-      {"last", last},
-      {"length", count},
-      {"list", to_list},
-      {"map", map},
-      {"max", extreme<Comparison::gt>},
-      {"min", extreme<Comparison::lt>},
-      {"reject", select<false, false>},
-      {"rejectattr", select<false, true>},
-      {"reverse", reverse},
-      {"select", select<true, false>},
-      {"selectattr", select<true, true>},
-      {"slice", slice},
-      {"sort", sort},
-      {"sum", sum},
-      {"unique", unique},
+      {"batch", {batch}},
+      {"count", {count, "len(obj; /)"}},
+      {"dictsort", {sort_dict}},
+      {"first", {first, "sync_do_first(environment, seq;)"}},
+      {"groupby", {group_by}},
+      {"items", {items, "do_items(value;)"}},
+      {"join", {join}},
+      {"last", {last, "do_last(environment, seq;)"}},
+      {"length", {count, "len(obj; /)"}},
+      {"list", {to_list, "sync_do_list(value;)"}},
+      {"map", {map}},
+      {"max", {extreme<Comparison::gt>}},
+      {"min", {extreme<Comparison::lt>}},
+      {"random", {random, "do_random(context, seq;)"}},
+      {"reject", {select<false, false>}},
+      {"rejectattr", {select<false, true>}},
+      {"reverse", {reverse, "do_reverse(value;)"}},
+      {"select", {select<true, false>}},
+      {"selectattr", {select<true, true>}},
+      {"slice", {slice}},
+      {"sort", {sort}},
+      {"sum", {sum}},
+      {"unique", {unique}},
   };
   const auto found = filters.find(name);
-  return found == filters.end() ? nullptr : found->second;
+  return found == filters.end() ? nullptr : &found->second;
 }
 
 }  // namespace nibble::frontends::chat

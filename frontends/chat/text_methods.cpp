@@ -4,6 +4,7 @@
 
 #include "frontends/chat/attributes.h"
 #include "frontends/chat/filters.h"
+#include "frontends/chat/format.h"
 #include "frontends/chat/operators.h"
 #include "frontends/chat/unicode_text.h"
 
@@ -14,35 +15,43 @@ Value like(const Value& self, std::string text) {
   return self.is_markup() ? Value::markup(std::move(text)) : Value::of(std::move(text));
 }
 
-const std::string& need_text(const Value& value, const char* method) {
-  require_defined(value);
-  if (!value.is_text()) raise("{} must be str, not {}", method, type_name(value));
+// What a method of Markup takes into its text is escaped first.
+Value escaped_like(const Value& self, const Value& value) {
+  return self.is_markup() ? escaped(value) : value;
+}
+
+const std::string& need_text(const Value& value, std::string_view what) {
+  if (!value.is_text()) {
+    raise("{} must be str, not {}", what, value.is_none() ? "None" : type_name(value));
+  }
   return value.text();
 }
 
 template <bool left, bool right>
 Value strip_method(Interpreter&, const Value& self, Arguments& arguments) {
   const char* name = left && right ? "strip" : left ? "lstrip" : "rstrip";
-  const Parameters given(name, arguments, {"chars"});
+  const Parameters given(left && right ? "str.strip(chars=, /)"
+                         : left        ? "str.lstrip(chars=, /)"
+                                       : "str.rstrip(chars=, /)",
+                         arguments);
   if (!given.given(0) || given.need(0).is_none()) {
     return like(self, std::string(strip(self.text(), left, right)));
   }
   const Value& characters = given.need(0);
-  require_defined(characters);
   if (!characters.is_text()) raise("{} arg must be None or str", name);
   return like(self, std::string(strip(self.text(), left, right, characters.text())));
 }
 
 template <bool from_right>
 Value split_method(Interpreter&, const Value& self, Arguments& arguments) {
-  const Parameters given(from_right ? "rsplit" : "split", arguments, {"sep", "maxsplit"});
+  const Parameters given(from_right ? "str.rsplit(sep=, maxsplit=)" : "str.split(sep=, maxsplit=)",
+                         arguments);
   const int64_t limit = given.integer_or(1, -1);
   const Value separator = given.value_or(0, Value());
   std::vector<std::string_view> parts;
   if (separator.is_none()) {
     parts = split_white(self.text(), limit, from_right);
   } else {
-    require_defined(separator);
     if (!separator.is_text()) raise("must be str or None, not {}", type_name(separator));
     if (separator.text().empty()) raise("empty separator");
     parts = split_at(self.text(), separator.text(), limit, from_right);
@@ -54,7 +63,7 @@ Value split_method(Interpreter&, const Value& self, Arguments& arguments) {
 }
 
 Value split_lines_method(Interpreter&, const Value& self, Arguments& arguments) {
-  const Parameters given("splitlines", arguments, {"keepends"});
+  const Parameters given("str.splitlines(keepends=)", arguments);
   Items items;
   for (const auto line : split_lines(self.text(), given.truth_or(0, false))) {
     items.push_back(like(self, std::string(line)));
@@ -69,7 +78,10 @@ std::string_view window(const Value& self, const Parameters& given, int64_t& fir
   const auto place = [&](size_t i, int64_t otherwise) {
     const Value value = given.value_or(i, Value());
     if (value.is_none()) return otherwise;
-    const int64_t at = to_index(value);
+    if (!value.is_integral()) {
+      raise("slice indices must be integers or None or have an __index__ method");
+    }
+    const int64_t at = value.integer();
     return std::clamp<int64_t>(at < 0 ? at + size : at, 0, size + 1);
   };
   first = place(1, 0);
@@ -85,7 +97,9 @@ std::string_view window(const Value& self, const Parameters& given, int64_t& fir
 template <bool at_start>
 Value affix_method(Interpreter&, const Value& self, Arguments& arguments) {
   const char* name = at_start ? "startswith" : "endswith";
-  const Parameters given(name, arguments, {"prefix", "start", "end"});
+  const Parameters given(at_start ? "str.startswith(prefix, start=, end=, /)"
+                                  : "str.endswith(suffix, start=, end=, /)",
+                         arguments);
   int64_t first = 0;
   const std::string_view text = window(self, given, first);
   const bool outside = first > count_characters(self.text());
@@ -108,9 +122,10 @@ Value affix_method(Interpreter&, const Value& self, Arguments& arguments) {
 
 template <bool from_right, bool must>
 Value find_method(Interpreter&, const Value& self, Arguments& arguments) {
-  const char* name = must ? (from_right ? "rindex" : "index") : (from_right ? "rfind" : "find");
-  const Parameters given(name, arguments, {"sub", "start", "end"});
-  const std::string& wanted = need_text(given.need(0), name);
+  const std::string name =
+      must ? (from_right ? "rindex" : "index") : (from_right ? "rfind" : "find");
+  const Parameters given("str." + name + "(sub, start=, end=, /)", arguments);
+  const std::string& wanted = need_text(given.need(0), name + "() argument 1");
   int64_t first = 0;
   const std::string_view text = window(self, given, first);
   const bool outside = first > count_characters(self.text());
@@ -125,7 +140,7 @@ Value find_method(Interpreter&, const Value& self, Arguments& arguments) {
 }
 
 Value count_method(Interpreter&, const Value& self, Arguments& arguments) {
-  const Parameters given("count", arguments, {"sub", "start", "end"});
+  const Parameters given("str.count(sub, start=, end=, /)", arguments);
   const std::string& wanted = need_text(given.need(0), "count() argument 1");
   int64_t first = 0;
   std::string_view text = window(self, given, first);
@@ -135,19 +150,21 @@ Value count_method(Interpreter&, const Value& self, Arguments& arguments) {
 }
 
 Value replace_method(Interpreter&, const Value& self, Arguments& arguments) {
-  const Parameters given("replace", arguments, {"old", "new", "count"});
+  const Parameters given("str.replace(old, new, /, count=)", arguments);
   const std::string& old = need_text(given.need(0), "replace() argument 1");
-  const std::string& with = need_text(given.need(1), "replace() argument 2");
-  return like(self, replace_all(self.text(), old, with, given.integer_or(2, -1)));
+  const Value with = escaped_like(self, given.need(1));
+  return like(self, replace_all(self.text(), old, need_text(with, "replace() argument 2"),
+                                given.integer_or(2, -1)));
 }
 
 Value join_method(Interpreter&, const Value& self, Arguments& arguments) {
-  const Parameters given("join", arguments, {"iterable"});
+  const Parameters given("str.join(iterable, /)", arguments);
   const Next next = iterate_if_any(given.need(0));
   if (!next) raise("can only join an iterable");
   std::string out;
   Value item;
   for (int64_t i = 0; next(item); ++i) {
+    item = escaped_like(self, item);
     if (!item.is_text()) {
       raise("sequence item {}: expected str instance, {} found", i, type_name(item));
     }
@@ -161,12 +178,20 @@ Value join_method(Interpreter&, const Value& self, Arguments& arguments) {
 // ljust, rjust, center; zfill has a filler of its own.
 template <char align>
 Value justify_method(Interpreter&, const Value& self, Arguments& arguments) {
-  const Parameters given("ljust", arguments, {"width", "fillchar"});
-  const std::string fill = given.text_or(1, " ");
+  const Parameters given(align == '<'   ? "str.ljust(width, fillchar=, /)"
+                         : align == '>' ? "str.rjust(width, fillchar=, /)"
+                                        : "str.center(width, fillchar=, /)",
+                         arguments);
+  const int64_t wanted = to_index(given.need(0));
+  const Value filler = escaped_like(self, given.value_or(1, Value::of(" ")));
+  if (!filler.is_text()) {
+    raise("The fill character must be a unicode character, not {}", type_name(filler));
+  }
+  const std::string& fill = filler.text();
   if (count_characters(fill) != 1) {
     raise("The fill character must be exactly one character long");
   }
-  const int64_t missing = to_index(given.need(0)) - count_characters(self.text());
+  const int64_t missing = wanted - count_characters(self.text());
   if (missing <= 0) return self;
   foresee(static_cast<size_t>(missing), fill.size());
   const int64_t width = missing + count_characters(self.text());
@@ -182,7 +207,7 @@ Value justify_method(Interpreter&, const Value& self, Arguments& arguments) {
 }
 
 Value zfill_method(Interpreter&, const Value& self, Arguments& arguments) {
-  const Parameters given("zfill", arguments, {"width"});
+  const Parameters given("str.zfill(width, /)", arguments);
   const int64_t missing = to_index(given.need(0)) - count_characters(self.text());
   if (missing <= 0) return self;
   foresee(static_cast<size_t>(missing), 1);
@@ -194,8 +219,10 @@ Value zfill_method(Interpreter&, const Value& self, Arguments& arguments) {
 
 template <bool from_right>
 Value partition_method(Interpreter&, const Value& self, Arguments& arguments) {
-  const Parameters given(from_right ? "rpartition" : "partition", arguments, {"sep"});
-  const std::string& separator = need_text(given.need(0), "must be str, not");
+  const Parameters given(from_right ? "str.rpartition(sep, /)" : "str.partition(sep, /)",
+                         arguments);
+  if (!given.need(0).is_text()) raise("must be str, not {}", type_name(given.need(0)));
+  const std::string& separator = given.need(0).text();
   if (separator.empty()) raise("empty separator");
   const std::string& text = self.text();
   const size_t at = from_right ? text.rfind(separator) : text.find(separator);
@@ -210,8 +237,10 @@ Value partition_method(Interpreter&, const Value& self, Arguments& arguments) {
 
 template <bool prefix>
 Value remove_affix_method(Interpreter&, const Value& self, Arguments& arguments) {
-  const Parameters given(prefix ? "removeprefix" : "removesuffix", arguments, {"affix"});
-  const std::string& affix = need_text(given.need(0), "removeprefix() argument");
+  const Parameters given(prefix ? "str.removeprefix(prefix, /)" : "str.removesuffix(suffix, /)",
+                         arguments);
+  const std::string& affix =
+      need_text(given.need(0), prefix ? "removeprefix() argument" : "removesuffix() argument");
   const std::string& text = self.text();
   if (prefix && text.starts_with(affix)) return like(self, text.substr(affix.size()));
   if (!prefix && text.ends_with(affix)) {
@@ -236,12 +265,7 @@ bool is_ascii(char32_t c) { return c < 0x80; }
 
 template <bool upper>
 Value case_method(Interpreter&, const Value& self, Arguments&) {
-  bool any = false;
-  for (const char32_t c : characters_of(self.text())) {
-    if (is_title(c) || (upper ? is_lower(c) : is_upper(c))) return Value::of(false);
-    any = any || is_upper(c) || is_lower(c);
-  }
-  return Value::of(any);
+  return Value::of(is_cased(self.text(), upper));
 }
 
 Value is_title_method(Interpreter&, const Value& self, Arguments&) {
@@ -271,25 +295,26 @@ Value is_ascii_method(Interpreter&, const Value& self, Arguments&) {
   return Value::of(std::all_of(all.begin(), all.end(), is_ascii));
 }
 
-Value format_method(Interpreter& interpreter, const Value& self, Arguments& arguments) {
-  return like(self, format_braces(interpreter, self.text(), arguments));
+Value format_method(Interpreter&, const Value& self, Arguments& arguments) {
+  return format_braces(self, arguments, nullptr);
 }
 
-Value format_map_method(Interpreter& interpreter, const Value& self, Arguments& arguments) {
-  Arguments named;
+Value format_map_method(Interpreter&, const Value& self, Arguments& arguments) {
+  if (!arguments.named.empty()) raise("format_map() takes no keyword arguments");
   if (arguments.positional.size() != 1) {
     raise("format_map() takes exactly one argument ({} given)", arguments.positional.size());
   }
-  if (arguments.positional[0].is_dict()) {
-    for (const auto& [name, value] : arguments.positional[0].dict().entries()) {
-      if (name.is_text()) named.named.emplace_back(name.text(), value);
-    }
-  }
-  return like(self, format_braces(interpreter, self.text(), named));
+  Arguments none;
+  return format_braces(self, none, &arguments.positional[0]);
+}
+
+// There are no bytes here.
+Value encode_method(Interpreter&, const Value&, Arguments&) {
+  fail("The chat template calls str.encode(), but the bytes that it makes are not supported.");
 }
 
 Value expand_tabs_method(Interpreter&, const Value& self, Arguments& arguments) {
-  const Parameters given("expandtabs", arguments, {"tabsize"});
+  const Parameters given("str.expandtabs(tabsize=)", arguments);
   const int64_t size = given.integer_or(0, 8);
   std::string out;
   int64_t column = 0;
@@ -308,57 +333,80 @@ Value expand_tabs_method(Interpreter&, const Value& self, Arguments& arguments) 
   return like(self, std::move(out));
 }
 
+Value escape_method(Interpreter&, const Value&, Arguments& arguments) {
+  return escaped(Parameters("Markup.escape(cls; s)", arguments).need(0));
+}
+Value strip_tags_method(Interpreter&, const Value& self, Arguments&) {
+  return Value::of(strip_tags(self.text()));
+}
+Value unescape_method(Interpreter&, const Value& self, Arguments&) {
+  return Value::of(unescape_html(self.text()));
+}
+
 }  // namespace
 
-Method find_text_method(std::string_view name) {
+const Method* find_text_method(std::string_view name) {
   static const std::unordered_map<std::string_view, Method> methods = {
-      {"strip", strip_method<true, true>},
-      {"lstrip", strip_method<true, false>},
-      {"rstrip", strip_method<false, true>},
-      {"split", split_method<false>},
-      {"rsplit", split_method<true>},
-      {"splitlines", split_lines_method},
-      {"startswith", affix_method<true>},
-      {"endswith", affix_method<false>},
-      {"find", find_method<false, false>},
-      {"rfind", find_method<true, false>},
-      {"index", find_method<false, true>},
-      {"rindex", find_method<true, true>},
-      {"count", count_method},
-      {"replace", replace_method},
-      {"join", join_method},
-      {"ljust", justify_method<'<'>},
-      {"rjust", justify_method<'>'>},
-      {"center", justify_method<'^'>},
-      {"zfill", zfill_method},
-      {"partition", partition_method<false>},
-      {"rpartition", partition_method<true>},
-      {"removeprefix", remove_affix_method<true>},
-      {"removesuffix", remove_affix_method<false>},
-      {"upper", change_method<to_upper>},
-      {"lower", change_method<to_lower>},
-      {"casefold", change_method<to_lower>},
-      {"title", change_method<to_title>},
-      {"capitalize", change_method<capitalize>},
-      {"swapcase", change_method<swap_case>},
-      {"isalpha", all_method<is_letter>},
-      {"isdigit", all_method<is_digit>},
-      {"isdecimal", all_method<is_decimal>},
-      {"isnumeric", all_method<is_numeral>},
-      {"isalnum", all_method<is_letter_or_number>},
-      {"isspace", all_method<is_space>},
-      {"isupper", case_method<true>},
-      {"islower", case_method<false>},
-      {"istitle", is_title_method},
-      {"isidentifier", is_identifier_method},
-      {"isprintable", is_printable_method},
-      {"isascii", is_ascii_method},
-      {"format", format_method},
-      {"format_map", format_map_method},
-      {"expandtabs", expand_tabs_method},
+      {"strip", {strip_method<true, true>}},
+      {"lstrip", {strip_method<true, false>}},
+      {"rstrip", {strip_method<false, true>}},
+      {"split", {split_method<false>}},
+      {"rsplit", {split_method<true>}},
+      {"splitlines", {split_lines_method}},
+      {"startswith", {affix_method<true>}},
+      {"endswith", {affix_method<false>}},
+      {"find", {find_method<false, false>}},
+      {"rfind", {find_method<true, false>}},
+      {"index", {find_method<false, true>}},
+      {"rindex", {find_method<true, true>}},
+      {"count", {count_method}},
+      {"replace", {replace_method}},
+      {"join", {join_method}},
+      {"ljust", {justify_method<'<'>}},
+      {"rjust", {justify_method<'>'>}},
+      {"center", {justify_method<'^'>}},
+      {"zfill", {zfill_method}},
+      {"partition", {partition_method<false>}},
+      {"rpartition", {partition_method<true>}},
+      {"removeprefix", {remove_affix_method<true>}},
+      {"removesuffix", {remove_affix_method<false>}},
+      {"translate", {translate}},
+      {"maketrans", {make_translation}},
+      {"format", {format_method}},
+      {"format_map", {format_map_method}},
+      {"expandtabs", {expand_tabs_method}},
+      {"encode", {encode_method}},
+      {"upper", {change_method<to_upper>, "str.upper()"}},
+      {"lower", {change_method<to_lower>, "str.lower()"}},
+      {"casefold", {change_method<fold_case>, "str.casefold()"}},
+      {"title", {change_method<to_title>, "str.title()"}},
+      {"capitalize", {change_method<capitalize>, "str.capitalize()"}},
+      {"swapcase", {change_method<swap_case>, "str.swapcase()"}},
+      {"isalpha", {all_method<is_letter>, "str.isalpha()"}},
+      {"isdigit", {all_method<is_digit>, "str.isdigit()"}},
+      {"isdecimal", {all_method<is_decimal>, "str.isdecimal()"}},
+      {"isnumeric", {all_method<is_numeral>, "str.isnumeric()"}},
+      {"isalnum", {all_method<is_letter_or_number>, "str.isalnum()"}},
+      {"isspace", {all_method<is_space>, "str.isspace()"}},
+      {"isupper", {case_method<true>, "str.isupper()"}},
+      {"islower", {case_method<false>, "str.islower()"}},
+      {"istitle", {is_title_method, "str.istitle()"}},
+      {"isidentifier", {is_identifier_method, "str.isidentifier()"}},
+      {"isprintable", {is_printable_method, "str.isprintable()"}},
+      {"isascii", {is_ascii_method, "str.isascii()"}},
   };
   const auto found = methods.find(name);
-  return found == methods.end() ? nullptr : found->second;
+  return found == methods.end() ? nullptr : &found->second;
+}
+
+const Method* find_markup_method(std::string_view name) {
+  static const std::unordered_map<std::string_view, Method> methods = {
+      {"escape", {escape_method}},
+      {"striptags", {strip_tags_method, "Markup.striptags()"}},
+      {"unescape", {unescape_method, "Markup.unescape()"}},
+  };
+  const auto found = methods.find(name);
+  return found == methods.end() ? nullptr : &found->second;
 }
 
 }  // namespace nibble::frontends::chat

@@ -24,15 +24,7 @@ char32_t titled(char32_t c) {
 }
 
 void append_upper(std::string& out, char32_t c) {
-  if (c == U'ß') {
-    out += "SS";
-  } else if (c == U'ﬁ') {
-    out += "FI";
-  } else if (c == U'ﬂ') {
-    out += "FL";
-  } else {
-    append_utf8(out, raised(c));
-  }
+  if (!append_special_case(out, c, false)) append_utf8(out, raised(c));
 }
 
 void append_lower(std::string& out, const std::vector<char32_t>& all, size_t at) {
@@ -49,11 +41,18 @@ void append_lower(std::string& out, const std::vector<char32_t>& all, size_t at)
 }
 
 void append_title(std::string& out, char32_t c) {
-  if (c == U'ß') {
-    out += "Ss";
-  } else {
-    append_utf8(out, titled(c));
-  }
+  if (!append_special_case(out, c, true)) append_utf8(out, titled(c));
+}
+
+struct Range {
+  char32_t first, last;
+};
+
+// Of the few characters that have a property beside those of its category.
+template <size_t count>
+bool among(const Range (&ranges)[count], char32_t c) {
+  return std::any_of(std::begin(ranges), std::end(ranges),
+                     [&](const Range& range) { return c >= range.first && c <= range.last; });
 }
 
 bool is_line_end(char32_t c) {
@@ -96,8 +95,25 @@ bool is_digit(char32_t c) {
          (c >= 0x2460 && c <= 0x2468);
 }
 bool is_numeral(char32_t c) { return is_numeric(c); }
-bool is_upper(char32_t c) { return category(c) == UTF8PROC_CATEGORY_LU; }
-bool is_lower(char32_t c) { return category(c) == UTF8PROC_CATEGORY_LL || c == 0xAA || c == 0xBA; }
+bool is_upper(char32_t c) {
+  static constexpr Range kOthers[] = {{0x2160, 0x216F},
+                                      {0x24B6, 0x24CF},
+                                      {0x1F130, 0x1F149},
+                                      {0x1F150, 0x1F169},
+                                      {0x1F170, 0x1F189}};
+  return category(c) == UTF8PROC_CATEGORY_LU || among(kOthers, c);
+}
+bool is_lower(char32_t c) {
+  static constexpr Range kOthers[] = {
+      {0xAA, 0xAA},       {0xBA, 0xBA},       {0x2B0, 0x2B8},    {0x2C0, 0x2C1},
+      {0x2E0, 0x2E4},     {0x345, 0x345},     {0x37A, 0x37A},    {0x10FC, 0x10FC},
+      {0x1D2C, 0x1D6A},   {0x1D78, 0x1D78},   {0x1D9B, 0x1DBF},  {0x2071, 0x2071},
+      {0x207F, 0x207F},   {0x2090, 0x209C},   {0x2170, 0x217F},  {0x24D0, 0x24E9},
+      {0x2C7C, 0x2C7D},   {0xA69C, 0xA69D},   {0xA770, 0xA770},  {0xA7F2, 0xA7F4},
+      {0xA7F8, 0xA7F9},   {0xAB5C, 0xAB5F},   {0xAB69, 0xAB69},  {0x10780, 0x10780},
+      {0x10783, 0x10785}, {0x10787, 0x107B0}, {0x107B2, 0x107BA}};
+  return category(c) == UTF8PROC_CATEGORY_LL || among(kOthers, c);
+}
 bool is_title(char32_t c) { return category(c) == UTF8PROC_CATEGORY_LT; }
 bool is_word_character(char32_t c) { return c == U'_' || is_letter(c) || is_numeral(c); }
 
@@ -175,11 +191,37 @@ std::string swap_case(std::string_view text) {
   for (size_t i = 0; i < all.size(); ++i) {
     if (is_upper(all[i])) {
       append_lower(out, all, i);
-    } else {
+    } else if (is_lower(all[i])) {
       append_upper(out, all[i]);
+    } else {
+      append_utf8(out, all[i]);
     }
   }
   return out;
+}
+
+std::string fold_case(std::string_view text) {
+  std::string out;
+  foresee(text.size(), 3);
+  for (const char32_t c : characters_of(text)) {
+    utf8proc_int32_t parts[4];
+    int boundary = 0;
+    const auto count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c), parts, 4,
+                                               UTF8PROC_CASEFOLD, &boundary);
+    for (utf8proc_ssize_t i = 0; i < count; ++i) {
+      append_utf8(out, static_cast<char32_t>(parts[i]));
+    }
+  }
+  return out;
+}
+
+bool is_cased(std::string_view text, bool upper) {
+  bool any = false;
+  for (const char32_t c : characters_of(text)) {
+    if (is_title(c) || (upper ? is_lower(c) : is_upper(c))) return false;
+    any = any || is_upper(c) || is_lower(c);
+  }
+  return any;
 }
 
 std::string_view strip(std::string_view text, bool left, bool right) {

@@ -27,11 +27,16 @@ size_t byte_of(std::string_view text, int64_t position);
 std::vector<char32_t> characters_of(std::string_view text);
 std::string text_of(const std::vector<char32_t>& characters);
 
+// Whether there are letters with case and all of them are upper, or lower.
+bool is_cased(std::string_view text, bool upper);
+// False when the upper (or title) case of c is one character.
+bool append_special_case(std::string& out, char32_t c, bool title);
 std::string to_upper(std::string_view text);
 std::string to_lower(std::string_view text);
 std::string to_title(std::string_view text);  // str.title
 std::string capitalize(std::string_view text);
 std::string swap_case(std::string_view text);
+std::string fold_case(std::string_view text);  // str.casefold
 
 // Which ends to strip; `characters` empty and `white` true: Python's white space.
 std::string_view strip(std::string_view text, bool left, bool right);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "frontends/chat/operators.h"
+#include "frontends/chat/parameters.h"
 
 namespace nibble::frontends::chat {
 namespace {
@@ -24,17 +25,25 @@ int depth_of(const Items& items) {
   return one_deeper(depth);
 }
 
-bool hashable(const Value& value) {
-  if (value.is_list() || value.is_dict()) return false;
-  if (value.is_tuple()) return std::all_of(value.items().begin(), value.items().end(), hashable);
-  return true;
+// The list or dict that keeps a value from being a key; null when it can be one.
+const Value* unhashable_part(const Value& value) {
+  if (value.is_list() || value.is_dict()) return &value;
+  if (value.is_object()) {  // the views that are like sets
+    const std::string type = value.object().type_name();
+    return type == "dict_keys" || type == "dict_items" ? &value : nullptr;
+  }
+  if (!value.is_tuple()) return nullptr;
+  for (const Value& item : value.items()) {
+    if (const Value* part = unhashable_part(item)) return part;
+  }
+  return nullptr;
 }
 
 }  // namespace
 
-Sequence::Sequence(Items given, bool is_tuple)
+Sequence::Sequence(Items given, Kind given_kind)
     : items(std::move(given)),
-      tuple(is_tuple),
+      kind(given_kind),
       depth(depth_of(items)),
       charge(sizeof(Sequence) + items.size() * sizeof(Value)) {}
 
@@ -42,10 +51,14 @@ Value Value::undefined(std::string message) {
   return Value(UndefinedPtr(std::make_shared<std::string>(std::move(message))));
 }
 Value Value::list(Items items) {
-  return Value(SequencePtr(std::make_shared<Sequence>(std::move(items), false)));
+  return Value(SequencePtr(std::make_shared<Sequence>(std::move(items), Sequence::Kind::list)));
 }
 Value Value::tuple(Items items) {
-  return Value(SequencePtr(std::make_shared<Sequence>(std::move(items), true)));
+  return Value(SequencePtr(std::make_shared<Sequence>(std::move(items), Sequence::Kind::tuple)));
+}
+Value Value::group(Value grouper, Value list) {
+  return Value(SequencePtr(std::make_shared<Sequence>(Items{std::move(grouper), std::move(list)},
+                                                      Sequence::Kind::group)));
 }
 Value Value::dict(Dict dict) {
   dict.charge_ =
@@ -54,8 +67,13 @@ Value Value::dict(Dict dict) {
 }
 Value Value::object(std::shared_ptr<Object> object) { return Value(std::move(object)); }
 
-bool Value::is_list() const { return is_sequence() && !std::get<SequencePtr>(data_)->tuple; }
-bool Value::is_tuple() const { return is_sequence() && std::get<SequencePtr>(data_)->tuple; }
+bool Value::is_list() const {
+  return is_sequence() && std::get<SequencePtr>(data_)->kind == Sequence::Kind::list;
+}
+bool Value::is_tuple() const { return is_sequence() && !is_list(); }
+bool Value::is_group() const {
+  return is_sequence() && std::get<SequencePtr>(data_)->kind == Sequence::Kind::group;
+}
 const Items& Value::items() const { return std::get<SequencePtr>(data_)->items; }
 
 int Value::depth() const {
@@ -82,9 +100,7 @@ size_t Dict::position(const Value& key) const {
 }
 
 void Dict::set(const Value& key, Value value) {
-  if (!hashable(key)) {
-    raise("cannot use '{0}' as a dict key (unhashable type: '{0}')", type_name(key));
-  }
+  require_hashable(key, "a dict key");
   depth_ = std::max(depth_, one_deeper(std::max(key.depth(), value.depth())));
   const size_t at = position(key);
   if (at < entries_.size()) {
@@ -102,7 +118,7 @@ void Dict::set(const Value& key, Value value) {
 }
 
 const Value* Dict::find(const Value& key) const {
-  if (!hashable(key)) return nullptr;
+  if (unhashable_part(key) != nullptr) return nullptr;
   const size_t at = position(key);
   return at < entries_.size() ? &entries_[at].second : nullptr;
 }
@@ -160,6 +176,26 @@ std::optional<Value> Range::item(const Value& key) {
   return Value::of(at(i));
 }
 
+std::optional<Value> Range::attribute(std::string_view name) {
+  if (name == "start") return Value::of(first_);
+  if (name == "stop") return Value::of(past_);
+  if (name == "step") return Value::of(step_);
+  if (name != "count" && name != "index") return std::nullopt;
+  return make_function(std::string(name), [next = iterate(), counts = name == "count"](
+                                              Interpreter&, Arguments& arguments) {
+    const Value wanted =
+        Parameters(counts ? "range.count(value, /)" : "range.index(value, /)", arguments).need(0);
+    int64_t at = 0;
+    Value item;
+    for (const Next each = next; each(item); ++at) {
+      spend();
+      if (equal(item, wanted)) return Value::of(counts ? int64_t{1} : at);
+    }
+    if (counts) return Value::of(int64_t{0});
+    raise("{0}.index(x): x not in {0}", wanted.is_integral() ? "range" : "sequence");
+  });
+}
+
 std::string DictView::type_name() const {
   return part_ == Part::keys ? "dict_keys" : part_ == Part::values ? "dict_values" : "dict_items";
 }
@@ -199,8 +235,15 @@ Value make_iterator(const Value& source, Next next, std::string type) {
   return Value::object(
       std::make_shared<Iterator>(std::move(next), source.depth(), std::move(type)));
 }
-Value make_function(std::string name, Function::Body body) {
-  return Value::object(std::make_shared<Function>(std::move(name), std::move(body)));
+Value make_function(std::string name, Function::Body body, const char* type) {
+  return Value::object(std::make_shared<Function>(std::move(name), std::move(body), type));
+}
+
+void require_hashable(const Value& value, const char* what) {
+  if (const Value* culprit = unhashable_part(value)) {
+    raise("cannot use '{}' as {} (unhashable type: '{}')", full_type_name(value), what,
+          type_name(*culprit));
+  }
 }
 
 void require_defined(const Value& value) {

@@ -51,6 +51,8 @@ class Value {
   static Value markup(std::string text) { return text_of(std::move(text), true); }
   static Value list(Items items);
   static Value tuple(Items items);
+  // What groupby makes of a group: a tuple that also knows its parts by name.
+  static Value group(Value grouper, Value list);
   static Value dict(Dict dict);
   static Value object(std::shared_ptr<Object> object);
 
@@ -65,7 +67,8 @@ class Value {
   bool is_markup() const { return is_text() && std::get<TextPtr>(data_)->markup; }
   bool is_sequence() const { return holds<SequencePtr>(); }  // list or tuple
   bool is_list() const;
-  bool is_tuple() const;
+  bool is_tuple() const;  // also of a group
+  bool is_group() const;
   bool is_dict() const { return holds<DictPtr>(); }
   bool is_object() const { return holds<ObjectPtr>(); }
 
@@ -105,9 +108,10 @@ class Value {
 };
 
 struct Sequence {
-  Sequence(Items given, bool is_tuple);
+  enum class Kind : uint8_t { list, tuple, group };
+  Sequence(Items given, Kind given_kind);
   Items items;
-  bool tuple;
+  Kind kind;
   int depth;
   Charge charge;
 };
@@ -194,7 +198,9 @@ class Range : public Object {
   std::optional<int64_t> length() override { return count_; }
   Next iterate() override;
   std::optional<Value> item(const Value& key) override;
+  std::optional<Value> attribute(std::string_view name) override;
   int64_t at(int64_t i) const { return first_ + i * step_; }
+  int64_t step() const { return step_; }
 
  private:
   int64_t first_, past_, step_, count_;
@@ -230,8 +236,9 @@ class Namespace : public Object {
 class Function : public Object {
  public:
   using Body = std::function<Value(Interpreter&, Arguments&)>;
-  Function(std::string name, Body body) : name_(std::move(name)), body_(std::move(body)) {}
-  std::string type_name() const override { return "function"; }
+  Function(std::string name, Body body, const char* type)
+      : name_(std::move(name)), body_(std::move(body)), type_(type) {}
+  std::string type_name() const override { return type_; }
   std::string repr() const override { return "<function " + name_ + ">"; }
   bool callable() const override { return true; }
   Value call(Interpreter& interpreter, Arguments& arguments) override {
@@ -241,22 +248,27 @@ class Function : public Object {
  private:
   std::string name_;
   Body body_;
+  const char* type_;
 };
 
 // `source`: what the iterator draws from.
 Value make_iterator(const Value& source, Next next, std::string type = "generator");
-Value make_function(std::string name, Function::Body body);
+Value make_function(std::string name, Function::Body body, const char* type = "function");
 
 // Python's names: type(x).__name__, and what Jinja's messages call an object of that type.
 std::string type_name(const Value& value);
+std::string full_type_name(const Value& value);  // with its module
 std::string object_name(const Value& value);
 
 bool truth(const Value& value);
 // str() and repr(), as Python writes them.
 std::string to_text(const Value& value);
 std::string to_repr(const Value& value);
+std::string to_ascii(const Value& value);  // ascii(): repr() with all else escaped
 std::string repr_of_text(std::string_view text);
 std::string repr_of_real(double value);
+// Raises the TypeError of a value that cannot be a key; `what`: "a dict key".
+void require_hashable(const Value& value, const char* what);
 // Raises unless `value` is defined.
 void require_defined(const Value& value);
 

@@ -1,115 +1,101 @@
 // The tests of Jinja: `x is name`.
 #include <unordered_map>
 
-#include "frontends/chat/attributes.h"
 #include "frontends/chat/filters.h"
 #include "frontends/chat/operators.h"
+#include "frontends/chat/unicode_text.h"
 
 namespace nibble::frontends::chat {
 namespace {
 
-const Value& operand(const Arguments& arguments, const char* name) {
-  if (arguments.positional.empty()) {
-    raise("test_{}() missing 1 required positional argument: 'other'", name);
-  }
-  return arguments.positional[0];
-}
+using Checked = const Value&;
 
 template <Comparison op>
-bool compares(Interpreter&, const Value& value, Arguments& arguments) {
-  return compare(op, value, operand(arguments, "eq"));
+bool compares(Checked value, Checked other) {
+  return compare(op, value, other);
 }
 
-int64_t remainder_of(const Value& value, const Value& by) {
-  const Value rest = apply(Operator::modulo, value, by);
-  if (rest.is_float()) return rest.real() == 0 ? 0 : rest.real() == 1 ? 1 : 2;
-  return rest.is_integral() ? rest.integer() : 2;
+bool remainder_is(Checked value, Checked by, int64_t wanted) {
+  return equal(apply(Operator::modulo, value, by), Value::of(wanted));
 }
+bool odd(Checked value, Checked) { return remainder_is(value, Value::of(int64_t{2}), 1); }
+bool even(Checked value, Checked) { return remainder_is(value, Value::of(int64_t{2}), 0); }
+bool divisible(Checked value, Checked by) { return remainder_is(value, by, 0); }
 
-bool odd(Interpreter&, const Value& value, Arguments&) {
-  return remainder_of(value, Value::of(int64_t{2})) == 1;
-}
-bool even(Interpreter&, const Value& value, Arguments&) {
-  return remainder_of(value, Value::of(int64_t{2})) == 0;
-}
-bool divisible(Interpreter&, const Value& value, Arguments& arguments) {
-  return remainder_of(value, operand(arguments, "divisibleby")) == 0;
-}
-
-bool sequence(Interpreter&, const Value& value, Arguments&) {
-  if (value.is_object()) {
-    return value.object().type_name() == "range" || value.object().type_name() == "_GroupTuple";
-  }
+bool sequence(Checked value, Checked) {
+  if (value.is_object()) return value.object().type_name() == "range";
   return length_if_any(value).has_value();
 }
 
-template <bool upper>
-bool cased(Interpreter& interpreter, const Value& value, Arguments&) {
-  Arguments none;
-  const Method method = find_text_method(upper ? "isupper" : "islower");
-  return method(interpreter, Value::of(to_text(value)), none).boolean();
+bool callable(Checked value, Checked) {
+  return value.is_undefined() || (value.is_object() && value.object().callable());
 }
 
-bool is_filter(Interpreter&, const Value& value, Arguments&) {
+template <bool upper>
+bool cased(Checked value, Checked) {
+  return is_cased(to_text(value), upper);
+}
+
+bool is_filter(Checked value, Checked) {
+  require_hashable(value, "a dict key");
   return value.is_text() && find_filter(value.text()) != nullptr;
 }
-bool is_test(Interpreter&, const Value& value, Arguments&) {
+bool is_test(Checked value, Checked) {
+  require_hashable(value, "a dict key");
   return value.is_text() && find_test(value.text()) != nullptr;
 }
 
-using Checked = const Value&;
-
 }  // namespace
 
-Test find_test(std::string_view name) {
+const Test* find_test(std::string_view name) {
   static const std::unordered_map<std::string_view, Test> tests = {
-      {"defined", [](Interpreter&, Checked v, Arguments&) { return !v.is_undefined(); }},
-      {"undefined", [](Interpreter&, Checked v, Arguments&) { return v.is_undefined(); }},
-      {"none", [](Interpreter&, Checked v, Arguments&) { return v.is_none(); }},
-      {"boolean", [](Interpreter&, Checked v, Arguments&) { return v.is_bool(); }},
-      {"true", [](Interpreter&, Checked v, Arguments&) { return v.is_bool() && v.boolean(); }},
-      {"false", [](Interpreter&, Checked v, Arguments&) { return v.is_bool() && !v.boolean(); }},
-      {"integer", [](Interpreter&, Checked v, Arguments&) { return v.is_int(); }},
-      {"float", [](Interpreter&, Checked v, Arguments&) { return v.is_float(); }},
-      {"number", [](Interpreter&, Checked v, Arguments&) { return v.is_number(); }},
-      {"string", [](Interpreter&, Checked v, Arguments&) { return v.is_text(); }},
-      {"mapping", [](Interpreter&, Checked v, Arguments&) { return v.is_dict(); }},
-      {"sequence", sequence},
+      {"defined", {[](Checked v, Checked) { return !v.is_undefined(); }, "test_defined(value;)"}},
+      {"undefined",
+       {[](Checked v, Checked) { return v.is_undefined(); }, "test_undefined(value;)"}},
+      {"none", {[](Checked v, Checked) { return v.is_none(); }, "test_none(value;)"}},
+      {"boolean", {[](Checked v, Checked) { return v.is_bool(); }, "test_boolean(value;)"}},
+      {"true",
+       {[](Checked v, Checked) { return v.is_bool() && v.boolean(); }, "test_true(value;)"}},
+      {"false",
+       {[](Checked v, Checked) { return v.is_bool() && !v.boolean(); }, "test_false(value;)"}},
+      {"integer", {[](Checked v, Checked) { return v.is_int(); }, "test_integer(value;)"}},
+      {"float", {[](Checked v, Checked) { return v.is_float(); }, "test_float(value;)"}},
+      {"number", {[](Checked v, Checked) { return v.is_number(); }, "test_number(value;)"}},
+      {"string", {[](Checked v, Checked) { return v.is_text(); }, "test_string(value;)"}},
+      {"mapping", {[](Checked v, Checked) { return v.is_dict(); }, "test_mapping(value;)"}},
+      {"sequence", {sequence, "test_sequence(value;)"}},
       {"iterable",
-       [](Interpreter&, Checked v, Arguments&) { return iterate_if_any(v) != nullptr; }},
-      {"callable",
-       [](Interpreter&, Checked v, Arguments&) {
-         return v.is_undefined() || (v.is_object() && v.object().callable());
-       }},
-      {"escaped", [](Interpreter&, Checked v, Arguments&) { return v.is_markup(); }},
+       {[](Checked v, Checked) { return iterate_if_any(v) != nullptr; }, "test_iterable(value;)"}},
+      {"callable", {callable, "callable(obj; /)"}},
+      {"escaped", {[](Checked v, Checked) { return v.is_markup(); }, "test_escaped(value;)"}},
       {"sameas",
-       [](Interpreter&, Checked v, Arguments& a) { return v.same(operand(a, "sameas")); }},
-      {"in", [](Interpreter&, Checked v, Arguments& a) { return contains(operand(a, "in"), v); }},
-      {"odd", odd},
-      {"even", even},
-      {"divisibleby", divisible},
-      {"lower", cased<false>},
-      {"upper", cased<true>},
-      {"filter", is_filter},
-      {"test", is_test},
-      {"==", compares<Comparison::eq>},
-      {"eq", compares<Comparison::eq>},
-      {"equalto", compares<Comparison::eq>},
-      {"!=", compares<Comparison::ne>},
-      {"ne", compares<Comparison::ne>},
-      {">", compares<Comparison::gt>},
-      {"gt", compares<Comparison::gt>},
-      {"greaterthan", compares<Comparison::gt>},
-      {">=", compares<Comparison::ge>},
-      {"ge", compares<Comparison::ge>},
-      {"<", compares<Comparison::lt>},
-      {"lt", compares<Comparison::lt>},
-      {"lessthan", compares<Comparison::lt>},
-      {"<=", compares<Comparison::le>},
-      {"le", compares<Comparison::le>},
+       {[](Checked v, Checked other) { return v.same(other); }, "test_sameas(value; other)"}},
+      {"in", {[](Checked v, Checked seq) { return contains(seq, v); }, "test_in(value; seq)"}},
+      {"odd", {odd, "test_odd(value;)"}},
+      {"even", {even, "test_even(value;)"}},
+      {"divisibleby", {divisible, "test_divisibleby(value; num)"}},
+      {"lower", {cased<false>, "test_lower(value;)"}},
+      {"upper", {cased<true>, "test_upper(value;)"}},
+      {"filter", {is_filter, "test_filter(env, value;)"}},
+      {"test", {is_test, "test_test(env, value;)"}},
+      {"==", {compares<Comparison::eq>, "eq(a; b, /)"}},
+      {"eq", {compares<Comparison::eq>, "eq(a; b, /)"}},
+      {"equalto", {compares<Comparison::eq>, "eq(a; b, /)"}},
+      {"!=", {compares<Comparison::ne>, "ne(a; b, /)"}},
+      {"ne", {compares<Comparison::ne>, "ne(a; b, /)"}},
+      {">", {compares<Comparison::gt>, "gt(a; b, /)"}},
+      {"gt", {compares<Comparison::gt>, "gt(a; b, /)"}},
+      {"greaterthan", {compares<Comparison::gt>, "gt(a; b, /)"}},
+      {">=", {compares<Comparison::ge>, "ge(a; b, /)"}},
+      {"ge", {compares<Comparison::ge>, "ge(a; b, /)"}},
+      {"<", {compares<Comparison::lt>, "lt(a; b, /)"}},
+      {"lt", {compares<Comparison::lt>, "lt(a; b, /)"}},
+      {"lessthan", {compares<Comparison::lt>, "lt(a; b, /)"}},
+      {"<=", {compares<Comparison::le>, "le(a; b, /)"}},
+      {"le", {compares<Comparison::le>, "le(a; b, /)"}},
   };
   const auto found = tests.find(name);
-  return found == tests.end() ? nullptr : found->second;
+  return found == tests.end() ? nullptr : &found->second;
 }
 
 }  // namespace nibble::frontends::chat

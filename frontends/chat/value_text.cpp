@@ -21,6 +21,13 @@ std::string shortest_digits(double value, int& exponent) {
   return digits;
 }
 
+void append_escape(std::string& out, char32_t c) {
+  const auto code = static_cast<uint32_t>(c);
+  out += code < 0x100     ? fmt::format("\\x{:02x}", code)
+         : code < 0x10000 ? fmt::format("\\u{:04x}", code)
+                          : fmt::format("\\U{:08x}", code);
+}
+
 void append_repr(std::string& out, const Value& value);
 
 void append_items(std::string& out, const Items& items) {
@@ -104,12 +111,8 @@ std::string repr_of_text(std::string_view text) {
       out += static_cast<char>(c);
     } else if (is_printable(c)) {
       out += text.substr(start, at - start);
-    } else if (c < 0x100) {
-      out += fmt::format("\\x{:02x}", static_cast<uint32_t>(c));
-    } else if (c < 0x10000) {
-      out += fmt::format("\\u{:04x}", static_cast<uint32_t>(c));
     } else {
-      out += fmt::format("\\U{:08x}", static_cast<uint32_t>(c));
+      append_escape(out, c);
     }
   }
   return out + quote;
@@ -119,6 +122,20 @@ std::string to_repr(const Value& value) {
   std::string out;
   append_repr(out, value);
   spend_bytes(out.size());
+  return out;
+}
+
+std::string to_ascii(const Value& value) {
+  std::string out;
+  const std::string text = to_repr(value);
+  for (size_t at = 0; at < text.size();) {
+    const char32_t c = next_code_point(text, at);
+    if (c < 0x80) {
+      out += static_cast<char>(c);
+    } else {
+      append_escape(out, c);
+    }
+  }
   return out;
 }
 
@@ -139,14 +156,22 @@ std::string type_name(const Value& value) {
   if (value.is_int()) return "int";
   if (value.is_float()) return "float";
   if (value.is_text()) return value.is_markup() ? "Markup" : "str";
-  if (value.is_sequence()) return value.is_tuple() ? "tuple" : "list";
+  if (value.is_sequence()) {
+    return value.is_list() ? "list" : value.is_group() ? "_GroupTuple" : "tuple";
+  }
   return value.is_dict() ? "dict" : value.object().type_name();
+}
+
+std::string full_type_name(const Value& value) {
+  if (value.is_undefined()) return "jinja2.runtime.Undefined";
+  if (value.is_markup()) return "markupsafe.Markup";
+  if (value.is_group()) return "jinja2.filters._GroupTuple";
+  return value.is_object() ? value.object().qualified_name() : type_name(value);
 }
 
 std::string object_name(const Value& value) {
   if (value.is_none()) return "None";
-  if (value.is_markup()) return "markupsafe.Markup object";
-  return (value.is_object() ? value.object().qualified_name() : type_name(value)) + " object";
+  return (value.is_undefined() ? type_name(value) : full_type_name(value)) + " object";
 }
 
 bool truth(const Value& value) {

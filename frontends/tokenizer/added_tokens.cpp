@@ -111,6 +111,7 @@ std::vector<TextPiece> AddedTokens::cut(std::string_view text, bool normalized) 
     if (token.single_word && !stands_alone(text, begin, end)) continue;
     if (token.lstrip) begin = std::max(spaces_before(text, begin), done);
     if (token.rstrip) end = spaces_after(text, end);
+    if (begin >= end) continue;  // spaces alone, which the token before took
     if (done < begin) pieces.push_back({text.substr(done, begin - done), -1});
     pieces.push_back({text.substr(begin, end - begin), token.id});
     done = end;

@@ -13,7 +13,7 @@ struct PostProcessor {
   std::vector<int32_t> before, after;
 
   // Throws Error naming a type or a form of template that is not known.
-  void add(const JsonView& json, int depth = 0);
+  void add(const JsonView& json);
 };
 
 }  // namespace nibble::frontends

@@ -131,6 +131,25 @@ PreTokenizer::Step metaspace(const JsonView& json) {
   };
 }
 
+// Between scripts. Spaces belong to what precedes them, and to nothing at the front.
+void split_scripts(const Word& word, std::vector<Word>& out) {
+  const std::string& text = word.text;
+  size_t begin = text.size();
+  int script = 0;
+  const auto add = [&](size_t end) {
+    if (begin < end) out.push_back({text.substr(begin, end - begin), word.at_start && begin == 0});
+  };
+  for (size_t at = 0; at < text.size();) {
+    const size_t start = at;
+    const int next = script_of(next_code_point(text, at));
+    if (next == 0 || next == script) continue;
+    add(start);
+    begin = start;
+    script = next;
+  }
+  add(text.size());
+}
+
 // Chunks of so many characters.
 PreTokenizer::Step fixed_length(const JsonView& json) {
   json.allow_only({"type", "length"});
@@ -176,6 +195,9 @@ void PreTokenizer::add(const JsonView& json, int depth) {
     auto behavior = json.find("behavior");
     steps.push_back(split_step(Pattern::characters(is_punctuation),
                                behavior ? parse_behavior(*behavior) : Behavior::isolated));
+  } else if (type == "UnicodeScripts") {
+    json.allow_only({"type"});
+    steps.push_back(split_scripts);
   } else if (type == "FixedLength") {
     steps.push_back(fixed_length(json));
   } else if (type == "BertPreTokenizer") {

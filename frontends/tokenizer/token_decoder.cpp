@@ -233,24 +233,32 @@ class BpeStage : public LastTokenStage {
   Pattern suffix_;
 };
 
+using Cleanups = std::vector<std::pair<Pattern, std::string>>;
+
+// Spaces taken away where English has none.
+Cleanups english_cleanups() {
+  Cleanups out;
+  for (auto [from, to] : {std::pair{" .", "."},
+                          {" ?", "?"},
+                          {" !", "!"},
+                          {" ,", ","},
+                          {" ' ", "'"},
+                          {" n't", "n't"},
+                          {" 'm", "'m"},
+                          {" do not", " don't"},
+                          {" 's", "'s"},
+                          {" 've", "'ve"},
+                          {" 're", "'re"}}) {
+    out.emplace_back(Pattern::literal(from), to);
+  }
+  return out;
+}
+
 // Tokens with spaces between, but for those that continue a word; cleanup: as English is written.
 class WordPieceStage : public WholeTokenStage {
  public:
   WordPieceStage(std::string prefix, bool cleanup) : prefix_(std::move(prefix)) {
-    if (!cleanup) return;
-    for (auto [from, to] : {std::pair{" .", "."},
-                            {" ?", "?"},
-                            {" !", "!"},
-                            {" ,", ","},
-                            {" ' ", "'"},
-                            {" n't", "n't"},
-                            {" 'm", "'m"},
-                            {" do not", " don't"},
-                            {" 's", "'s"},
-                            {" 've", "'ve"},
-                            {" 're", "'re"}}) {
-      cleanups_.emplace_back(Pattern::literal(from), to);
-    }
+    if (cleanup) cleanups_ = english_cleanups();
   }
 
  private:
@@ -266,8 +274,32 @@ class WordPieceStage : public WholeTokenStage {
     emit({std::move(token)});
   }
   std::string prefix_;
-  std::vector<std::pair<Pattern, std::string>> cleanups_;
+  Cleanups cleanups_;
   bool begun_ = false;
+};
+
+// One token of each run of equal ones, which is how speech was labelled frame by frame; less the
+// pads, and with spaces for the ends of words.
+class CtcStage : public WholeTokenStage {
+ public:
+  CtcStage(std::string pad, std::string delimiter, bool cleanup)
+      : pad_(Pattern::literal(std::move(pad))) {
+    if (!cleanup) return;
+    cleanups_ = english_cleanups();
+    cleanups_.emplace_back(Pattern::literal(std::move(delimiter)), " ");
+  }
+
+ private:
+  void on_token(std::string token, const Emit& emit) override {
+    if (previous_ == token) return;
+    previous_ = token;
+    token = pad_.replace_all(token, "");
+    for (const auto& [from, to] : cleanups_) token = from.replace_all(token, to);
+    if (!token.empty()) emit({std::move(token)});
+  }
+  Pattern pad_;
+  Cleanups cleanups_;
+  std::optional<std::string> previous_;
 };
 
 class JoinBySpaceStage : public DecodeStage {
@@ -331,6 +363,11 @@ void TokenDecoder::add(const JsonView& json, int depth) {
     json.allow_only({"type", "prefix", "cleanup"});
     factories_.push_back(
         factory<WordPieceStage>(not_empty(json, "prefix", "##"), json.boolean_or("cleanup", true)));
+  } else if (type == "CTC") {
+    json.allow_only({"type", "pad_token", "word_delimiter_token", "cleanup"});
+    factories_.push_back(factory<CtcStage>(not_empty(json, "pad_token", "<pad>"),
+                                           not_empty(json, "word_delimiter_token", "|"),
+                                           json.boolean_or("cleanup", true)));
   } else if (type == "Replace") {
     json.allow_only({"type", "pattern", "content"});
     factories_.push_back(

@@ -54,6 +54,9 @@ bool is_word(char32_t c);             // letters, marks, decimal and letter numb
 bool is_nonspacing_mark(char32_t c);  // category Mn
 bool is_mark(char32_t c);             // categories M*
 bool is_other(char32_t c);            // categories Cc, Cf and Co
+// The number of the script that c belongs to, the same for Han and kana; 0 for the space and for
+// characters that Unicode 10 does not know.
+int script_of(char32_t c);
 // Bytes of the grapheme cluster (what a reader takes for one character) at `offset` of valid UTF-8,
 // the whole text having been cut into clusters up to there.
 size_t grapheme_length(std::string_view text, size_t offset);

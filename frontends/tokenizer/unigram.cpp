@@ -81,11 +81,12 @@ std::vector<Unigram::Node> Unigram::best_paths(std::string_view word) const {
       single = single || length == character;
     });
     if (!single) {
-      if (unknown_ < 0) {
+      offer(at, at + character, unknown_, unknown_score_);
+      const Node& end = nodes[at + character];
+      if (unknown_ < 0 && end.begin == at && end.id == unknown_) {  // better than what is known
         fail("{}: the vocabulary has no token for \"{}\" and the model has no unk_id.", origin_,
              word.substr(at, character));
       }
-      offer(at, at + character, unknown_, unknown_score_);
     }
     at += character;
   }

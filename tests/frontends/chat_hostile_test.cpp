@@ -154,6 +154,31 @@ TEST(ChatHostile, WhatTheSandboxForbids) {
                  {{"x", {1, 2}}});
 }
 
+// What no reference can be matched on is refused, not rendered in some way.
+TEST(ChatHostile, ChanceAndWhatIsNotThereAreRefused) {
+  expect_refused("{{ [1, 2]|random }}", "left to chance");
+  expect_refused("{{ lipsum() }}", "left to chance");
+  expect_refused("{{ 'a'.encode() }}", "str.encode()");
+  expect_refused("{{ (1).to_bytes() }}", "int.to_bytes()");
+  expect_refused("{{ '&hearts;'|striptags }}", "'&hearts;'");
+  expect_refused("{{ ('word ' * 30)|pprint }}", "pprint");
+  expect_refused("{{ (-8) ** 0.5 }}", "complex");
+  expect_refused("{{ (1e300).as_integer_ratio() }}", "64 bits");
+  expect_refused("{{ 'a'.translate({97: 55296}) }}", "surrogate");
+}
+
+TEST(ChatHostile, BlocksAndWrappingEndSoon) {
+  expect_refused("{% block a %}{{ self.a() }}{% endblock %}", "recursion depth");
+  expect_refused("{% macro m() %}{% block a %}{{ self.a() }}{% endblock %}{% endmacro %}{{ m() }}",
+                 "recursion depth");
+  expect_refused("{{ ('ab ' * 9999999)|wordwrap(1) }}", "memory");
+  expect_refused("{{ ('a' * 9999999).translate({97: 'b' * 9999}) }}", "memory");
+  expect_refused("{{ {}.fromkeys(('ab' * 9999999)|list) }}", "memory");
+  expect_refused("{{ '{:099999999,}'.format(1) }}", "width");
+  const std::string word = repeated("a.", 2000);
+  EXPECT_EQ(render("{{ w|urlize }}", {{"w", word}}), word);
+}
+
 TEST(ChatHostile, OverflowIsAnError) {
   expect_refused("{{ 9223372036854775807 + 1 }}", "64 bits");
   expect_refused("{{ 9 ** 99 }}", "64 bits");

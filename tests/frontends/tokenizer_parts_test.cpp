@@ -151,6 +151,26 @@ TEST(TokenizerParts, AddedTokensLongestLeftmostWithTheirSpaces) {
   EXPECT_EQ(tokens(json, "acc cc cca"), (Strings{"a", "c", "c", " ", "cc", " ", "c", "c", "a"}));
 }
 
+TEST(TokenizerParts, SpacesAreTakenByOneAddedToken) {
+  Json json = base();
+  json["added_tokens"] = {{{"id", 16},
+                           {"content", "\n\n"},
+                           {"lstrip", true},
+                           {"rstrip", true},
+                           {"normalized", false},
+                           {"special", false}}};
+  EXPECT_EQ(tokens(json, "a\n\n\n\n\n\n b"), (Strings{"a", "\n\n", "b"}));
+}
+
+TEST(TokenizerParts, UnigramNeedsNoUnknownTokenWhereAllIsKnown) {
+  Json json = base();
+  json["model"] = Json::parse(
+      R"({"type":"Unigram","vocab":[["a",-1],["bc",-1],["b",-2]],"byte_fallback":false})");
+  json["added_tokens"] = Json::array();
+  EXPECT_EQ(tokens(json, "abc"), (Strings{"a", "bc"}));
+  EXPECT_NE(message_of(json, "ac").find("no token for \"c\""), std::string::npos);
+}
+
 TEST(TokenizerParts, NormalizedAddedTokensAreFoundInNormalizedText) {
   Json json = with("normalizer", R"({"type":"Lowercase"})");
   json["added_tokens"] = Json::parse(R"([{"id":16,"content":"AB!","normalized":true}])");
@@ -167,6 +187,65 @@ TEST(TokenizerParts, TheTemplateGoesAroundTheText) {
   EXPECT_EQ(tokens(json, "a", false), (Strings{"a"}));
   json["post_processor"]["special_tokens"]["<s>"]["ids"][0] = 999;
   EXPECT_NE(message_of(json).find("the id 999"), std::string::npos);
+}
+
+// Of processors in sequence one takes what a template made for several texts, as the library does:
+// a single special token and the text are a pair.
+TEST(TokenizerParts, ProcessorsInSequence) {
+  const char* const special = R"("special_tokens":{"1":{"id":"1","ids":[7],"tokens":["1"]},
+                                                  "2":{"id":"2","ids":[8],"tokens":["2"]}}})";
+  const auto form = [&](const std::string& single, const std::string& pair) {
+    const auto items = [](const std::string& spelled) {
+      Json out = Json::array();
+      for (const char c : spelled) {
+        const char* kind = c == 'A' || c == 'B' ? "Sequence" : "SpecialToken";
+        out.push_back({{kind, {{"id", std::string(1, c)}, {"type_id", 0}}}});
+      }
+      return out.dump();
+    };
+    return R"({"type":"TemplateProcessing","single":)" + items(single) + R"(,"pair":)" +
+           items(pair) + "," + special;
+  };
+  const auto around = [&](const std::string& first, const std::string& second) {
+    return tokens(
+        with("post_processor",
+             (R"({"type":"Sequence","processors":[)" + first + "," + second + "]}").c_str()),
+        "a", true);
+  };
+  const std::string one = form("1A", "AB"), two = form("A2", "AB"), both = form("1A2", "1A2B2");
+  const std::string roberta =
+      R"({"type":"RobertaProcessing","cls":["1",7],"sep":["2",8],"trim_offsets":true,
+          "add_prefix_space":true})";
+  const std::string bert = R"({"type":"BertProcessing","cls":["1",7],"sep":["2",8]})";
+  EXPECT_EQ(around(one, two), (Strings{"1", "a"}));
+  EXPECT_EQ(around(one, both), (Strings{"1", "1", "2", "a", "2"}));
+  EXPECT_EQ(around(roberta, two), (Strings{"1", "a", "2", "2"}));
+  EXPECT_EQ(around(two, roberta), (Strings{"1", "a", "2", "2", "2", "2"}));
+  EXPECT_EQ(around(one, roberta), (Strings{"1", "1", "2", "2", "a", "2"}));
+  EXPECT_EQ(around(one, bert), (Strings{"1", "1", "2", "a", "2"}));
+  EXPECT_EQ(around(bert, roberta), (Strings{"1", "1", "a", "2", "2"}));
+  EXPECT_EQ(around(R"({"type":"ByteLevel"})", one), (Strings{"1", "a"}));
+  const Json three = with(
+      "post_processor", (R"({"type":"Sequence","processors":[)" + both + "," + one + "]}").c_str());
+  EXPECT_NE(message_of(three).find("make 3 parts"), std::string::npos);
+}
+
+// Each word shows as one token: it stands in the vocabulary whole.
+TEST(TokenizerParts, UnicodeScripts) {
+  const auto split = [](const std::string& text, const Strings& words) {
+    Json json = with("pre_tokenizer", R"({"type":"UnicodeScripts"})");
+    json["model"]["ignore_merges"] = true;
+    int id = 16;
+    for (const std::string& word : words) json["model"]["vocab"][word] = id++;
+    EXPECT_EQ(tokens(json, text), words) << text;
+  };
+  split("hello world", {"hello world"});
+  split("ab12!привет мир", {"ab", "12!", "привет мир"});
+  split("aa あ漢ー字 bb", {"aa ", "あ漢ー字 ", "bb"});
+  split("  hi", {"hi"});
+  split("aa\u0301б", {"aa", "\u0301", "б"});
+  split("aa\u3000bb", {"aa", "\u3000", "bb"});
+  split("aa\u0378bb", {"aa\u0378bb"});
 }
 
 std::string decoded(const Json& json, const Strings& names, bool skip = false) {
@@ -188,6 +267,16 @@ TEST(TokenizerParts, Decoders) {
   EXPECT_EQ(decoded(with("decoder", R"({"type":"Strip","content":"a","start":1,"stop":0})"),
                     {"a", "ab", "ab"}),
             "bb");
+}
+
+TEST(TokenizerParts, CtcKeepsOneTokenOfARun) {
+  const char* ctc = R"({"type":"CTC","pad_token":"-","word_delimiter_token":"1","cleanup":true})";
+  EXPECT_EQ(decoded(with("decoder", ctc), {"a", "a", "-", "a", "b", "b", "1", "1", "c"}), "aab c");
+  EXPECT_EQ(decoded(with("decoder", R"({"type":"CTC","pad_token":"-","word_delimiter_token":"1",
+                                       "cleanup":false})"),
+                    {"a", "a", "1", "-", "-", "c"}),
+            "a1c");
+  EXPECT_EQ(decoded(with("decoder", ctc), {"-", "-"}), "");
 }
 
 TEST(TokenizerParts, ByteFallbackDecodesRunsAsAWhole) {
