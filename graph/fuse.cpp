@@ -1,8 +1,12 @@
 // The pipeline: passes in order, the graph verified after each.
 #include <algorithm>
+#include <optional>
+#include <tuple>
+#include <utility>
 
 #include "graph/check_fused.h"
 #include "graph/describe_fused.h"
+#include "graph/free_length.h"
 #include "graph/ops.h"
 #include "graph/passes.h"
 #include "graph/rewrite.h"
@@ -26,6 +30,7 @@ constexpr Pass kPasses[] = {
     {"form-softmax", plain<form_softmax>},
     {"form-linears", plain<form_linears>},
     {"form-norms", plain<form_norms>},
+    {"free-length", free_length},
     {"form-embeddings", plain<form_embeddings>},
     {"form-clips", plain<form_clips>},
     {"simplify-shapes", plain<simplify_shapes>},
@@ -58,6 +63,22 @@ void complete_report(const Graph& graph, FusionReport& report) {
   report.entries = std::move(entries);
 }
 
+FusionEntry first_unfused(const FusionReport& report) {
+  for (const FusionEntry& entry : report.entries) {
+    if (!entry.fused && entry.detail != kLeftOver) return entry;
+  }
+  for (const FusionEntry& entry : report.entries) {
+    if (!entry.fused) return entry;
+  }
+  return {};
+}
+
+void run_pass(const Pass& pass, Graph& graph, FusionReport& report, const PassObserver& observer) {
+  const int changes = pass.run(graph, report);
+  verify(graph);
+  if (observer) observer(pass.name, graph, changes);
+}
+
 }  // namespace
 
 double FusionReport::coverage() const {
@@ -74,12 +95,25 @@ std::vector<std::string> pass_names() {
 FusionReport fuse(Graph& graph, const PassObserver& observer) {
   FusionReport report;
   report.nodes_before = static_cast<int64_t>(graph.nodes.size());
+  std::optional<std::pair<Graph, FusionReport>> fixed;  // before its length was freed
   for (const Pass& pass : kPasses) {
-    const int changes = pass.run(graph, report);
-    verify(graph);
-    if (observer) observer(pass.name, graph, changes);
+    if (pass.run == free_length && fixed_length(graph) > 0) fixed.emplace(graph, report);
+    run_pass(pass, graph, report, observer);
   }
   complete_report(graph, report);
+  if (fixed && !report.complete() && fixed_length(graph) == 0) {
+    const FusionEntry first = first_unfused(report);
+    std::tie(graph, report) = std::move(*fixed);
+    report.entries.push_back(
+        {-1, "length", false,
+         "made to fit any number of tokens, but that does not fuse: " + first.detail, first.node});
+    bool after = false;
+    for (const Pass& pass : kPasses) {
+      if (after) run_pass(pass, graph, report, observer);
+      after = after || pass.run == free_length;
+    }
+    complete_report(graph, report);
+  }
   check_fused(graph);
   return report;
 }

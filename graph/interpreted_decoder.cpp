@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "graph/free_length.h"
 #include "graph/ops.h"
 #include "graph/probe.h"
 #include "jit/error.h"
@@ -163,6 +164,12 @@ Array InterpretedDecoder::step(std::span<const int32_t> ids) {
   std::vector<int32_t> all = history_;  // empty where there is a cache
   all.insert(all.end(), ids.begin(), ids.end());
   const auto count = static_cast<int64_t>(all.size());
+  if (const int64_t only = fixed_length(*graph_); only > 0 && count != only) {
+    fail(
+        "{} was exported for {} tokens at a time, no more and no less, in a way that could not be "
+        "made to fit any other number, but there are {}. Export it with a dynamic sequence length.",
+        graph_->origin, only, count);
+  }
   const int64_t first = position_ + added - count;
   feeds[io.input_ids] = row_of({all.begin(), all.end()});
   if (io.attention_mask != kNoValue) {

@@ -1,0 +1,488 @@
+#include "graph/free_length.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "graph/interpreter.h"
+#include "graph/length_patterns.h"
+#include "graph/ops.h"
+#include "graph/probe.h"
+#include "graph/rewrite.h"
+#include "graph/value_kinds.h"
+#include "jit/error.h"
+
+namespace nibble::graph {
+namespace {
+
+// What depends on the length in a way that is not known.
+struct Unknown {};
+
+// A table that this is the rows of by index: an embedding, as long as it is not called one.
+bool reads_table(const Graph& graph, const Node& node) {
+  if (!node.is("Gather") || node.get_int("axis", 0) != 0) return false;
+  const TensorData* table = graph.tensor(node.inputs[0]);
+  return table != nullptr && table->shape.size() == 2 && kind_of(table->dtype) == ValueKind::real;
+}
+
+constexpr int64_t kToTheEnd = int64_t{1} << 40;  // of a Slice
+
+bool among(const Node& node, std::initializer_list<const char*> ops) {
+  return node.domain.empty() &&
+         std::any_of(ops.begin(), ops.end(), [&](const char* op) { return node.op == op; });
+}
+
+bool broadcasts(const Node& node) {
+  return among(node, {"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Mod", "And", "Or", "Xor",
+                      "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Where"});
+}
+
+// Walks the nodes in order with arrays of two lengths, so that what varies with the length is seen,
+// and rewrites what should vary but does not.
+class Freer {
+ public:
+  Freer(Graph& graph, int64_t length) : graph_(graph), length_(length) {
+    // Shorter ones, as a table of N positions has no more.
+    if (length > 11) {
+      lengths_ = {7, 11};
+    } else {
+      lengths_ = {2, 3};
+    }
+  }
+
+  // The node that it came to.
+  std::string where() const {
+    return at_ < graph_.nodes.size() ? graph_.nodes[at_].name : graph_.value_name(graph_.io.logits);
+  }
+
+  int run() {
+    most_places_ = 16 + 4 * static_cast<int>(graph_.nodes.size());
+    forget_shapes();
+    for (size_t k = 0; k < 2; ++k) {
+      feeds_[k] = decoder_feeds(graph_, {.tokens = lengths_[k], .past = 0});
+    }
+    while (at_ < graph_.nodes.size()) {
+      const Interpreter interpreter(graph_, probe_limits(graph_));
+      changed_ = false;
+      while (!changed_ && at_ < graph_.nodes.size()) step(interpreter);
+    }
+    for (size_t k = 0; k < 2; ++k) {
+      const Shape& shape = array(k, graph_.io.logits).shape;
+      if (shape.size() != 3 || shape[1] != lengths_[k]) throw Unknown();
+    }
+    if (cut_) {
+      graph_.context_length =
+          graph_.context_length > 0 ? std::min(graph_.context_length, length_) : length_;
+    }
+    return places_;
+  }
+
+ private:
+  // Shapes that the file declares, with N in them.
+  void forget_shapes() {
+    for (const ValueId id : {graph_.io.input_ids, graph_.io.attention_mask, graph_.io.position_ids,
+                             graph_.io.logits}) {
+      if (id == kNoValue) continue;
+      auto& shape = graph_.values[static_cast<size_t>(id)].shape;
+      if (!shape || shape->size() < 2) continue;
+      if ((*shape)[1] != length_ && (*shape)[1] >= 0) throw Unknown();
+      (*shape)[1] = -1;
+    }
+    for (const Node& node : graph_.nodes) {
+      for (const ValueId id : node.outputs) {
+        if (id != kNoValue && id != graph_.io.logits) {
+          graph_.values[static_cast<size_t>(id)].shape.reset();
+        }
+      }
+    }
+  }
+
+  void step(const Interpreter& interpreter) {
+    for (const ValueId id : graph_.nodes[at_].inputs) read_constant(interpreter, id);
+    replace_constants();
+    if (changed_) return;
+    const Node& node = graph_.nodes[at_];
+    if (among(node, {"Reshape"})) free_reshape();
+    if (among(node, {"Expand"})) free_expand();
+    if (among(node, {"ConstantOfShape"})) free_constant_of_shape();
+    if (among(node, {"Slice"})) free_slice();
+    if (among(node, {"Gather"})) check_gather();
+    if (among(node, {"Split", "Pad", "Tile", "Trilu"})) check_static_axis();
+    if (broadcasts(node)) free_operands();
+    if (changed_) return;
+    evaluate(interpreter, graph_.nodes[at_]);
+    ++at_;
+  }
+
+  // Weights are not looked at.
+  void read_constant(const Interpreter& interpreter, ValueId id) {
+    constexpr int64_t kMost = 1 << 24;
+    if (reads_table(graph_, graph_.nodes[at_]) && id == graph_.nodes[at_].inputs[0]) return;
+    if (id == kNoValue || feeds_[0].count(id) != 0) return;
+    const TensorData* tensor = graph_.tensor(id);
+    if (tensor == nullptr || element_count(tensor->shape) > kMost) return;
+    const Array value = interpreter.run_one({}, id);
+    for (Feeds& feeds : feeds_) feeds[id] = value;
+  }
+
+  const Array& array(size_t k, ValueId id) const {
+    const auto found = feeds_[k].find(id);
+    if (found == feeds_[k].end()) throw Unknown();
+    return found->second;
+  }
+  bool known(ValueId id) const { return id != kNoValue && feeds_[0].count(id) != 0; }
+  bool varies(ValueId id) const { return array(0, id).shape != array(1, id).shape; }
+  bool varies_at(ValueId id, size_t axis) const {
+    return array(0, id).shape.at(axis) != array(1, id).shape.at(axis);
+  }
+  // The same integers at every length: what a file holds, or computes of what it holds; not what
+  // was put in place already.
+  std::optional<std::vector<int64_t>> fixed_ints(ValueId id) const {
+    if (put_.count(id) != 0 || !known(id) || array(0, id).kind != Array::Kind::i64 || varies(id))
+      return std::nullopt;
+    const auto a = array(0, id).ints(), b = array(1, id).ints();
+    if (!std::equal(a.begin(), a.end(), b.begin())) return std::nullopt;
+    return std::vector<int64_t>(a.begin(), a.end());
+  }
+
+  // Of what is not computed: products with weights, and their like.
+  std::optional<Shape> shape_of_product(size_t k, const Node& node) const {
+    if (node.is("Linear", kNibbleDomain)) {
+      const MatrixSource* weight = graph_.matrix(node.inputs[1]);
+      if (weight == nullptr) return std::nullopt;
+      Shape shape = array(k, node.inputs[0]).shape;
+      if (shape.empty() || shape.back() != weight->k) throw Unknown();
+      shape.back() = weight->n;
+      return shape;
+    }
+    if (!reads_table(graph_, node)) return std::nullopt;
+    Shape shape = array(k, node.inputs[1]).shape;
+    shape.push_back(graph_.tensor(node.inputs[0])->shape[1]);
+    return shape;
+  }
+
+  void evaluate(const Interpreter& interpreter, const Node& node) {
+    for (size_t k = 0; k < 2; ++k) {
+      if (const auto shape = shape_of_product(k, node)) {
+        const auto count = static_cast<size_t>(element_count(*shape));
+        feeds_[k][node.outputs[0]] = Array::of(*shape, std::vector<float>(count, 0.0F));
+        continue;
+      }
+      std::vector<ValueId> outputs;
+      for (const ValueId id : node.outputs) {
+        if (id != kNoValue) outputs.push_back(id);
+      }
+      auto made = interpreter.run(feeds_[k], outputs);
+      for (size_t i = 0; i < outputs.size(); ++i) feeds_[k][outputs[i]] = std::move(made[i]);
+    }
+  }
+
+  // Nodes that are put in front of the current one.
+  ValueId add(const char* op, std::vector<ValueId> inputs,
+              std::map<std::string, Attribute> attributes = {}) {
+    const std::string name = fmt::format("nibble/length/{}_{}", op, graph_.values.size());
+    const ValueId out = graph_.add_value(name);
+    graph_.nodes.insert(graph_.nodes.begin() + static_cast<int64_t>(inserted_at_++),
+                        Node{op, "", name, std::move(inputs), {out}, std::move(attributes)});
+    return out;
+  }
+  ValueId constant(TensorData tensor) {
+    return graph_.add_constant(fmt::format("nibble/length/constant_{}", graph_.values.size()),
+                               std::move(tensor));
+  }
+  ValueId ints(std::vector<int64_t> values) {
+    const auto count = static_cast<int64_t>(values.size());
+    return constant(make_i64({count}, std::move(values)));
+  }
+  ValueId scalar(int64_t value) {
+    const ValueId id = constant(make_i64({}, {value}));
+    put_.insert(id);
+    return id;
+  }
+  // The length as [1], or as a scalar.
+  ValueId length_vector() {
+    return add("Gather", {add("Shape", {graph_.io.input_ids}), ints({1})}, {{"axis", int64_t{0}}});
+  }
+  ValueId length_scalar() {
+    return add("Gather", {add("Shape", {graph_.io.input_ids}), scalar(1)}, {{"axis", int64_t{0}}});
+  }
+  // A vector of integers with the length where `at` says so.
+  ValueId vector_with_length(const std::vector<int64_t>& values, const std::vector<bool>& at) {
+    std::vector<ValueId> parts;
+    for (size_t i = 0; i < values.size(); ++i) {
+      parts.push_back(at[i] ? length_vector() : ints({values[i]}));
+    }
+    return add("Concat", std::move(parts), {{"axis", int64_t{0}}});
+  }
+  ValueId positions(int64_t first) {
+    const ValueId past =
+        first == 0 ? length_scalar() : add("Add", {length_scalar(), scalar(first)});
+    return add("Range", {scalar(first), past, scalar(1)});
+  }
+
+  void begin_rewrite() { inserted_at_ = at_; }
+  void set_input(size_t input, ValueId value) {
+    put_.insert(value);
+    Node& node = graph_.nodes[inserted_at_];  // the current one, behind what was added
+    node.inputs.at(input) = value;
+    changed_ = true;
+    if (++places_ > most_places_) throw Unknown();  // what was put in place does not vary
+  }
+
+  static bool holds_shape(const Node& node, size_t input) {
+    return input > 0 && among(node, {"Reshape", "Expand", "Slice", "Unsqueeze", "Squeeze", "Split",
+                                     "Tile", "Pad", "ReduceSum", "ReduceMean"});
+  }
+
+  // Positions and causal masks that a file holds, or computes of what it holds.
+  void replace_constants() {
+    const Node node = graph_.nodes[at_];
+    if (node.domain == kNibbleDomain) return;
+    for (size_t i = 0; i < node.inputs.size(); ++i) {
+      const ValueId id = node.inputs[i];
+      if (!known(id) || holds_shape(node, i)) continue;
+      const Array &a = array(0, id), &b = array(1, id);
+      if (!same_array(a, b)) continue;
+      if (const auto row = match_positions(a, length_)) {
+        begin_rewrite();
+        ValueId value = positions(row->first);
+        if (a.kind == Array::Kind::f32) value = add("Cast", {value}, {{"to", int64_t{1}}});
+        Shape shape = a.shape;
+        for (int64_t& size : shape) size = size == length_ ? -1 : 1;
+        set_input(i, add("Reshape", {value, ints(shape)}));
+        return;
+      }
+      if (const auto mask = match_band_mask(a, length_)) {
+        begin_rewrite();
+        set_input(i, band_mask(a, *mask));
+        return;
+      }
+    }
+  }
+
+  ValueId band_mask(const Array& like, const BandMask& mask) {
+    const ValueId rows = add("Reshape", {positions(0), ints({-1, 1})});
+    const ValueId distance = add("Sub", {rows, add("Reshape", {positions(0), ints({1, -1})})});
+    ValueId seen = kNoValue;
+    if (!mask.future) seen = add("Not", {add("Less", {distance, scalar(0)})});
+    if (mask.window > 0) {
+      const ValueId near = add("Less", {distance, scalar(mask.window)});
+      seen = mask.future ? near : add("And", {seen, near});
+    }
+    ValueId out = kNoValue;
+    if (like.kind == Array::Kind::boolean) {
+      out = mask.seen != 0 ? seen : add("Not", {seen});
+    } else if (like.kind == Array::Kind::i64) {
+      out = add("Where", {seen, scalar(static_cast<int64_t>(mask.seen)),
+                          scalar(static_cast<int64_t>(mask.hidden))});
+    } else {
+      out = add("Where",
+                {seen, constant(make_f32({}, {mask.seen})), constant(make_f32({}, {mask.hidden}))});
+    }
+    std::vector<int64_t> shape(like.shape.size(), 1);
+    std::vector<bool> at(shape.size(), false);
+    at[at.size() - 1] = at[at.size() - 2] = true;
+    return add("Reshape", {out, vector_with_length(shape, at)});
+  }
+
+  void free_reshape() {
+    const Node node = graph_.nodes[at_];
+    const auto target = fixed_ints(node.inputs[1]);
+    if (!known(node.inputs[0]) || !varies(node.inputs[0])) return;
+    if (!target) return;  // computed from the length already
+    const std::array<Shape, 2> from = {array(0, node.inputs[0]).shape,
+                                       array(1, node.inputs[0]).shape};
+    const auto freed = free_target(from, lengths_, *target, length_);
+    if (!freed) throw Unknown();
+    if (*freed == *target) return;
+    begin_rewrite();
+    std::vector<bool> at;
+    for (const int64_t size : *freed) at.push_back(size == kLengthItself);
+    const bool itself = std::find(at.begin(), at.end(), true) != at.end();
+    set_input(1, itself ? vector_with_length(*freed, at) : ints(*freed));
+  }
+
+  void free_expand() {
+    const Node node = graph_.nodes[at_];
+    const auto target = fixed_ints(node.inputs[1]);
+    if (!target || !known(node.inputs[0])) return;
+    const Shape& shape = array(0, node.inputs[0]).shape;
+    std::vector<int64_t> wanted = *target;
+    std::vector<bool> at(wanted.size(), false);
+    bool any = false;
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      const size_t missing = wanted.size() - std::min(wanted.size(), shape.size());
+      const bool own = i >= missing;
+      const size_t axis = i - missing;
+      if (own && varies_at(node.inputs[0], axis)) {
+        if (wanted[i] != length_ && wanted[i] != 1) throw Unknown();
+        any = any || wanted[i] != 1;
+        wanted[i] = 1;
+      } else if (wanted[i] == length_ && (!own || shape[axis] == 1)) {
+        at[i] = any = true;
+      }
+    }
+    if (!any) return;
+    begin_rewrite();
+    const bool with_length = std::find(at.begin(), at.end(), true) != at.end();
+    set_input(1, with_length ? vector_with_length(wanted, at) : ints(wanted));
+  }
+
+  void free_constant_of_shape() {
+    const Node node = graph_.nodes[at_];
+    const auto target = fixed_ints(node.inputs[0]);
+    if (!target || target->size() < 2) return;  // one number: the rank of something
+    std::vector<bool> at;
+    for (const int64_t size : *target) at.push_back(size == length_);
+    if (std::find(at.begin(), at.end(), true) == at.end()) return;
+    begin_rewrite();
+    set_input(0, vector_with_length(*target, at));
+  }
+
+  void free_slice() {
+    const Node node = graph_.nodes[at_];
+    if (node.inputs.size() < 3) throw Unknown();
+    const ValueId data = node.inputs[0];
+    auto starts = fixed_ints(node.inputs[1]), ends = fixed_ints(node.inputs[2]);
+    if (!known(data)) throw Unknown();
+    if (!starts || !ends) return;  // computed from the length already
+    const auto rank = static_cast<int64_t>(array(0, data).shape.size());
+    std::vector<int64_t> axes;
+    if (node.input(3) != kNoValue) axes = fixed_ints(node.inputs[3]).value_or(axes);
+    for (size_t i = axes.size(); i < starts->size(); ++i) axes.push_back(static_cast<int64_t>(i));
+    std::vector<bool> at(ends->size(), false);
+    bool any = false;
+    const bool held = same_array(array(0, data), array(1, data));
+    for (size_t i = 0; i < ends->size(); ++i) {
+      const auto axis = static_cast<size_t>(axes[i] < 0 ? axes[i] + rank : axes[i]);
+      int64_t& end = (*ends)[i];
+      if (varies_at(data, axis)) {
+        // From the front or the end on, to the end or up to there.
+        if ((*starts)[i] > 0 || (end >= 0 && end < length_)) throw Unknown();
+        any = any || end == length_;
+        if (end == length_) end = kToTheEnd;
+      } else if (held && end == length_ && (*starts)[i] == 0) {
+        if (array(0, data).shape[axis] < length_) continue;
+        at[i] = any = true;  // so many rows of a table
+        cut_ = cut_ || array(0, data).shape[axis] == length_;
+      }
+    }
+    if (!any) return;
+    begin_rewrite();
+    set_input(2, vector_with_length(*ends, at));
+  }
+
+  // What is picked from the front of what varies, or counted from its end, stays.
+  void check_gather() {
+    const Node& node = graph_.nodes[at_];
+    if (!known(node.inputs[0]) || !varies(node.inputs[0])) return;
+    const auto indices = fixed_ints(node.inputs[1]);
+    const auto rank = static_cast<int64_t>(array(0, node.inputs[0]).shape.size());
+    const int64_t axis = node.get_int("axis", 0);
+    if (!indices ||
+        !varies_at(node.inputs[0], static_cast<size_t>(axis < 0 ? axis + rank : axis))) {
+      return;
+    }
+    for (const int64_t index : *indices) {
+      if (index > 0) throw Unknown();
+    }
+  }
+
+  // Operators that are told sizes: none along what varies.
+  void check_static_axis() {
+    const Node& node = graph_.nodes[at_];
+    if (!known(node.inputs[0]) || !varies(node.inputs[0])) return;
+    if (!node.is("Split")) throw Unknown();
+    const auto rank = static_cast<int64_t>(array(0, node.inputs[0]).shape.size());
+    const int64_t axis = node.get_int("axis", 0);
+    if (varies_at(node.inputs[0], static_cast<size_t>(axis < 0 ? axis + rank : axis))) {
+      throw Unknown();
+    }
+  }
+
+  // Operands of N where others vary: the rows of a table.
+  void free_operands() {
+    const Node node = graph_.nodes[at_];
+    size_t rank = 0;
+    for (const ValueId id : node.inputs) rank = std::max(rank, array(0, id).shape.size());
+    for (size_t i = 0; i < node.inputs.size(); ++i) {
+      const ValueId id = node.inputs[i];
+      const Shape& shape = array(0, id).shape;
+      check_scalar(node, id);
+      for (size_t axis = 0; axis < shape.size(); ++axis) {
+        if (shape[axis] == 1 || varies_at(id, axis)) continue;
+        const size_t from_end = shape.size() - axis;
+        const bool others = std::any_of(node.inputs.begin(), node.inputs.end(), [&](ValueId other) {
+          const size_t size = array(0, other).shape.size();
+          return size >= from_end && varies_at(other, size - from_end);
+        });
+        if (!others) continue;
+        if (shape[axis] != length_ || !same_array(array(0, id), array(1, id))) throw Unknown();
+        begin_rewrite();
+        cut_ = true;
+        set_input(
+            i, add("Slice", {id, ints({0}), length_vector(), ints({static_cast<int64_t>(axis)})}));
+        return;
+      }
+    }
+  }
+
+  // A number like N among integers may be the length.
+  void check_scalar(const Node& node, ValueId id) const {
+    const Array& value = array(0, id);
+    const bool computes_positions = std::any_of(node.inputs.begin(), node.inputs.end(),
+                                                [&](ValueId other) { return varies(other); });
+    if (!computes_positions || value.kind != Array::Kind::i64 || value.size() != 1 ||
+        graph_.tensor(id) == nullptr || put_.count(id) != 0) {
+      return;
+    }
+    const int64_t number = value.ints()[0];
+    if (number == length_ || number == length_ - 1 || number == -length_ || number == 1 - length_) {
+      throw Unknown();
+    }
+  }
+
+  Graph& graph_;
+  int64_t length_;
+  std::array<int64_t, 2> lengths_ = {};
+  std::array<Feeds, 2> feeds_;
+  std::set<ValueId> put_;
+  size_t at_ = 0, inserted_at_ = 0;
+  int places_ = 0, most_places_ = 0;
+  bool changed_ = false, cut_ = false;
+};
+
+}  // namespace
+
+int64_t fixed_length(const Graph& graph) {
+  if (!is_prefix_form(graph) || graph.io.input_ids == kNoValue) return 0;
+  const auto& shape = graph.values[static_cast<size_t>(graph.io.input_ids)].shape;
+  return shape && shape->size() == 2 && (*shape)[1] > 1 ? (*shape)[1] : 0;
+}
+
+int free_length(Graph& graph, FusionReport& report) {
+  constexpr int64_t kShortest = 4;  // of fewer positions no pattern shows
+  const int64_t length = fixed_length(graph);
+  if (length < kShortest || graph.io.logits == kNoValue) return 0;
+  Graph freed = graph;
+  Freer freer(freed, length);
+  std::string why = "it depends on that in a way that is not known";
+  try {
+    const int places = freer.run();
+    sort_nodes(freed);
+    graph = std::move(freed);
+    return places + 1;  // with the declared shape of input_ids
+  } catch (const Unknown&) {
+  } catch (const Error& error) {  // what was put in place does not fit, or is too large to try
+    why = error.what();
+  }
+  report.entries.push_back(
+      {-1, "length", false,
+       fmt::format("exported for {} tokens, and at no other number: {}", length, why),
+       freer.where()});
+  return 0;
+}
+
+}  // namespace nibble::graph
