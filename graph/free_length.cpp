@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <array>
-#include <map>
 #include <optional>
-#include <set>
 
 #include "graph/interpreter.h"
+#include "graph/length_nodes.h"
 #include "graph/length_patterns.h"
 #include "graph/ops.h"
 #include "graph/probe.h"
@@ -43,7 +42,7 @@ bool broadcasts(const Node& node) {
 // and rewrites what should vary but does not.
 class Freer {
  public:
-  Freer(Graph& graph, int64_t length) : graph_(graph), length_(length) {
+  Freer(Graph& graph, int64_t length) : graph_(graph), length_(length), nodes_(graph) {
     // Shorter ones, as a table of N positions has no more.
     if (length > 11) {
       lengths_ = {7, 11};
@@ -140,7 +139,7 @@ class Freer {
   // The same integers at every length: what a file holds, or computes of what it holds; not what
   // was put in place already.
   std::optional<std::vector<int64_t>> fixed_ints(ValueId id) const {
-    if (put_.count(id) != 0 || !known(id) || array(0, id).kind != Array::Kind::i64 || varies(id))
+    if (nodes_.put(id) || !known(id) || array(0, id).kind != Array::Kind::i64 || varies(id))
       return std::nullopt;
     const auto a = array(0, id).ints(), b = array(1, id).ints();
     if (!std::equal(a.begin(), a.end(), b.begin())) return std::nullopt;
@@ -179,54 +178,9 @@ class Freer {
     }
   }
 
-  // Nodes that are put in front of the current one.
-  ValueId add(const char* op, std::vector<ValueId> inputs,
-              std::map<std::string, Attribute> attributes = {}) {
-    const std::string name = fmt::format("nibble/length/{}_{}", op, graph_.values.size());
-    const ValueId out = graph_.add_value(name);
-    graph_.nodes.insert(graph_.nodes.begin() + static_cast<int64_t>(inserted_at_++),
-                        Node{op, "", name, std::move(inputs), {out}, std::move(attributes)});
-    return out;
-  }
-  ValueId constant(TensorData tensor) {
-    return graph_.add_constant(fmt::format("nibble/length/constant_{}", graph_.values.size()),
-                               std::move(tensor));
-  }
-  ValueId ints(std::vector<int64_t> values) {
-    const auto count = static_cast<int64_t>(values.size());
-    return constant(make_i64({count}, std::move(values)));
-  }
-  ValueId scalar(int64_t value) {
-    const ValueId id = constant(make_i64({}, {value}));
-    put_.insert(id);
-    return id;
-  }
-  // The length as [1], or as a scalar.
-  ValueId length_vector() {
-    return add("Gather", {add("Shape", {graph_.io.input_ids}), ints({1})}, {{"axis", int64_t{0}}});
-  }
-  ValueId length_scalar() {
-    return add("Gather", {add("Shape", {graph_.io.input_ids}), scalar(1)}, {{"axis", int64_t{0}}});
-  }
-  // A vector of integers with the length where `at` says so.
-  ValueId vector_with_length(const std::vector<int64_t>& values, const std::vector<bool>& at) {
-    std::vector<ValueId> parts;
-    for (size_t i = 0; i < values.size(); ++i) {
-      parts.push_back(at[i] ? length_vector() : ints({values[i]}));
-    }
-    return add("Concat", std::move(parts), {{"axis", int64_t{0}}});
-  }
-  ValueId positions(int64_t first) {
-    const ValueId past =
-        first == 0 ? length_scalar() : add("Add", {length_scalar(), scalar(first)});
-    return add("Range", {scalar(first), past, scalar(1)});
-  }
-
-  void begin_rewrite() { inserted_at_ = at_; }
   void set_input(size_t input, ValueId value) {
-    put_.insert(value);
-    Node& node = graph_.nodes[inserted_at_];  // the current one, behind what was added
-    node.inputs.at(input) = value;
+    nodes_.keep(value);
+    graph_.nodes[nodes_.end()].inputs.at(input) = value;  // the current one, behind what was added
     changed_ = true;
     if (++places_ > most_places_) throw Unknown();  // what was put in place does not vary
   }
@@ -246,45 +200,20 @@ class Freer {
       const Array &a = array(0, id), &b = array(1, id);
       if (!same_array(a, b)) continue;
       if (const auto row = match_positions(a, length_)) {
-        begin_rewrite();
-        ValueId value = positions(row->first);
-        if (a.kind == Array::Kind::f32) value = add("Cast", {value}, {{"to", int64_t{1}}});
+        nodes_.begin(at_);
+        ValueId value = nodes_.positions(row->first);
+        if (a.kind == Array::Kind::f32) value = nodes_.add("Cast", {value}, {{"to", int64_t{1}}});
         Shape shape = a.shape;
         for (int64_t& size : shape) size = size == length_ ? -1 : 1;
-        set_input(i, add("Reshape", {value, ints(shape)}));
+        set_input(i, nodes_.add("Reshape", {value, nodes_.ints(shape)}));
         return;
       }
       if (const auto mask = match_band_mask(a, length_)) {
-        begin_rewrite();
-        set_input(i, band_mask(a, *mask));
+        nodes_.begin(at_);
+        set_input(i, nodes_.band_mask(a, *mask));
         return;
       }
     }
-  }
-
-  ValueId band_mask(const Array& like, const BandMask& mask) {
-    const ValueId rows = add("Reshape", {positions(0), ints({-1, 1})});
-    const ValueId distance = add("Sub", {rows, add("Reshape", {positions(0), ints({1, -1})})});
-    ValueId seen = kNoValue;
-    if (!mask.future) seen = add("Not", {add("Less", {distance, scalar(0)})});
-    if (mask.window > 0) {
-      const ValueId near = add("Less", {distance, scalar(mask.window)});
-      seen = mask.future ? near : add("And", {seen, near});
-    }
-    ValueId out = kNoValue;
-    if (like.kind == Array::Kind::boolean) {
-      out = mask.seen != 0 ? seen : add("Not", {seen});
-    } else if (like.kind == Array::Kind::i64) {
-      out = add("Where", {seen, scalar(static_cast<int64_t>(mask.seen)),
-                          scalar(static_cast<int64_t>(mask.hidden))});
-    } else {
-      out = add("Where",
-                {seen, constant(make_f32({}, {mask.seen})), constant(make_f32({}, {mask.hidden}))});
-    }
-    std::vector<int64_t> shape(like.shape.size(), 1);
-    std::vector<bool> at(shape.size(), false);
-    at[at.size() - 1] = at[at.size() - 2] = true;
-    return add("Reshape", {out, vector_with_length(shape, at)});
   }
 
   void free_reshape() {
@@ -297,11 +226,11 @@ class Freer {
     const auto freed = free_target(from, lengths_, *target, length_);
     if (!freed) throw Unknown();
     if (*freed == *target) return;
-    begin_rewrite();
+    nodes_.begin(at_);
     std::vector<bool> at;
     for (const int64_t size : *freed) at.push_back(size == kLengthItself);
     const bool itself = std::find(at.begin(), at.end(), true) != at.end();
-    set_input(1, itself ? vector_with_length(*freed, at) : ints(*freed));
+    set_input(1, itself ? nodes_.vector_with_length(*freed, at) : nodes_.ints(*freed));
   }
 
   void free_expand() {
@@ -325,9 +254,9 @@ class Freer {
       }
     }
     if (!any) return;
-    begin_rewrite();
+    nodes_.begin(at_);
     const bool with_length = std::find(at.begin(), at.end(), true) != at.end();
-    set_input(1, with_length ? vector_with_length(wanted, at) : ints(wanted));
+    set_input(1, with_length ? nodes_.vector_with_length(wanted, at) : nodes_.ints(wanted));
   }
 
   void free_constant_of_shape() {
@@ -337,8 +266,8 @@ class Freer {
     std::vector<bool> at;
     for (const int64_t size : *target) at.push_back(size == length_);
     if (std::find(at.begin(), at.end(), true) == at.end()) return;
-    begin_rewrite();
-    set_input(0, vector_with_length(*target, at));
+    nodes_.begin(at_);
+    set_input(0, nodes_.vector_with_length(*target, at));
   }
 
   void free_slice() {
@@ -370,8 +299,8 @@ class Freer {
       }
     }
     if (!any) return;
-    begin_rewrite();
-    set_input(2, vector_with_length(*ends, at));
+    nodes_.begin(at_);
+    set_input(2, nodes_.vector_with_length(*ends, at));
   }
 
   // What is picked from the front of what varies, or counted from its end, stays.
@@ -405,8 +334,6 @@ class Freer {
   // Operands of N where others vary: the rows of a table.
   void free_operands() {
     const Node node = graph_.nodes[at_];
-    size_t rank = 0;
-    for (const ValueId id : node.inputs) rank = std::max(rank, array(0, id).shape.size());
     for (size_t i = 0; i < node.inputs.size(); ++i) {
       const ValueId id = node.inputs[i];
       const Shape& shape = array(0, id).shape;
@@ -420,10 +347,10 @@ class Freer {
         });
         if (!others) continue;
         if (shape[axis] != length_ || !same_array(array(0, id), array(1, id))) throw Unknown();
-        begin_rewrite();
+        nodes_.begin(at_);
         cut_ = true;
-        set_input(
-            i, add("Slice", {id, ints({0}), length_vector(), ints({static_cast<int64_t>(axis)})}));
+        set_input(i, nodes_.add("Slice", {id, nodes_.ints({0}), nodes_.length_vector(),
+                                          nodes_.ints({static_cast<int64_t>(axis)})}));
         return;
       }
     }
@@ -435,7 +362,7 @@ class Freer {
     const bool computes_positions = std::any_of(node.inputs.begin(), node.inputs.end(),
                                                 [&](ValueId other) { return varies(other); });
     if (!computes_positions || value.kind != Array::Kind::i64 || value.size() != 1 ||
-        graph_.tensor(id) == nullptr || put_.count(id) != 0) {
+        graph_.tensor(id) == nullptr || nodes_.put(id)) {
       return;
     }
     const int64_t number = value.ints()[0];
@@ -448,8 +375,8 @@ class Freer {
   int64_t length_;
   std::array<int64_t, 2> lengths_ = {};
   std::array<Feeds, 2> feeds_;
-  std::set<ValueId> put_;
-  size_t at_ = 0, inserted_at_ = 0;
+  LengthNodes nodes_;
+  size_t at_ = 0;
   int places_ = 0, most_places_ = 0;
   bool changed_ = false, cut_ = false;
 };
