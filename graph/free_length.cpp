@@ -28,6 +28,10 @@ bool reads_table(const Graph& graph, const Node& node) {
 }
 
 constexpr int64_t kToTheEnd = int64_t{1} << 40;  // of a Slice
+// What a file may ask for here: rewritten places (a layer has some 20), nodes, elements made, and
+// work between two rewrites, as a share of what other probes may do.
+constexpr size_t kMostPlaces = 4000, kMostNodes = 50'000;
+constexpr int64_t kMostMade = int64_t{1} << 28, kShareOfWork = 64;
 
 bool among(const Node& node, std::initializer_list<const char*> ops) {
   return node.domain.empty() &&
@@ -58,13 +62,15 @@ class Freer {
   }
 
   int run() {
-    most_places_ = 16 + 4 * static_cast<int>(graph_.nodes.size());
+    most_places_ = static_cast<int>(std::min<size_t>(kMostPlaces, 16 + 4 * graph_.nodes.size()));
     forget_shapes();
     for (size_t k = 0; k < 2; ++k) {
       feeds_[k] = decoder_feeds(graph_, {.tokens = lengths_[k], .past = 0});
     }
     while (at_ < graph_.nodes.size()) {
-      const Interpreter interpreter(graph_, probe_limits(graph_));
+      InterpreterLimits limits = probe_limits(graph_);
+      limits.work /= kShareOfWork;
+      const Interpreter interpreter(graph_, limits);
       changed_ = false;
       while (!changed_ && at_ < graph_.nodes.size()) step(interpreter);
     }
@@ -175,7 +181,10 @@ class Freer {
         if (id != kNoValue) outputs.push_back(id);
       }
       auto made = interpreter.run(feeds_[k], outputs);
-      for (size_t i = 0; i < outputs.size(); ++i) feeds_[k][outputs[i]] = std::move(made[i]);
+      for (size_t i = 0; i < outputs.size(); ++i) {
+        if ((made_ += made[i].size()) > kMostMade) throw Unknown();
+        feeds_[k][outputs[i]] = std::move(made[i]);
+      }
     }
   }
 
@@ -450,6 +459,7 @@ class Freer {
   std::array<Feeds, 2> feeds_;
   std::set<ValueId> put_;
   size_t at_ = 0, inserted_at_ = 0;
+  int64_t made_ = 0;
   int places_ = 0, most_places_ = 0;
   bool changed_ = false, cut_ = false;
 };
@@ -465,7 +475,9 @@ int64_t fixed_length(const Graph& graph) {
 int free_length(Graph& graph, FusionReport& report) {
   constexpr int64_t kShortest = 4;  // of fewer positions no pattern shows
   const int64_t length = fixed_length(graph);
-  if (length < kShortest || graph.io.logits == kNoValue) return 0;
+  if (length < kShortest || graph.io.logits == kNoValue || graph.nodes.size() > kMostNodes) {
+    return 0;
+  }
   Graph freed = graph;
   Freer freer(freed, length);
   std::string why = "it depends on that in a way that is not known";
