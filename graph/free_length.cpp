@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <optional>
 
 #include "graph/interpreter.h"
@@ -27,6 +28,10 @@ bool reads_table(const Graph& graph, const Node& node) {
 }
 
 constexpr int64_t kToTheEnd = int64_t{1} << 40;  // of a Slice
+// What a file may ask for here: rewritten places (a layer has some 20), nodes, elements at a time,
+// and work between two rewrites, as a share of what other probes may do.
+constexpr size_t kMostPlaces = 4000, kMostNodes = 50'000;
+constexpr int64_t kMostHeld = int64_t{1} << 28, kShareOfWork = 64;
 
 bool among(const Node& node, std::initializer_list<const char*> ops) {
   return node.domain.empty() &&
@@ -57,13 +62,16 @@ class Freer {
   }
 
   int run() {
-    most_places_ = 16 + 4 * static_cast<int>(graph_.nodes.size());
+    most_places_ = static_cast<int>(std::min<size_t>(kMostPlaces, 16 + 4 * graph_.nodes.size()));
     forget_shapes();
+    count_uses();
     for (size_t k = 0; k < 2; ++k) {
       feeds_[k] = decoder_feeds(graph_, {.tokens = lengths_[k], .past = 0});
     }
     while (at_ < graph_.nodes.size()) {
-      const Interpreter interpreter(graph_, probe_limits(graph_));
+      InterpreterLimits limits = probe_limits(graph_);
+      limits.work /= kShareOfWork;
+      const Interpreter interpreter(graph_, limits);
       changed_ = false;
       while (!changed_ && at_ < graph_.nodes.size()) step(interpreter);
     }
@@ -98,6 +106,21 @@ class Freer {
     }
   }
 
+  // Of what nodes compute.
+  void count_uses() {
+    for (const Node& node : graph_.nodes) {
+      for (const ValueId id : node.outputs) {
+        if (id != kNoValue && id != graph_.io.logits) uses_[id] = 0;
+      }
+    }
+    for (const Node& node : graph_.nodes) {
+      for (const ValueId id : node.inputs) {
+        const auto uses = uses_.find(id);
+        if (uses != uses_.end()) ++uses->second;
+      }
+    }
+  }
+
   void step(const Interpreter& interpreter) {
     for (const ValueId id : graph_.nodes[at_].inputs) read_constant(interpreter, id);
     replace_constants();
@@ -112,6 +135,7 @@ class Freer {
     if (broadcasts(node)) free_operands();
     if (changed_) return;
     evaluate(interpreter, graph_.nodes[at_]);
+    let_go_of_inputs(graph_.nodes[at_]);
     ++at_;
   }
 
@@ -166,7 +190,7 @@ class Freer {
     for (size_t k = 0; k < 2; ++k) {
       if (const auto shape = shape_of_product(k, node)) {
         const auto count = static_cast<size_t>(element_count(*shape));
-        feeds_[k][node.outputs[0]] = Array::of(*shape, std::vector<float>(count, 0.0F));
+        hold(k, node.outputs[0], Array::of(*shape, std::vector<float>(count, 0.0F)));
         continue;
       }
       std::vector<ValueId> outputs;
@@ -174,7 +198,28 @@ class Freer {
         if (id != kNoValue) outputs.push_back(id);
       }
       auto made = interpreter.run(feeds_[k], outputs);
-      for (size_t i = 0; i < outputs.size(); ++i) feeds_[k][outputs[i]] = std::move(made[i]);
+      for (size_t i = 0; i < outputs.size(); ++i) {
+        hold(k, outputs[i], std::move(made[i]));
+      }
+    }
+  }
+
+  void hold(size_t k, ValueId id, Array array) {
+    if ((held_ += array.size()) > kMostHeld) throw Unknown();
+    feeds_[k][id] = std::move(array);
+  }
+
+  // What no node reads behind this one. Constants and inputs stay, and what was put in place.
+  void let_go_of_inputs(const Node& node) {
+    for (const ValueId id : node.inputs) {
+      const auto uses = uses_.find(id);
+      if (uses == uses_.end() || --uses->second > 0) continue;
+      for (Feeds& feeds : feeds_) {
+        const auto found = feeds.find(id);
+        if (found == feeds.end()) continue;
+        held_ -= found->second.size();
+        feeds.erase(found);
+      }
     }
   }
 
@@ -375,8 +420,10 @@ class Freer {
   int64_t length_;
   std::array<int64_t, 2> lengths_ = {};
   std::array<Feeds, 2> feeds_;
+  std::map<ValueId, int> uses_;  // by nodes that it did not come to yet
   LengthNodes nodes_;
   size_t at_ = 0;
+  int64_t held_ = 0;  // elements of arrays that were made
   int places_ = 0, most_places_ = 0;
   bool changed_ = false, cut_ = false;
 };
@@ -392,7 +439,9 @@ int64_t fixed_length(const Graph& graph) {
 int free_length(Graph& graph, FusionReport& report) {
   constexpr int64_t kShortest = 4;  // of fewer positions no pattern shows
   const int64_t length = fixed_length(graph);
-  if (length < kShortest || graph.io.logits == kNoValue) return 0;
+  if (length < kShortest || graph.io.logits == kNoValue || graph.nodes.size() > kMostNodes) {
+    return 0;
+  }
   Graph freed = graph;
   Freer freer(freed, length);
   std::string why = "it depends on that in a way that is not known";
