@@ -2,36 +2,25 @@
 
 #include <algorithm>
 #include <array>
-#include <map>
 #include <optional>
 
 #include "graph/interpreter.h"
+#include "graph/length_arrays.h"
 #include "graph/length_nodes.h"
 #include "graph/length_patterns.h"
 #include "graph/ops.h"
 #include "graph/probe.h"
 #include "graph/rewrite.h"
-#include "graph/value_kinds.h"
 #include "jit/error.h"
 
 namespace nibble::graph {
 namespace {
 
-// What depends on the length in a way that is not known.
-struct Unknown {};
-
-// A table that this is the rows of by index: an embedding, as long as it is not called one.
-bool reads_table(const Graph& graph, const Node& node) {
-  if (!node.is("Gather") || node.get_int("axis", 0) != 0) return false;
-  const TensorData* table = graph.tensor(node.inputs[0]);
-  return table != nullptr && table->shape.size() == 2 && kind_of(table->dtype) == ValueKind::real;
-}
-
 constexpr int64_t kToTheEnd = int64_t{1} << 40;  // of a Slice
-// What a file may ask for here: rewritten places (a layer has some 20), nodes, elements at a time,
-// and work between two rewrites, as a share of what other probes may do.
+// What a file may ask for here: rewritten places (a layer has some 20), nodes, and work between two
+// rewrites, as a share of what other probes may do.
 constexpr size_t kMostPlaces = 4000, kMostNodes = 50'000;
-constexpr int64_t kMostHeld = int64_t{1} << 28, kShareOfWork = 64;
+constexpr int64_t kShareOfWork = 64;
 
 bool among(const Node& node, std::initializer_list<const char*> ops) {
   return node.domain.empty() &&
@@ -45,9 +34,10 @@ bool broadcasts(const Node& node) {
 
 // Walks the nodes in order with arrays of two lengths, so that what varies with the length is seen,
 // and rewrites what should vary but does not.
-class Freer {
+class Freer : private LengthArrays {
  public:
-  Freer(Graph& graph, int64_t length) : graph_(graph), length_(length), nodes_(graph) {
+  Freer(Graph& graph, int64_t length)
+      : LengthArrays(graph), graph_(graph), length_(length), nodes_(graph) {
     // Shorter ones, as a table of N positions has no more.
     if (length > 11) {
       lengths_ = {7, 11};
@@ -64,10 +54,7 @@ class Freer {
   int run() {
     most_places_ = static_cast<int>(std::min<size_t>(kMostPlaces, 16 + 4 * graph_.nodes.size()));
     forget_shapes();
-    count_uses();
-    for (size_t k = 0; k < 2; ++k) {
-      feeds_[k] = decoder_feeds(graph_, {.tokens = lengths_[k], .past = 0});
-    }
+    start(lengths_);
     while (at_ < graph_.nodes.size()) {
       InterpreterLimits limits = probe_limits(graph_);
       limits.work /= kShareOfWork;
@@ -77,7 +64,7 @@ class Freer {
     }
     for (size_t k = 0; k < 2; ++k) {
       const Shape& shape = array(k, graph_.io.logits).shape;
-      if (shape.size() != 3 || shape[1] != lengths_[k]) throw Unknown();
+      if (shape.size() != 3 || shape[1] != lengths_[k]) throw UnknownDependence();
     }
     if (cut_) {
       graph_.context_length =
@@ -94,7 +81,7 @@ class Freer {
       if (id == kNoValue) continue;
       auto& shape = graph_.values[static_cast<size_t>(id)].shape;
       if (!shape || shape->size() < 2) continue;
-      if ((*shape)[1] != length_ && (*shape)[1] >= 0) throw Unknown();
+      if ((*shape)[1] != length_ && (*shape)[1] >= 0) throw UnknownDependence();
       (*shape)[1] = -1;
     }
     for (const Node& node : graph_.nodes) {
@@ -106,23 +93,8 @@ class Freer {
     }
   }
 
-  // Of what nodes compute.
-  void count_uses() {
-    for (const Node& node : graph_.nodes) {
-      for (const ValueId id : node.outputs) {
-        if (id != kNoValue && id != graph_.io.logits) uses_[id] = 0;
-      }
-    }
-    for (const Node& node : graph_.nodes) {
-      for (const ValueId id : node.inputs) {
-        const auto uses = uses_.find(id);
-        if (uses != uses_.end()) ++uses->second;
-      }
-    }
-  }
-
   void step(const Interpreter& interpreter) {
-    for (const ValueId id : graph_.nodes[at_].inputs) read_constant(interpreter, id);
+    read_constants(interpreter, graph_.nodes[at_]);
     replace_constants();
     if (changed_) return;
     const Node& node = graph_.nodes[at_];
@@ -135,31 +107,9 @@ class Freer {
     if (broadcasts(node)) free_operands();
     if (changed_) return;
     evaluate(interpreter, graph_.nodes[at_]);
-    let_go_of_inputs(graph_.nodes[at_]);
     ++at_;
   }
 
-  // Weights are not looked at.
-  void read_constant(const Interpreter& interpreter, ValueId id) {
-    constexpr int64_t kMost = 1 << 24;
-    if (reads_table(graph_, graph_.nodes[at_]) && id == graph_.nodes[at_].inputs[0]) return;
-    if (id == kNoValue || feeds_[0].count(id) != 0) return;
-    const TensorData* tensor = graph_.tensor(id);
-    if (tensor == nullptr || element_count(tensor->shape) > kMost) return;
-    const Array value = interpreter.run_one({}, id);
-    for (Feeds& feeds : feeds_) feeds[id] = value;
-  }
-
-  const Array& array(size_t k, ValueId id) const {
-    const auto found = feeds_[k].find(id);
-    if (found == feeds_[k].end()) throw Unknown();
-    return found->second;
-  }
-  bool known(ValueId id) const { return id != kNoValue && feeds_[0].count(id) != 0; }
-  bool varies(ValueId id) const { return array(0, id).shape != array(1, id).shape; }
-  bool varies_at(ValueId id, size_t axis) const {
-    return array(0, id).shape.at(axis) != array(1, id).shape.at(axis);
-  }
   // The same integers at every length: what a file holds, or computes of what it holds; not what
   // was put in place already.
   std::optional<std::vector<int64_t>> fixed_ints(ValueId id) const {
@@ -170,64 +120,11 @@ class Freer {
     return std::vector<int64_t>(a.begin(), a.end());
   }
 
-  // Of what is not computed: products with weights, and their like.
-  std::optional<Shape> shape_of_product(size_t k, const Node& node) const {
-    if (node.is("Linear", kNibbleDomain)) {
-      const MatrixSource* weight = graph_.matrix(node.inputs[1]);
-      if (weight == nullptr) return std::nullopt;
-      Shape shape = array(k, node.inputs[0]).shape;
-      if (shape.empty() || shape.back() != weight->k) throw Unknown();
-      shape.back() = weight->n;
-      return shape;
-    }
-    if (!reads_table(graph_, node)) return std::nullopt;
-    Shape shape = array(k, node.inputs[1]).shape;
-    shape.push_back(graph_.tensor(node.inputs[0])->shape[1]);
-    return shape;
-  }
-
-  void evaluate(const Interpreter& interpreter, const Node& node) {
-    for (size_t k = 0; k < 2; ++k) {
-      if (const auto shape = shape_of_product(k, node)) {
-        const auto count = static_cast<size_t>(element_count(*shape));
-        hold(k, node.outputs[0], Array::of(*shape, std::vector<float>(count, 0.0F)));
-        continue;
-      }
-      std::vector<ValueId> outputs;
-      for (const ValueId id : node.outputs) {
-        if (id != kNoValue) outputs.push_back(id);
-      }
-      auto made = interpreter.run(feeds_[k], outputs);
-      for (size_t i = 0; i < outputs.size(); ++i) {
-        hold(k, outputs[i], std::move(made[i]));
-      }
-    }
-  }
-
-  void hold(size_t k, ValueId id, Array array) {
-    if ((held_ += array.size()) > kMostHeld) throw Unknown();
-    feeds_[k][id] = std::move(array);
-  }
-
-  // What no node reads behind this one. Constants and inputs stay, and what was put in place.
-  void let_go_of_inputs(const Node& node) {
-    for (const ValueId id : node.inputs) {
-      const auto uses = uses_.find(id);
-      if (uses == uses_.end() || --uses->second > 0) continue;
-      for (Feeds& feeds : feeds_) {
-        const auto found = feeds.find(id);
-        if (found == feeds.end()) continue;
-        held_ -= found->second.size();
-        feeds.erase(found);
-      }
-    }
-  }
-
   void set_input(size_t input, ValueId value) {
     nodes_.keep(value);
     graph_.nodes[nodes_.end()].inputs.at(input) = value;  // the current one, behind what was added
     changed_ = true;
-    if (++places_ > most_places_) throw Unknown();  // what was put in place does not vary
+    if (++places_ > most_places_) throw UnknownDependence();  // what was put in place does not vary
   }
 
   static bool holds_shape(const Node& node, size_t input) {
@@ -269,7 +166,7 @@ class Freer {
     const std::array<Shape, 2> from = {array(0, node.inputs[0]).shape,
                                        array(1, node.inputs[0]).shape};
     const auto freed = free_target(from, lengths_, *target, length_);
-    if (!freed) throw Unknown();
+    if (!freed) throw UnknownDependence();
     if (*freed == *target) return;
     nodes_.begin(at_);
     std::vector<bool> at;
@@ -291,7 +188,7 @@ class Freer {
       const bool own = i >= missing;
       const size_t axis = i - missing;
       if (own && varies_at(node.inputs[0], axis)) {
-        if (wanted[i] != length_ && wanted[i] != 1) throw Unknown();
+        if (wanted[i] != length_ && wanted[i] != 1) throw UnknownDependence();
         any = any || wanted[i] != 1;
         wanted[i] = 1;
       } else if (wanted[i] == length_ && (!own || shape[axis] == 1)) {
@@ -317,10 +214,10 @@ class Freer {
 
   void free_slice() {
     const Node node = graph_.nodes[at_];
-    if (node.inputs.size() < 3) throw Unknown();
+    if (node.inputs.size() < 3) throw UnknownDependence();
     const ValueId data = node.inputs[0];
     auto starts = fixed_ints(node.inputs[1]), ends = fixed_ints(node.inputs[2]);
-    if (!known(data)) throw Unknown();
+    if (!known(data)) throw UnknownDependence();
     if (!starts || !ends) return;  // computed from the length already
     const auto rank = static_cast<int64_t>(array(0, data).shape.size());
     std::vector<int64_t> axes;
@@ -334,7 +231,7 @@ class Freer {
       int64_t& end = (*ends)[i];
       if (varies_at(data, axis)) {
         // From the front or the end on, to the end or up to there.
-        if ((*starts)[i] > 0 || (end >= 0 && end < length_)) throw Unknown();
+        if ((*starts)[i] > 0 || (end >= 0 && end < length_)) throw UnknownDependence();
         any = any || end == length_;
         if (end == length_) end = kToTheEnd;
       } else if (held && end == length_ && (*starts)[i] == 0) {
@@ -360,7 +257,7 @@ class Freer {
       return;
     }
     for (const int64_t index : *indices) {
-      if (index > 0) throw Unknown();
+      if (index > 0) throw UnknownDependence();
     }
   }
 
@@ -368,11 +265,11 @@ class Freer {
   void check_static_axis() {
     const Node& node = graph_.nodes[at_];
     if (!known(node.inputs[0]) || !varies(node.inputs[0])) return;
-    if (!node.is("Split")) throw Unknown();
+    if (!node.is("Split")) throw UnknownDependence();
     const auto rank = static_cast<int64_t>(array(0, node.inputs[0]).shape.size());
     const int64_t axis = node.get_int("axis", 0);
     if (varies_at(node.inputs[0], static_cast<size_t>(axis < 0 ? axis + rank : axis))) {
-      throw Unknown();
+      throw UnknownDependence();
     }
   }
 
@@ -391,7 +288,8 @@ class Freer {
           return size >= from_end && varies_at(other, size - from_end);
         });
         if (!others) continue;
-        if (shape[axis] != length_ || !same_array(array(0, id), array(1, id))) throw Unknown();
+        if (shape[axis] != length_ || !same_array(array(0, id), array(1, id)))
+          throw UnknownDependence();
         nodes_.begin(at_);
         cut_ = true;
         set_input(i, nodes_.add("Slice", {id, nodes_.ints({0}), nodes_.length_vector(),
@@ -412,18 +310,15 @@ class Freer {
     }
     const int64_t number = value.ints()[0];
     if (number == length_ || number == length_ - 1 || number == -length_ || number == 1 - length_) {
-      throw Unknown();
+      throw UnknownDependence();
     }
   }
 
   Graph& graph_;
   int64_t length_;
   std::array<int64_t, 2> lengths_ = {};
-  std::array<Feeds, 2> feeds_;
-  std::map<ValueId, int> uses_;  // by nodes that it did not come to yet
   LengthNodes nodes_;
   size_t at_ = 0;
-  int64_t held_ = 0;  // elements of arrays that were made
   int places_ = 0, most_places_ = 0;
   bool changed_ = false, cut_ = false;
 };
@@ -450,7 +345,7 @@ int free_length(Graph& graph, FusionReport& report) {
     sort_nodes(freed);
     graph = std::move(freed);
     return places + 1;  // with the declared shape of input_ids
-  } catch (const Unknown&) {
+  } catch (const UnknownDependence&) {
   } catch (const Error& error) {  // what was put in place does not fit, or is too large to try
     why = error.what();
   }
