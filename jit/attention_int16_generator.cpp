@@ -45,33 +45,25 @@ class Int16Attention : public IntegerAttention {
       const Reg x = v_.load(x86::ptr(source, i, 2), mask);
       v_.store_int16(x86::ptr(query, i, 1), v_.to_int(v_.mul(x, inverse)));
     });
-    Reg unit = v_.mul(scale, v_.broadcast(v_.field(offsetof(AttentionArgs, scale), 4)));
-    if (!adjusts()) unit = v_.mul(unit, v_.imm(kLog2E));
-    v_.store_lane0(at(scratch_.row_scale, row, 2), unit);
+    store_row_scale(row, scale);
+  }
+
+  // ---- scores ----
+
+  BlockScales scales_of(const Block& block) override {
+    return {v_.load(in_record(layout_.key_scales, block)), {}};
+  }
+  Reg score(const Reg& dot, const BlockScales& scales, const Gp& row, int r,
+            const Block& block) override {
+    const Reg scaled = v_.mul(v_.to_float(dot), scales.keys);
+    const Reg s = v_.mul(scaled, v_.broadcast(at(scratch_.row_scale + r * 4, row, 2)));
+    return adjusted(s, row, r, split_, block);
   }
 
   // ---- tiles of rows ----
   //
   // Three passes over all rows, since each ends in reductions and the next begins with their
   // results: in turns, whole tiles of other rows are there to be computed meanwhile.
-
-  void score_tile(const Gp& row, const Gp& scores, const std::vector<Reg>& dots,
-                  bool full) override {
-    Reg largest[kRowTile];
-    for (Reg& x : largest) x = v_.accumulator(v_.imm(kLowScore));
-    for (int b = 0; b < kBlocks; ++b) {
-      const Reg key_scales = v_.load(in_record(layout_.key_scales, {b, {}}));
-      for (int r = 0; r < kRowTile; ++r) {
-        Reg s = score(dots[index(r * kBlocks + b)], key_scales, row, r, {b, {}});
-        v_.store(of_row(scores, r, b), s);
-        if (!full) s = v_.select(visible(row, r, {b, {}}), s, v_.imm(kLowScore));
-        v_.assign(largest[r], v_.max(s, largest[r]));
-      }
-    }
-    v_.store_rows(at(scratch_.split_max, row, 2),
-                  v_.reduce_rows_max(v_.reduce_two_max(largest[0], largest[1]),
-                                     v_.reduce_two_max(largest[2], largest[3])));
-  }
 
   void weigh_tiles(bool full) override {
     v_.hold(kExp2);
@@ -113,40 +105,14 @@ class Int16Attention : public IntegerAttention {
   // ---- one row, its scores in the scratch ----
 
   void weigh_row(const RowPlace& place) override {
-    // Scores, then weights: in registers where four more fit, else in the row of scores.
-    std::vector<Reg> held(kBlocks);
-    const bool hold = place.full && v_.wide();
-    const auto put = [&](const Block& block, const Reg& x) {
-      if (hold) {
-        held[index(block.index)] = x;
-      } else {
-        v_.store(block.of(place.scores, 4), x);
-      }
-    };
-    const auto get = [&](const Block& block) {
-      return hold ? held[index(block.index)] : v_.load(block.of(place.scores, 4));
-    };
-
-    const Reg largest = v_.accumulator(v_.imm(kLowScore));
-    each_block(place.full, [&](const Block& block) {
-      const Reg dot = v_.load(block.of(place.scores, 4));
-      const Reg s = score(dot, v_.load(in_record(layout_.key_scales, block)), place.row, 0, block);
-      put(block, s);
-      if (place.full) {
-        v_.assign(largest, v_.max(s, largest));
-      } else {
-        v_.assign(largest,
-                  v_.max(v_.select(visible(place.row, 0, block), s, v_.imm(kLowScore)), largest));
-      }
-    });
-    const Reg max = v_.reduce_max(largest);
-    v_.store_lane0(at(scratch_.split_max, place.row, 2), max);
+    RowNumbers numbers{v_, place};  // scores, then weights
+    const Reg max = score_row(place, numbers);
 
     const Reg sum = v_.accumulator(v_.imm(0.0F));
     const Reg weight_sum = v_.accumulator(v_.imm(0.0F));
     const Reg weight_max = v_.accumulator(v_.imm(0.0F));
     each_block(place.full, [&](const Block& block) {
-      Reg p = vector_exp2(v_, v_.sub(get(block), max));
+      Reg p = vector_exp2(v_, v_.sub(numbers.get(block), max));
       Reg w = v_.mul(p, v_.load(in_record(layout_.value_scales, block)));
       if (!place.full) {
         const Mask mask = visible(place.row, 0, block);
@@ -156,13 +122,14 @@ class Int16Attention : public IntegerAttention {
       v_.assign(sum, v_.add(sum, p));
       v_.assign(weight_sum, v_.add(weight_sum, w));
       v_.assign(weight_max, v_.max(w, weight_max));
-      put(block, w);
+      numbers.put(block, w);
     });
     v_.store_lane0(at(scratch_.split_sum, place.row, 2), v_.reduce_add(sum));
     const Unit unit = unit_of(v_.reduce_max(weight_max), v_.reduce_add(weight_sum));
     v_.store_lane0(at(scratch_.factor, place.row, 2), unit.unit);
     each_block(place.full, [&](const Block& block) {
-      v_.store_int16(block.of(place.weights, 2), v_.to_int(v_.mul(get(block), unit.inverse)));
+      v_.store_int16(block.of(place.weights, 2),
+                     v_.to_int(v_.mul(numbers.get(block), unit.inverse)));
     });
   }
 
@@ -210,13 +177,6 @@ class Int16Attention : public IntegerAttention {
       sums.weight_max = v_.max(w, sums.weight_max);
     }
     return sums;
-  }
-
-  // The score of row `row` + r for the positions of a block.
-  Reg score(const Reg& dot, const Reg& key_scales, const Gp& row, int r, const Block& block) {
-    const Reg scaled = v_.mul(v_.to_float(dot), key_scales);
-    const Reg s = v_.mul(scaled, v_.broadcast(at(scratch_.row_scale + r * 4, row, 2)));
-    return adjusted(s, row, r, split_, block);
   }
 };
 

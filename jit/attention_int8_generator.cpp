@@ -62,43 +62,26 @@ class Int8Attention : public IntegerAttention {
     const Reg start =
         v_.mul(v_.to_float(v_.reduce_int_add(sum)), v_.imm(static_cast<float>(-kInt8KeyOffset)));
     v_.store_lane0(at(scratch_.query_start, row, 2), v_.to_int(start));
-    Reg unit = v_.mul(scale, v_.broadcast(v_.field(offsetof(AttentionArgs, scale), 4)));
-    if (!adjusts()) unit = v_.mul(unit, v_.imm(kLog2E));
-    v_.store_lane0(at(scratch_.row_scale, row, 2), unit);
+    store_row_scale(row, scale);
   }
 
-  // The score of row `row` + r for the positions of a block, times the scales of their values.
-  Reg score(const Reg& dot, const Reg& key_scales, const Reg& value_logs, const Gp& row, int r,
-            const Block& block) {
-    const Reg scaled = v_.mul(v_.to_float(dot), key_scales);
+  // ---- scores, times the scales of their values ----
+
+  BlockScales scales_of(const Block& block) override {
+    return {v_.load(in_record(layout_.key_scales, block)),
+            v_.load(in_record(layout_.value_logs, block))};
+  }
+  Reg score(const Reg& dot, const BlockScales& scales, const Gp& row, int r,
+            const Block& block) override {
+    const Reg scaled = v_.mul(v_.to_float(dot), scales.keys);
     const Reg unit = v_.broadcast(at(scratch_.row_scale + r * 4, row, 2));
-    if (!adjusts()) return v_.fma(scaled, unit, value_logs);
-    return v_.add(adjusted(v_.mul(scaled, unit), row, r, split_, block), value_logs);
+    if (!adjusts()) return v_.fma(scaled, unit, scales.value_logs);
+    return v_.add(adjusted(v_.mul(scaled, unit), row, r, split_, block), scales.value_logs);
   }
 
   // ---- tiles of rows ----
   //
   // Two passes over all rows, since the first ends in a reduction that the second begins with.
-
-  void score_tile(const Gp& row, const Gp& scores, const std::vector<Reg>& dots,
-                  bool full) override {
-    Reg largest[kRowTile];
-    for (Reg& x : largest) x = v_.accumulator(v_.imm(kLowScore));
-    for (int b = 0; b < kBlocks; ++b) {
-      const Block block{b, {}};
-      const Reg key_scales = v_.load(in_record(layout_.key_scales, block));
-      const Reg value_logs = v_.load(in_record(layout_.value_logs, block));
-      for (int r = 0; r < kRowTile; ++r) {
-        Reg s = score(dots[index(r * kBlocks + b)], key_scales, value_logs, row, r, block);
-        v_.store(of_row(scores, r, b), s);
-        if (!full) s = v_.select(visible(row, r, block), s, v_.imm(kLowScore));
-        v_.assign(largest[r], v_.max(s, largest[r]));
-      }
-    }
-    v_.store_rows(at(scratch_.split_max, row, 2),
-                  v_.reduce_rows_max(v_.reduce_two_max(largest[0], largest[1]),
-                                     v_.reduce_two_max(largest[2], largest[3])));
-  }
 
   void weigh_tiles(bool full) override {
     v_.hold(kByteWeight);
@@ -152,30 +135,12 @@ class Int8Attention : public IntegerAttention {
   // ---- one row, its dots in the scratch ----
 
   void weigh_row(const RowPlace& place) override {
-    // Scores in registers where four fit, else in the row of scores.
-    RowBlocks::Reg held;
-    const bool hold = place.full && v_.wide();
-    const Reg largest = v_.accumulator(v_.imm(kLowScore));
-    each_block(place.full, [&](const Block& block) {
-      const Reg s =
-          score(v_.load(block.of(place.scores, 4)), v_.load(in_record(layout_.key_scales, block)),
-                v_.load(in_record(layout_.value_logs, block)), place.row, 0, block);
-      if (hold) {
-        held[index(block.index)] = s;
-      } else {
-        v_.store(block.of(place.scores, 4), s);
-      }
-      const Reg seen =
-          place.full ? s : v_.select(visible(place.row, 0, block), s, v_.imm(kLowScore));
-      v_.assign(largest, v_.max(seen, largest));
-    });
-    const Reg max = v_.reduce_max(largest);
-    v_.store_lane0(at(scratch_.split_max, place.row, 2), max);
+    RowNumbers scores{v_, place};
+    const Reg max = score_row(place, scores);
 
     const Reg sum = v_.accumulator(zero());
     each_block(place.full, [&](const Block& block) {
-      const Reg s = hold ? held[index(block.index)] : v_.load(block.of(place.scores, 4));
-      Reg w = byte_weight(v_, v_.sub(s, max));
+      Reg w = byte_weight(v_, v_.sub(scores.get(block), max));
       add_weights(sum, w, place.row, 0, block, place.full);
       if (widened_) {
         v_.store_int16_even_odd(block.of(place.weights, 2), v_.to_int(w));

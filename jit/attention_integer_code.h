@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "jit/attention.h"
+#include "jit/attention_integer.h"
 #include "jit/attention_integer_products.h"
 #include "jit/compiler_math.h"
 #include "jit/kv_layout.h"
@@ -27,10 +28,14 @@ class IntegerAttention : public IntegerProducts {
 
   // ---- what the cache types do ----
 
-  // The scores of a tile's integer dots, [row][block], and their maxima. Only on ISAs that have
-  // registers for the dots of a tile.
-  virtual void score_tile(const Gp& row, const Gp& scores, const std::vector<Reg>& dots,
-                          bool full) = 0;
+  // What the score of a position takes from its record.
+  struct BlockScales {
+    Reg keys, value_logs;  // the latter of int8 alone
+  };
+  virtual BlockScales scales_of(const Block& block) = 0;
+  // The score of row `row` + r for the positions of a block.
+  virtual Reg score(const Reg& dot, const BlockScales& scales, const Gp& row, int r,
+                    const Block& block) = 0;
   // Weights, of all rows' scores.
   virtual void weigh_tiles(bool full) = 0;
   // Scores and weights of one row, its dots in the scratch.
@@ -66,6 +71,47 @@ class IntegerAttention : public IntegerProducts {
       const Gp t = copy(begin_, "t");
       v_.loop(t, end_, kKeyBlock, [&] { body({-1, t}); });
     }
+  }
+
+  // A number a position of one row: in registers where four blocks fit, else in its row of scores.
+  struct RowNumbers {
+    CompilerMath& v;
+    const RowPlace& place;
+    std::array<Reg, kBlocks> held = {};
+
+    bool holds() const { return place.full && v.wide(); }
+    void put(const Block& block, const Reg& x) {
+      if (holds()) {
+        held[index(block.index)] = x;
+      } else {
+        v.store(block.of(place.scores, 4), x);
+      }
+    }
+    Reg get(const Block& block) {
+      return holds() ? held[index(block.index)] : v.load(block.of(place.scores, 4));
+    }
+  };
+
+  // The scores of a row's dots, which are in the scratch, and their maximum.
+  Reg score_row(const RowPlace& place, RowNumbers& scores) {
+    const Reg largest = v_.accumulator(v_.imm(kLowScore));
+    each_block(place.full, [&](const Block& block) {
+      const Reg dot = v_.load(block.of(place.scores, 4));
+      Reg s = score(dot, scales_of(block), place.row, 0, block);
+      scores.put(block, s);
+      if (!place.full) s = v_.select(visible(place.row, 0, block), s, v_.imm(kLowScore));
+      v_.assign(largest, v_.max(s, largest));
+    });
+    const Reg max = v_.reduce_max(largest);
+    v_.store_lane0(at(scratch_.split_max, place.row, 2), max);
+    return max;
+  }
+
+  // What a row's dots are multiplied by for its scores: the scale of its query.
+  void store_row_scale(const Gp& row, const Reg& query_scale) {
+    Reg unit = v_.mul(query_scale, v_.broadcast(v_.field(offsetof(AttentionArgs, scale), 4)));
+    if (!adjusts()) unit = v_.mul(unit, v_.imm(kLog2E));
+    v_.store_lane0(at(scratch_.row_scale, row, 2), unit);
   }
 
   // The blocks of a tile's row of scores.
@@ -176,7 +222,26 @@ class IntegerAttention : public IntegerProducts {
     values(full);
   }
 
-  // Scores of a split, the dots of a tile in registers.
+  // The scores of a tile's integer dots, [row][block], and their maxima.
+  void score_tile(const Gp& row, const Gp& scores, const std::vector<Reg>& dots, bool full) {
+    Reg largest[kRowTile];
+    for (Reg& x : largest) x = v_.accumulator(v_.imm(kLowScore));
+    for (int b = 0; b < kBlocks; ++b) {
+      const Block block{b, {}};
+      const BlockScales scales = scales_of(block);
+      for (int r = 0; r < kRowTile; ++r) {
+        Reg s = score(dots[index(r * kBlocks + b)], scales, row, r, block);
+        v_.store(of_row(scores, r, b), s);
+        if (!full) s = v_.select(visible(row, r, block), s, v_.imm(kLowScore));
+        v_.assign(largest[r], v_.max(s, largest[r]));
+      }
+    }
+    v_.store_rows(at(scratch_.split_max, row, 2),
+                  v_.reduce_rows_max(v_.reduce_two_max(largest[0], largest[1]),
+                                     v_.reduce_two_max(largest[2], largest[3])));
+  }
+
+  // Scores of a split, the dots of a tile in registers, on ISAs that have enough of them.
   void score_tiles(bool full) {
     const Gp keys = part(0, "keys");
     const Gp query = address(at(scratch_.query), "query");
