@@ -177,6 +177,11 @@ class CompilerMath : private asmjit::ErrorHandler {
  private:
   void handleError(asmjit::Error error, const char* message, asmjit::BaseEmitter* origin) override;
   Vec new_vec();
+  // Bytes of int32 lanes, saturated, by the instruction of AVX-512 or the two of AVX2.
+  struct Narrowing {
+    uint32_t to_bytes, to_words, words_to_bytes;
+  };
+  asmjit::x86::Xmm bytes_of(const Reg& a, const Narrowing& by);
   Reg binary(uint32_t instruction, const Reg& a, const Reg& b);
   Reg commutative(uint32_t instruction, const Reg& a, const Reg& b);
   Reg unary(uint32_t instruction, const Reg& a);

@@ -66,19 +66,24 @@ CompilerMath::Reg CompilerMath::broadcast(const Gp& value) {
 
 void CompilerMath::store_lane0(const Mem& to, const Reg& a) { cc_.vmovss(to, vec(a, 0).xmm()); }
 
-void CompilerMath::store_int8(const Mem& to, const Reg& a, int count) {
+x86::Xmm CompilerMath::bytes_of(const Reg& a, const Narrowing& by) {
   x86::Xmm bytes = cc_.newXmm();
   if (wide_) {
-    cc_.vpmovsdb(bytes, vec(a, 0));
+    cc_.emit(by.to_bytes, bytes, vec(a, 0));
   } else {
-    // vpackssdw works within 128 bits: dwords 0-3, 8-11 | 4-7, 12-15, put in order by vpermq.
+    // Packing works within 128 bits: dwords 0-3, 8-11 | 4-7, 12-15, put in order by vpermq.
     Vec words = new_vec();
     x86::Xmm high = cc_.newXmm();
-    cc_.vpackssdw(words, vec(a, 0), vec(a, 1));
+    cc_.emit(by.to_words, words, vec(a, 0), vec(a, 1));
     cc_.vpermq(words, words, 0xD8);
     cc_.vextracti128(high, words, 1);
-    cc_.vpacksswb(bytes, words.xmm(), high);
+    cc_.emit(by.words_to_bytes, bytes, words.xmm(), high);
   }
+  return bytes;
+}
+
+void CompilerMath::store_int8(const Mem& to, const Reg& a, int count) {
+  const x86::Xmm bytes = bytes_of(a, {Inst::kIdVpmovsdb, Inst::kIdVpackssdw, Inst::kIdVpacksswb});
   if (count == 8) {
     cc_.vmovq(to, bytes);
   } else {
@@ -183,18 +188,7 @@ void CompilerMath::store_int16_even_odd(const Mem& to, const Reg& a) {
 }
 
 void CompilerMath::store_uint8(const Mem& to, const Reg& a) {
-  x86::Xmm bytes = cc_.newXmm();
-  if (wide_) {
-    cc_.vpmovusdb(bytes, vec(a, 0));
-  } else {
-    Vec words = new_vec();
-    x86::Xmm high = cc_.newXmm();
-    cc_.vpackusdw(words, vec(a, 0), vec(a, 1));
-    cc_.vpermq(words, words, 0xD8);
-    cc_.vextracti128(high, words, 1);
-    cc_.vpackuswb(bytes, words.xmm(), high);
-  }
-  cc_.vmovups(to, bytes);
+  cc_.vmovups(to, bytes_of(a, {Inst::kIdVpmovusdb, Inst::kIdVpackusdw, Inst::kIdVpackuswb}));
 }
 
 // Packing works within 128 bits, which is what puts the registers' dwords side by side.
