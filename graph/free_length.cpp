@@ -160,8 +160,8 @@ class Freer : private LengthArrays {
 
   void free_reshape() {
     const Node node = graph_.nodes[at_];
-    const auto target = fixed_ints(node.inputs[1]);
-    if (!known(node.inputs[0]) || !varies(node.inputs[0])) return;
+    const auto target = fixed_ints(node.input(1));
+    if (!known(node.input(0)) || !varies(node.input(0))) return;
     if (!target) return;  // computed from the length already
     const std::array<Shape, 2> from = {array(0, node.inputs[0]).shape,
                                        array(1, node.inputs[0]).shape};
@@ -171,14 +171,13 @@ class Freer : private LengthArrays {
     nodes_.begin(at_);
     std::vector<bool> at;
     for (const int64_t size : *freed) at.push_back(size == kLengthItself);
-    const bool itself = std::find(at.begin(), at.end(), true) != at.end();
-    set_input(1, itself ? nodes_.vector_with_length(*freed, at) : nodes_.ints(*freed));
+    set_input(1, nodes_.vector_with_length(*freed, at));
   }
 
   void free_expand() {
     const Node node = graph_.nodes[at_];
-    const auto target = fixed_ints(node.inputs[1]);
-    if (!target || !known(node.inputs[0])) return;
+    const auto target = fixed_ints(node.input(1));
+    if (!target || !known(node.input(0))) return;
     const Shape& shape = array(0, node.inputs[0]).shape;
     std::vector<int64_t> wanted = *target;
     std::vector<bool> at(wanted.size(), false);
@@ -197,13 +196,12 @@ class Freer : private LengthArrays {
     }
     if (!any) return;
     nodes_.begin(at_);
-    const bool with_length = std::find(at.begin(), at.end(), true) != at.end();
-    set_input(1, with_length ? nodes_.vector_with_length(wanted, at) : nodes_.ints(wanted));
+    set_input(1, nodes_.vector_with_length(wanted, at));
   }
 
   void free_constant_of_shape() {
     const Node node = graph_.nodes[at_];
-    const auto target = fixed_ints(node.inputs[0]);
+    const auto target = fixed_ints(node.input(0));
     if (!target || target->size() < 2) return;  // one number: the rank of something
     std::vector<bool> at;
     for (const int64_t size : *target) at.push_back(size == length_);
@@ -216,18 +214,18 @@ class Freer : private LengthArrays {
     const Node node = graph_.nodes[at_];
     if (node.inputs.size() < 3) throw UnknownDependence();
     const ValueId data = node.inputs[0];
-    auto starts = fixed_ints(node.inputs[1]), ends = fixed_ints(node.inputs[2]);
+    auto starts = fixed_ints(node.input(1)), ends = fixed_ints(node.inputs[2]);
     if (!known(data)) throw UnknownDependence();
     if (!starts || !ends) return;  // computed from the length already
-    const auto rank = static_cast<int64_t>(array(0, data).shape.size());
+    if (starts->size() != ends->size()) throw UnknownDependence();
     std::vector<int64_t> axes;
     if (node.input(3) != kNoValue) axes = fixed_ints(node.inputs[3]).value_or(axes);
-    for (size_t i = axes.size(); i < starts->size(); ++i) axes.push_back(static_cast<int64_t>(i));
+    for (size_t i = axes.size(); i < ends->size(); ++i) axes.push_back(static_cast<int64_t>(i));
     std::vector<bool> at(ends->size(), false);
     bool any = false;
     const bool held = same_array(array(0, data), array(1, data));
     for (size_t i = 0; i < ends->size(); ++i) {
-      const auto axis = static_cast<size_t>(axes[i] < 0 ? axes[i] + rank : axes[i]);
+      const size_t axis = normal_axis(axes[i], array(0, data).shape.size());
       int64_t& end = (*ends)[i];
       if (varies_at(data, axis)) {
         // From the front or the end on, to the end or up to there.
@@ -245,17 +243,18 @@ class Freer : private LengthArrays {
     set_input(2, nodes_.vector_with_length(*ends, at));
   }
 
+  // The first input, along the attribute.
+  bool varies_along_axis(const Node& node) const {
+    const size_t rank = array(0, node.input(0)).shape.size();
+    return varies_at(node.input(0), normal_axis(node.get_int("axis", 0), rank));
+  }
+
   // What is picked from the front of what varies, or counted from its end, stays.
   void check_gather() {
     const Node& node = graph_.nodes[at_];
-    if (!known(node.inputs[0]) || !varies(node.inputs[0])) return;
-    const auto indices = fixed_ints(node.inputs[1]);
-    const auto rank = static_cast<int64_t>(array(0, node.inputs[0]).shape.size());
-    const int64_t axis = node.get_int("axis", 0);
-    if (!indices ||
-        !varies_at(node.inputs[0], static_cast<size_t>(axis < 0 ? axis + rank : axis))) {
-      return;
-    }
+    if (!known(node.input(0)) || !varies(node.input(0))) return;
+    const auto indices = fixed_ints(node.input(1));
+    if (!indices || !varies_along_axis(node)) return;
     for (const int64_t index : *indices) {
       if (index > 0) throw UnknownDependence();
     }
@@ -264,13 +263,8 @@ class Freer : private LengthArrays {
   // Operators that are told sizes: none along what varies.
   void check_static_axis() {
     const Node& node = graph_.nodes[at_];
-    if (!known(node.inputs[0]) || !varies(node.inputs[0])) return;
-    if (!node.is("Split")) throw UnknownDependence();
-    const auto rank = static_cast<int64_t>(array(0, node.inputs[0]).shape.size());
-    const int64_t axis = node.get_int("axis", 0);
-    if (varies_at(node.inputs[0], static_cast<size_t>(axis < 0 ? axis + rank : axis))) {
-      throw UnknownDependence();
-    }
+    if (!known(node.input(0)) || !varies(node.input(0))) return;
+    if (!node.is("Split") || varies_along_axis(node)) throw UnknownDependence();
   }
 
   // Operands of N where others vary: the rows of a table.

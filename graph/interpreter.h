@@ -61,6 +61,9 @@ class Interpreter {
   std::unique_ptr<Impl> impl_;
 };
 
+// An axis in [-rank, rank) as one in [0, rank). Throws Error for others.
+size_t normal_axis(int64_t axis, size_t rank);
+
 // Whether the interpreter has this operator.
 bool interpreter_knows(const Node& node);
 

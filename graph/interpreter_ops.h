@@ -79,8 +79,6 @@ auto with_elements(const Array& x, const Visit& visit) {
   return x.kind == Array::Kind::f32 ? visit(*x.f) : visit(*x.i);
 }
 
-// An axis in [-rank, rank) as one in [0, rank).
-size_t normal_axis(int64_t axis, size_t rank);
 // The one integer of an input.
 int64_t one_int(const Array& x);
 // Axes from input `index` when the call has it, else from the attribute "axes"; empty when neither

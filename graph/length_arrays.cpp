@@ -17,7 +17,7 @@ constexpr int64_t kMostOfConstant = int64_t{1} << 24;
 // A table that this is the rows of by index: an embedding, as long as it is not called one.
 bool reads_table(const Graph& graph, const Node& node) {
   if (!node.is("Gather") || node.get_int("axis", 0) != 0) return false;
-  const TensorData* table = graph.tensor(node.inputs[0]);
+  const TensorData* table = graph.tensor(node.input(0));
   return table != nullptr && table->shape.size() == 2 && kind_of(table->dtype) == ValueKind::real;
 }
 
@@ -75,7 +75,7 @@ void LengthArrays::evaluate_at(size_t k, const Interpreter& interpreter, const N
       product->back() = weight->n;
     }
   } else if (reads_table(graph_, node)) {
-    product = array(k, node.inputs[1]).shape;
+    product = array(k, node.input(1)).shape;
     product->push_back(graph_.tensor(node.inputs[0])->shape[1]);
   }
   if (product) {

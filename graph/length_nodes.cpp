@@ -1,5 +1,6 @@
 #include "graph/length_nodes.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "jit/error.h"
@@ -41,6 +42,7 @@ ValueId LengthNodes::length_scalar() {
 
 ValueId LengthNodes::vector_with_length(const std::vector<int64_t>& values,
                                         const std::vector<bool>& at) {
+  if (std::find(at.begin(), at.end(), true) == at.end()) return ints(values);
   std::vector<ValueId> parts;
   for (size_t i = 0; i < values.size(); ++i) {
     parts.push_back(at[i] ? length_vector() : ints({values[i]}));

@@ -28,7 +28,7 @@ class LengthNodes {
               std::map<std::string, Attribute> attributes = {});
   ValueId ints(std::vector<int64_t> values);
   ValueId length_vector();  // [1]
-  // A vector of integers with the length where `at` says so.
+  // A vector of integers with the length where `at` says so; a constant where that is nowhere.
   ValueId vector_with_length(const std::vector<int64_t>& values, const std::vector<bool>& at);
   ValueId positions(int64_t first);
   // Of the kind and rank of `like`.

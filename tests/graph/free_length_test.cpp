@@ -216,6 +216,20 @@ TEST(FreeLength, WhatDependsOnTheLengthInAnotherWayIsLeft) {
   }));
 }
 
+TEST(FreeLength, OperandsThatDoNotFitAreLeft) {
+  const auto slice = [](std::vector<int64_t> ends, int64_t axis) {
+    return changed([ends, axis](GraphMaker& m, ValueId x) {
+      return m.node("Slice", "part",
+                    {x, m.ints("begin", {0}), m.ints("end", ends), m.ints("a", {axis})});
+    });
+  };
+  expect_kept(slice({5, 5}, 1));
+  expect_kept(slice({5}, 7));
+  expect_kept(changed([](GraphMaker& m, ValueId x) {
+    return m.node("Gather", "last", {x, m.ints("zero", {0})}, {{"axis", int64_t{-4}}});
+  }));
+}
+
 TEST(FreeLength, DynamicExportsAndShortOnesAreLeft) {
   Graph graph = Export(2, {}).build();
   EXPECT_EQ(free_places(graph), 0);
