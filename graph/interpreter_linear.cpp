@@ -123,16 +123,19 @@ std::vector<float> compute_quantized(const LinearCall& linear) {
   jit::CodeCache& cache = jit::CodeCache::instance();
   const int64_t row_bytes = shape.kpad * jit::act_bytes(linear.act);
   Aligned<std::byte> q(linear.rows * row_bytes);
-  Aligned<float> scale(linear.rows * shape.groups);
-  Aligned<int32_t> sum(linear.rows * shape.groups);
+  Aligned<float> scale(linear.rows * shape.act_groups);
+  Aligned<std::byte> sum(linear.rows * shape.act_sum_bytes);
 
   jit::RowSpec quantize;
   quantize.op = jit::RowOp::quantize;
   quantize.n = w.k;
   quantize.bf16 = linear.act == jit::ActType::bf16;
   if (!quantize.bf16) {
-    quantize.group = w.format.group;
-    quantize.zero = w.format.asym ? 1 : jit::middle_value(w.format.type);
+    const jit::ActivationGroups groups = jit::activation_groups(w.format);
+    quantize.group = groups.group;
+    quantize.sum_group = groups.sum_group;
+    quantize.word_sums = groups.word_sums;
+    quantize.zero = groups.zero;
   }
   jit::RowArgs row;
   row.x = linear.x->floats().data();
@@ -141,7 +144,8 @@ std::vector<float> compute_quantized(const LinearCall& linear) {
   row.q_stride = row_bytes;
   row.q_scale = scale.get();
   row.q_sum = sum.get();
-  row.q_groups = shape.groups;
+  row.q_groups = shape.act_groups;
+  row.q_sums = shape.act_sum_bytes / (quantize.word_sums ? 2 : 4);
   row.rows = linear.rows;
   cache.get({.spec = quantize, .isa = isa, .tiling = {}}).run(row);
 

@@ -25,10 +25,8 @@ constexpr int64_t kUnknownContext = 2048;
 // How a value must be quantized for a matmul.
 struct QuantizeKey {
   ValueId value = kNoValue;
-  jit::ActType act =
-      jit::ActType::s8;  // or bf16, whose group and zero are those of a plain RowSpec
-  int64_t group = 0;
-  int32_t zero = 0;
+  jit::ActType act = jit::ActType::s8;  // or bf16, which has no groups
+  jit::ActivationGroups groups{};
   auto operator<=>(const QuantizeKey&) const = default;
 };
 
@@ -164,12 +162,18 @@ class Lowering {
     const jit::WeightFormat& format = packed(linear).view.format;
     const jit::ActType act = activations_of(options_.compute, format);
     if (act == jit::ActType::f32) return std::nullopt;
-    if (act == jit::ActType::bf16) {
-      const jit::RowSpec plain;
-      return QuantizeKey{linear.inputs[0], jit::ActType::bf16, plain.group, plain.zero};
-    }
-    const int32_t zero = jit::middle_value(format.type);
-    return QuantizeKey{linear.inputs[0], jit::ActType::s8, format.group, format.asym ? 1 : zero};
+    if (act == jit::ActType::bf16) return QuantizeKey{linear.inputs[0], act};
+    return QuantizeKey{linear.inputs[0], act, jit::activation_groups(format)};
+  }
+
+  // What a kernel must know to quantize so.
+  static void set_groups(const QuantizeKey& key, jit::RowSpec& spec) {
+    spec.bf16 = key.act == jit::ActType::bf16;
+    if (spec.bf16) return;
+    spec.group = key.groups.group;
+    spec.sum_group = key.groups.sum_group;
+    spec.word_sums = key.groups.word_sums;
+    spec.zero = key.groups.zero;
   }
 
   QuantizedOperand make_quantized(const QuantizeKey& key) {
@@ -178,9 +182,11 @@ class Lowering {
     operand.element_bytes = jit::act_bytes(key.act);
     operand.q = buffers_.bytes((k + 7) / 8 * 8 * operand.element_bytes);
     if (key.act == jit::ActType::s8) {
-      const int64_t groups = jit::packed_shape({jit::WeightType::u4, key.group}, 1, k).groups;
-      operand.scale = buffers_.words(groups);
-      operand.sum = buffers_.words(groups);
+      const auto parts = [k](int64_t length) { return length == 0 ? 1 : (k - 1) / length + 1; };
+      operand.scale = buffers_.words(parts(key.groups.group));
+      const int64_t sums =
+          parts(key.groups.sum_group == 0 ? key.groups.group : key.groups.sum_group);
+      operand.sum = buffers_.words(key.groups.word_sums ? (sums + 1) / 2 : sums);
     }
     quantized_[key] = operand;
     return operand;
@@ -193,14 +199,12 @@ class Lowering {
     jit::RowSpec spec;
     spec.op = jit::RowOp::quantize;
     spec.n = width_of(key.value);
-    spec.bf16 = key.act == jit::ActType::bf16;
-    spec.group = key.group;
-    spec.zero = key.zero;
+    set_groups(key, spec);
     runtime::RowStep step;
     step.kernel = kernel(spec);
     step.x = operand(key.value);
     step.quantized = make_quantized(key);
-    step.groups = step.quantized.scale.width;
+    step.sums = step.quantized.sum.width * (spec.word_sums ? 2 : 1);
     const QuantizedOperand result = step.quantized;
     add(Step::of(std::move(step)), node, jit::name(spec));
     return result;
@@ -224,11 +228,9 @@ class Lowering {
     if (const auto key = common_quantization(node.outputs[0])) {
       spec.quantize = true;
       spec.f32_out = false;
-      spec.bf16 = key->act == jit::ActType::bf16;
-      spec.group = key->group;
-      spec.zero = key->zero;
+      set_groups(*key, spec);
       step.quantized = make_quantized(*key);
-      step.groups = step.quantized.scale.width;
+      step.sums = step.quantized.sum.width * (spec.word_sums ? 2 : 1);
     } else {
       step.y = make_operand(node.outputs[0]);
     }

@@ -242,6 +242,7 @@ namespace {
 struct OwnColumn {
   jit::WeightType type = jit::WeightType::u4;
   bool minimums = false;  // what the offsets are
+  bool supers = false;    // of q8 scales
   int64_t group = 0;
   QuantizedColumn numbers;
 };
@@ -253,6 +254,9 @@ OwnColumn read_own(const MatrixPart& part, int64_t column) {
     own.numbers.q.resize(static_cast<size_t>(part.k()));
     own.numbers.scales.resize(groups);
     own.numbers.offsets.resize(groups);
+    if (!own.supers) return;
+    own.numbers.super_scales.resize(static_cast<size_t>(part.k() / jit::kSuperBlock));
+    own.numbers.super_offsets.resize(own.numbers.super_scales.size());
   };
   if (const QuantizedMatrix* matrix = part.quantized.get()) {
     own.type = matrix->bits < 8 ? jit::WeightType::u4 : jit::WeightType::u8;
@@ -266,6 +270,7 @@ OwnColumn read_own(const MatrixPart& part, int64_t column) {
   const jit::WeightFormat format = *part.reader->packed_format();
   own.type = format.type;
   own.minimums = format.minimum;
+  own.supers = format.scale == jit::ScaleType::q8;
   own.group = jit::packed_shape(format, part.n(), part.k()).group;
   resize();
   if (!format.asym) {
@@ -280,7 +285,7 @@ struct ColumnTarget {
   uint8_t* q;
   float* scales;
   uint8_t* zeros;
-  float* minimums;
+  float *minimums, *super_scales, *super_minimums;
 };
 
 // One column in a format that holds it: see MatrixSource::read_quantized.
@@ -302,6 +307,14 @@ void read_column_as(const MatrixPart& part, int64_t column, const jit::WeightFor
       to.minimums[g] = jit::round_to(format.scale, minimum);
     }
   }
+  for (int64_t s = 0; s < shape.supers; ++s) {
+    const auto from = static_cast<size_t>(s);
+    to.super_scales[s] = own.numbers.super_scales[from];
+    if (!format.minimum) continue;
+    const float middle = jit::middle_value(own.type);
+    to.super_minimums[s] =
+        own.minimums ? own.numbers.super_offsets[from] : -middle * own.numbers.super_scales[from];
+  }
   for (int64_t kk = 0; kk < part.k(); ++kk) {
     to.q[kk] = static_cast<uint8_t>(own.numbers.q[static_cast<size_t>(kk)] + shift);
   }
@@ -312,26 +325,36 @@ void read_column_as(const MatrixPart& part, int64_t column, const jit::WeightFor
 }  // namespace
 
 void MatrixSource::read_quantized(const jit::WeightFormat& format, int64_t begin, int64_t count,
-                                  std::span<uint8_t> q, std::span<float> scales,
-                                  std::span<uint8_t> zeros, std::span<float> minimums) const {
+                                  const QuantizedColumns& out) const {
   const jit::PackedShape shape = jit::packed_shape(format, n, k);
-  if (static_cast<int64_t>(q.size()) < count * shape.kpad ||
-      static_cast<int64_t>(scales.size()) < count * shape.groups || zeros.size() < scales.size() ||
-      (format.minimum && minimums.size() < scales.size())) {
-    fail("{} quantized columns of {} do not fit an output of {} values.", count, k, q.size());
+  const auto lacks = [count](const auto& numbers, int64_t a_column) {
+    return static_cast<int64_t>(numbers.size()) < count * a_column;
+  };
+  if (lacks(out.q, shape.kpad) || lacks(out.scales, shape.groups) ||
+      lacks(out.zeros, shape.groups) || lacks(out.super_scales, shape.supers) ||
+      (format.minimum &&
+       (lacks(out.minimums, shape.groups) || lacks(out.super_minimums, shape.supers)))) {
+    fail("{} quantized columns of {} do not fit an output of {} values.", count, k, out.q.size());
   }
   const uint8_t middle = format.minimum ? uint8_t{0} : jit::middle_value(format.type);
   for_each_run(*this, begin, count, [&](int index, int64_t first, int64_t run, int64_t to) {
     for (int64_t c = 0; c < run; ++c) {
       const int64_t at = to - begin + c;
-      const ColumnTarget target{q.data() + at * shape.kpad, scales.data() + at * shape.groups,
-                                zeros.data() + at * shape.groups,
-                                format.minimum ? minimums.data() + at * shape.groups : nullptr};
+      const ColumnTarget target{
+          out.q.data() + at * shape.kpad,
+          out.scales.data() + at * shape.groups,
+          out.zeros.data() + at * shape.groups,
+          format.minimum ? out.minimums.data() + at * shape.groups : nullptr,
+          out.super_scales.data() + at * shape.supers,
+          format.minimum ? out.super_minimums.data() + at * shape.supers : nullptr};
       if (index < 0) {  // padding
         std::fill(target.q, target.q + shape.kpad, middle);
         std::fill(target.scales, target.scales + shape.groups, 0.0F);
         std::fill(target.zeros, target.zeros + shape.groups, middle);
-        if (format.minimum) std::fill(target.minimums, target.minimums + shape.groups, 0.0F);
+        std::fill(target.super_scales, target.super_scales + shape.supers, 0.0F);
+        if (!format.minimum) continue;
+        std::fill(target.minimums, target.minimums + shape.groups, 0.0F);
+        std::fill(target.super_minimums, target.super_minimums + shape.supers, 0.0F);
       } else {
         read_column_as(part_of(*this, index), first + c, format, shape, target);
       }

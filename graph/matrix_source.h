@@ -32,8 +32,6 @@ class ColumnReader {
   // Column c in that format, its scales and minimums not yet rounded to the type of the scales.
   // `out` has the sizes of a column of k.
   virtual void read_numbers(int64_t c, QuantizedColumn& out) const;
-  // Whether scales are products of two stored numbers, which the type of the scales rounds.
-  virtual bool has_product_scales() const { return false; }
   virtual std::string_view type() const = 0;  // of the file's numbers, for messages
   virtual void release() const noexcept {}    // as MatrixSource::release
 
@@ -66,6 +64,15 @@ struct ColumnSegment {
   friend bool operator==(const ColumnSegment&, const ColumnSegment&) = default;
 };
 
+// Columns as jit::pack_block takes them: q[c * kpad + kk], scale and zero or minimum [c * groups +
+// g], of q8 scales the numbers above both [c * supers + s].
+struct QuantizedColumns {
+  std::span<uint8_t> q;
+  std::span<float> scales;
+  std::span<uint8_t> zeros;
+  std::span<float> minimums, super_scales, super_minimums;
+};
+
 struct MatrixSource {
   int64_t n = 0, k = 0;
   std::vector<MatrixPart> parts;
@@ -89,13 +96,11 @@ struct MatrixSource {
   // The packed format that holds every number of the quantized columns as it is; nullopt, with the
   // reason when some column is quantized, when there is none.
   std::optional<jit::WeightFormat> packed_format(std::string& why_not) const;
-  // Columns [begin, begin + count) in that format, or in it with scales of another type, as
-  // jit::pack_block takes them: q[c * kpad + kk], scale and zero or minimum [c * groups + g].
+  // Columns [begin, begin + count) in that format, or in it with scales of another type than q8.
   // Narrower numbers are moved to a wider format's zero point, zero points become minimums, longer
   // groups are repeated.
   void read_quantized(const jit::WeightFormat& format, int64_t begin, int64_t count,
-                      std::span<uint8_t> q, std::span<float> scales, std::span<uint8_t> zeros,
-                      std::span<float> minimums) const;
+                      const QuantizedColumns& out) const;
 };
 
 // Whether two matrices are the same columns of the same numbers of the same files.

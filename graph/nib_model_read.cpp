@@ -148,7 +148,7 @@ class Reader {
       type.wrong("\"u4\", \"u6\", \"u8\" or \"f32\"");
     }
     const auto scale_type = jit::parse_scale_type(scale.text());
-    if (!scale_type) scale.wrong("\"f16\", \"f32\" or \"bf16\"");
+    if (!scale_type) scale.wrong("\"f16\", \"f32\", \"bf16\" or \"q8\"");
     format.scale = *scale_type;
     format.group = at.at("group").integer(0, kMostInt);
     format.asym = at.at("asym").boolean();

@@ -40,10 +40,12 @@ struct Strides {
 };
 
 // One column's numbers as a packed format has them: values, and for every group a scale and a zero
-// point (a whole number) or minimum.
+// point (a whole number) or minimum. Of q8 scales also the number that those of every super-block
+// are multiples of.
 struct QuantizedColumn {
   std::vector<uint8_t> q;
   std::vector<float> scales, offsets;
+  std::vector<float> super_scales, super_offsets;
 };
 
 struct QuantizedMatrix {

@@ -22,6 +22,7 @@ AmxPlan plan_amx(const GemmSpec& spec) {
 bool runs_on_tiles(const GemmSpec& spec, Isa isa, const Tiling& tiling) {
   return isa == Isa::amx_int8 && spec.act != ActType::f32 &&
          (spec.weight.type == WeightType::u4 || spec.weight.type == WeightType::u8) &&
+         spec.weight.scale != ScaleType::q8 &&
          (tiling.mr == kTileRows || tiling.mr == 2 * kTileRows);
 }
 

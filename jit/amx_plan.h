@@ -49,7 +49,8 @@ struct AmxPlan {
 
 AmxPlan plan_amx(const GemmSpec& spec);
 
-// Whether the kernel of this key runs on tiles: amx_int8, s8 or bf16 activations, mr 16 or 32.
+// Whether the kernel of this key runs on tiles: amx_int8, u4 or u8 weights without q8 scales, s8 or
+// bf16 activations, mr 16 or 32.
 // Every other tiling of amx_int8 means the kernel of vector_isa(amx_int8), avx512_vnni.
 bool runs_on_tiles(const GemmSpec& spec, Isa isa, const Tiling& tiling);
 Isa vector_isa(Isa isa);

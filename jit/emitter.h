@@ -39,7 +39,8 @@ enum Frame : int {
   kFrameEpilogueC = 120,  // the epilogue's row pointers at the current column block
   kFrameEpilogueResidual = 128,
   kFrameEpilogueTile = 136,
-  kFrameBytes = 144,
+  kFrameSupers = 144,  // super-blocks of k that are left
+  kFrameBytes = 152,
 };
 
 class Emitter {
@@ -62,6 +63,14 @@ class Emitter {
   virtual void fold(int i, int j, int half);
   virtual void store(int i, int j);
   virtual void end();
+
+  // q8 scales: around the groups of a super-block, whose numbers apply to all of them.
+  void begin_super();
+  void fold_super(int j, int half);
+  void advance_super();
+  // Groups that a pass through the loop over groups takes, told apart by their place in it.
+  int groups_per_pass() const { return minimums_by_group() ? 2 : 1; }
+  void set_place_in_pass(int place) { place_ = place; }
 
   // The k loop's bookkeeping: a chunk is the steps between two moves of the pointers.
   void begin_chunk(int steps);
@@ -88,10 +97,15 @@ class Emitter {
   Xbyak::Xmm group_sum(int i, int j, int half) const {
     return reg(plan_.group_sums + vector(i, j, half));
   }
+  Xbyak::Xmm super(int i, int j, int half) const { return reg(plan_.supers + vector(i, j, half)); }
   Xbyak::Xmm f32(int i, int j, int half) const { return reg(plan_.f32 + vector(i, j, half)); }
   Xbyak::Xmm b(int j, int half) const { return reg(plan_.b + j * plan_.halves + half); }
   Xbyak::Xmm scale(int j, int half) const { return reg(plan_.scale + j * plan_.halves + half); }
   Xbyak::Xmm zero_point(int j, int half) const { return reg(plan_.zero + j * plan_.halves + half); }
+  // The numbers over the scales' bytes, behind them those over the minimums', of f32 activations.
+  Xbyak::Xmm number(bool minimums, int j, int half) const {
+    return reg(plan_.numbers + (int{minimums} * plan_.blocks + j) * plan_.halves + half);
+  }
 
   Xbyak::RegExp a_address(int i, int k) const;
   Xbyak::RegExp b_address(int k, int j, int half) const;
@@ -107,6 +121,8 @@ class Emitter {
   // dst = the nibbles above `shift` as floats, less 8 already where they are centred.
   virtual void unpack_nibbles(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift);
   virtual bool nibbles_are_centred() const { return false; }
+  // acc += the products of two words in each dword, one of which is broadcast from memory.
+  virtual void dot_words(const Xbyak::Xmm& acc, const Xbyak::Xmm& words, const Xbyak::RegExp& pair);
   // One k of bf16 into the chain that it belongs to.
   void dot_bf16(int i, int j, int k);
   // vpmaddubsw or vpmaddwd in place of vpdpbusd, for both ISAs without VNNI.
@@ -123,11 +139,21 @@ class Emitter {
   const int64_t line_bytes_;   // of a line, or a unit of u6
   const int steps_per_line_;
   int chunk_steps_ = 0;
+  int place_ = 0;  // of the group in its pass
 
  private:
   void load_stored(const Xbyak::Xmm& dst, const Xbyak::Reg64& base, int j, int half);
   void load_scale(const Xbyak::Xmm& dst, int j, int half);
   void load_zero_point(const Xbyak::Xmm& dst, int j, int half);
+  bool super_blocks() const { return spec_.weight.scale == ScaleType::q8; }
+  bool minimums_by_group() const {
+    return super_blocks() && spec_.weight.minimum && plan_.dot == DotKind::fma;
+  }
+  int64_t groups_in_super() const { return kSuperBlock / shape_.group; }
+  Xbyak::RegExp number_address(bool minimums, bool at_end, int j, int half) const;
+  void load_minimum(const Xbyak::Xmm& dst, int j, int half);
+  void fold_byte(int i, int j, int half);
+  void sum_minimums(int j, int half);
   void load_whole_number(int k, int j, int half);
   bool six_bits() const { return spec_.weight.type == WeightType::u6; }
   void add_upper_bits(const Xbyak::Xmm& dst, const Xbyak::RegExp& unit, int shift, uint32_t mask);

@@ -59,6 +59,10 @@ void load_scales(Assembler& out, ScaleType type, const Xbyak::Xmm& dst,
       out.vpmovzxwd(dst, out.ptr[source]);
       out.vpslld(dst, dst, 16);
       return;
+    case ScaleType::q8:
+      out.vpmovsxbd(dst, out.ptr[source]);
+      out.vcvtdq2ps(dst, dst);
+      return;
   }
 }
 

@@ -39,7 +39,7 @@ class Assembler : public Xbyak::CodeGenerator {
   bool uses_mask_table_ = false;
 };
 
-// dst = scales or minimums as floats: 16 or 8, as wide as dst is.
+// dst = scales or minimums as floats: 16 or 8, as wide as dst is. Of q8: the bytes alone.
 void load_scales(Assembler& out, ScaleType type, const Xbyak::Xmm& dst,
                  const Xbyak::RegExp& source);
 

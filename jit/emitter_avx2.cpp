@@ -44,12 +44,26 @@ void Avx2Emitter::dot(int i, int j, int k) {
   }
 }
 
+namespace {
+
+Xbyak::PreferredEncoding vnni_encoding() {
+  return cpu().avx_vnni ? Xbyak::VexEncoding : Xbyak::EvexEncoding;
+}
+
+}  // namespace
+
 void AvxVnniEmitter::dot(int i, int j, int k) {
   if (plan_.dot != DotKind::vnni) return Avx2Emitter::dot(i, j, k);
-  const auto encoding = cpu().avx_vnni ? Xbyak::VexEncoding : Xbyak::EvexEncoding;
   for (int h = 0; h < plan_.halves; ++h) {
-    out_.vpdpbusd(acc(i, j, h, k % plan_.chains), b(j, h), reg(plan_.a), encoding);
+    out_.vpdpbusd(acc(i, j, h, k % plan_.chains), b(j, h), reg(plan_.a), vnni_encoding());
   }
+}
+
+void AvxVnniEmitter::dot_words(const Xbyak::Xmm& acc, const Xbyak::Xmm& words,
+                               const Xbyak::RegExp& pair) {
+  const Xbyak::Xmm pairs = reg(plan_.work + 1);
+  out_.vpbroadcastd(pairs, out_.ptr[pair]);
+  out_.vpdpwssd(acc, words, pairs, vnni_encoding());
 }
 
 }  // namespace nibble::jit

@@ -87,4 +87,9 @@ void Avx512VnniEmitter::dot(int i, int j, int k) {
   }
 }
 
+void Avx512VnniEmitter::dot_words(const Xbyak::Xmm& acc, const Xbyak::Xmm& words,
+                                  const Xbyak::RegExp& pair) {
+  out_.vpdpwssd(acc, words, out_.ptr_b[pair]);
+}
+
 }  // namespace nibble::jit

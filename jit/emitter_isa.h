@@ -21,6 +21,10 @@ class AvxVnniEmitter : public Avx2Emitter {
  public:
   using Avx2Emitter::Avx2Emitter;
   void dot(int i, int j, int k) override;
+
+ protected:
+  void dot_words(const Xbyak::Xmm& acc, const Xbyak::Xmm& words,
+                 const Xbyak::RegExp& pair) override;
 };
 
 // zmm0..31; a column block is one register.
@@ -46,6 +50,10 @@ class Avx512VnniEmitter : public Avx512Emitter {
  public:
   using Avx512Emitter::Avx512Emitter;
   void dot(int i, int j, int k) override;
+
+ protected:
+  void dot_words(const Xbyak::Xmm& acc, const Xbyak::Xmm& words,
+                 const Xbyak::RegExp& pair) override;
 };
 
 }  // namespace nibble::jit

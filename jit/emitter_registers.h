@@ -6,14 +6,16 @@
 // tile registers and C = nr*h weight registers, a tile of s8 activations needs
 //   accumulators   V * chains            int32 (chains = 2 hides vpdpbusd's latency in small tiles)
 //                + V                     int16 sums, vpmaddubsw only
-//                + V                     fp32 sums, or 0: then they live in the tile's scratch
+//                + V                     sums of a super-block, q8 scales only
+//                + V                     fp32 sums, or 0: then they live in the tile's scratch, as
+//                                        they always do with q8 scales
 //   work           max(3, C + a + ...)   weights, activations, and the temporaries of a fold (4
 //   with
 //                                        minimums)
 //   mask           1                     0x0f bytes of u4 and u6; read from memory when nothing is
 //   left upper          1                     u6
-// of f32 activations V fp32 sums, C weights, C scales, C zero points or minimums (asymmetric) and
-// the mask, and of bf16 activations
+// of f32 activations V fp32 sums, C weights, C scales, C zero points or minimums (asymmetric), the
+// C or 2 C numbers over the bytes of q8, and the mask, and of bf16 activations
 //   accumulators   2 V                   a step's chains of even and odd k
 //                + V                     sums of a group
 //                + V                     fp32 sums, or 0: in the tile's scratch
@@ -49,6 +51,7 @@ struct RegisterPlan {
   // First register of each kind.
   int acc = 0, acc16 = 0, f32 = 0, b = 0, a = 0, tmp = 0, scale = 0, zero = 0, mask = 0;
   int group_sums = 0, table = 0;  // bf16
+  int supers = 0, numbers = 0;    // q8 scales: sums of a super-block; numbers over the bytes
   int upper = 0;                  // u6: the upper bits of what is being loaded
   int work = 0;                   // registers of a fold, free between dots (they overlap b, a, tmp)
   int used = 0;

@@ -14,10 +14,10 @@ struct GemmArgs {
   // s8 or bf16 [m][a_stride], zero padded to kpad, or f32 [m][a_stride].
   const void* a = nullptr;
   int64_t a_stride = 0;
-  const float* a_scale = nullptr;  // s8: [m][groups]
-  const int32_t* a_sum =
-      nullptr;                 // s8: [m][groups], -zero * sum of the group's q (zero = 1 if asym)
-  const uint8_t* w = nullptr;  // packed data, scales, zeros of the whole matrix
+  const float* a_scale = nullptr;  // s8: [m][act_groups]
+  const void* a_sum = nullptr;     // s8: [m][groups] int32 (int16 of q8 minimums), -zero * sum of
+                                   // the group's q (zero = 1 if asym)
+  const uint8_t* w = nullptr;      // packed data, scales, zeros of the whole matrix
   const void* w_scale = nullptr;
   const void* w_zero = nullptr;  // u8 zero points, or minimums in the type of the scales
   const float* bias = nullptr;   // [n] (for gates in weight-column order)
@@ -30,6 +30,15 @@ struct GemmArgs {
   int64_t nb_begin = 0, nb_end = 0;
   void* scratch = nullptr;  // gemm_scratch_bytes() bytes, 64-byte aligned, one a thread
 };
+
+// Stores the sum of a group of int8 activations, sums being those of its row.
+inline void store_activation_sum(const PackedShape& shape, void* sums, int64_t group, int32_t sum) {
+  if (shape.act_sum_bytes == shape.groups * 4) {
+    static_cast<int32_t*>(sums)[group] = sum;
+  } else {
+    static_cast<int16_t*>(sums)[group] = static_cast<int16_t>(sum);
+  }
+}
 
 using GemmFn = void (*)(const GemmArgs*);
 

@@ -47,6 +47,8 @@ class Generator : public GemmNest {
   void routines() override;
 
   void tile(int rows, int blocks);
+  void groups(Emitter& emitter, int64_t steps, int64_t k_steps);
+  void super_blocks(Emitter& emitter, int64_t steps);
   void group(Emitter& emitter, int64_t steps);
   void chunk(Emitter& emitter, int steps);
 
@@ -104,6 +106,48 @@ void Generator::group(Emitter& emitter, int64_t steps) {
   emitter.advance_group();
 }
 
+// All of k; the last group may be shorter.
+void Generator::groups(Emitter& emitter, int64_t steps, int64_t k_steps) {
+  const int64_t full = k_steps / steps;
+  if (full > 1) {
+    Label top;
+    out_.mov(emitter.group_counter().cvt32(), static_cast<uint32_t>(full));
+    out_.L(top);
+    group(emitter, steps);
+    out_.dec(emitter.group_counter().cvt32());
+    out_.jnz(top, CodeGenerator::T_NEAR);
+  } else {
+    group(emitter, steps);
+  }
+  if (k_steps % steps != 0) group(emitter, k_steps % steps);
+}
+
+// The same under q8 scales, where every super-block has whole groups.
+void Generator::super_blocks(Emitter& emitter, int64_t steps) {
+  const auto left = out_.qword[out_.rbp + kFrameSupers];
+  const int passes = static_cast<int>(kSuperBlock / shape_.group) / emitter.groups_per_pass();
+  Label super, pass;
+  out_.mov(left, static_cast<uint32_t>(shape_.supers));
+  out_.L(super);
+  emitter.begin_super();
+  if (passes > 1) out_.mov(emitter.group_counter().cvt32(), static_cast<uint32_t>(passes));
+  out_.L(pass);
+  for (int place = 0; place < emitter.groups_per_pass(); ++place) {
+    emitter.set_place_in_pass(place);
+    group(emitter, steps);
+  }
+  if (passes > 1) {
+    out_.dec(emitter.group_counter().cvt32());
+    out_.jnz(pass, CodeGenerator::T_NEAR);
+  }
+  for (int j = 0; j < emitter.blocks(); ++j) {
+    for (int half = 0; half < emitter.halves(); ++half) emitter.fold_super(j, half);
+  }
+  emitter.advance_super();
+  out_.dec(left);
+  out_.jnz(super, CodeGenerator::T_NEAR);
+}
+
 void Generator::tile(int rows, int blocks) {
   const auto emitter =
       make_emitter(isa_, out_, spec_, tiling_, plan_of(spec_, isa_, tiling_, rows, blocks));
@@ -112,19 +156,12 @@ void Generator::tile(int rows, int blocks) {
   const int64_t k_steps = s8 ? shape_.kpad / 4 : spec_.k;
   const int64_t length = spec_.weight.type == WeightType::f32 ? spec_.k : shape_.group;
   const int64_t group_steps = std::min(s8 ? length / 4 : length, k_steps);
-  const int64_t full = k_steps / group_steps;
   emitter->begin();
-  if (full > 1) {
-    Label top;
-    out_.mov(emitter->group_counter().cvt32(), static_cast<uint32_t>(full));
-    out_.L(top);
-    group(*emitter, group_steps);
-    out_.dec(emitter->group_counter().cvt32());
-    out_.jnz(top, CodeGenerator::T_NEAR);
+  if (spec_.weight.scale == ScaleType::q8) {
+    super_blocks(*emitter, group_steps);
   } else {
-    group(*emitter, group_steps);
+    groups(*emitter, group_steps, k_steps);
   }
-  if (k_steps % group_steps != 0) group(*emitter, k_steps % group_steps);
   for (int j = 0; j < blocks; ++j) {
     for (int i = 0; i < rows; ++i) emitter->store(i, j);
   }

@@ -119,12 +119,11 @@ void GemmNest::locate_rows() {
   out_.add(out_.rcx, arg(offsetof(GemmArgs, a)));
   out_.mov(local(kFrameTileA), out_.rcx);
   if (spec_.act != ActType::s8) return;
-  out_.imul(out_.rax, out_.rax, static_cast<int>(shape_.groups * 4));
-  out_.mov(out_.rcx, arg(offsetof(GemmArgs, a_scale)));
-  out_.add(out_.rcx, out_.rax);
+  out_.imul(out_.rcx, out_.rax, static_cast<int>(shape_.act_groups * 4));
+  out_.add(out_.rcx, arg(offsetof(GemmArgs, a_scale)));
   out_.mov(local(kFrameTileAScale), out_.rcx);
-  out_.mov(out_.rcx, arg(offsetof(GemmArgs, a_sum)));
-  out_.add(out_.rcx, out_.rax);
+  out_.imul(out_.rcx, out_.rax, static_cast<int>(shape_.act_sum_bytes));
+  out_.add(out_.rcx, arg(offsetof(GemmArgs, a_sum)));
   out_.mov(local(kFrameTileASum), out_.rcx);
 }
 
@@ -147,10 +146,9 @@ void GemmNest::locate_columns(int first) {
     place(kFrameTileW, offsetof(GemmArgs, w), shape_.block_bytes);
   }
   if (spec_.weight.type != WeightType::f32) {
-    const int64_t entries = shape_.groups * kColumnBlock;
-    place(kFrameTileWScale, offsetof(GemmArgs, w_scale), entries * scale_bytes(spec_.weight.scale));
+    place(kFrameTileWScale, offsetof(GemmArgs, w_scale), shape_.scale_block_bytes);
     if (spec_.weight.asym) {
-      place(kFrameTileWZero, offsetof(GemmArgs, w_zero), entries * zero_bytes(spec_.weight));
+      place(kFrameTileWZero, offsetof(GemmArgs, w_zero), shape_.zero_block_bytes);
     }
   }
   out_.mov(out_.rcx, arg(offsetof(GemmArgs, scratch)));

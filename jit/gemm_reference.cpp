@@ -10,6 +10,7 @@
 #include "jit/float16.h"
 #include "jit/gemm.h"
 #include "jit/scalar_math.h"
+#include "jit/super_blocks.h"
 
 #define NIBBLE_INLINE inline __attribute__((always_inline))
 
@@ -34,7 +35,24 @@ struct Problem {
   NIBBLE_INLINE int64_t entry(int64_t nb, int64_t group, int c) const {
     return (nb * shape.groups + group) * kColumnBlock + c;
   }
+  NIBBLE_INLINE bool has_super_blocks() const { return spec.weight.scale == ScaleType::q8; }
+  NIBBLE_INLINE SuperBlocks super_scales(int64_t nb) const {
+    const auto* scales = static_cast<const uint8_t*>(args.w_scale);
+    return {shape.group, scales + nb * shape.scale_block_bytes, false};
+  }
+  NIBBLE_INLINE SuperBlocks super_minimums(int64_t nb) const {
+    const auto* minimums = static_cast<const uint8_t*>(args.w_zero);
+    return {shape.group, minimums + nb * shape.zero_block_bytes, true};
+  }
+  NIBBLE_INLINE int32_t sum(int64_t row, int64_t group) const {
+    const auto* sums = static_cast<const uint8_t*>(args.a_sum) + row * shape.act_sum_bytes;
+    if (shape.act_sum_bytes == shape.groups * 4) {
+      return reinterpret_cast<const int32_t*>(sums)[group];
+    }
+    return reinterpret_cast<const int16_t*>(sums)[group];
+  }
   NIBBLE_INLINE float scale(int64_t nb, int64_t group, int c) const {
+    if (has_super_blocks()) return super_scales(nb).product(group, c);
     return stored(args.w_scale, entry(nb, group, c));
   }
   NIBBLE_INLINE int zero(int64_t nb, int64_t group, int c) const {
@@ -43,7 +61,9 @@ struct Problem {
     return static_cast<const uint8_t*>(args.w_zero)[entry(nb, group, c)];
   }
   NIBBLE_INLINE float minimum(int64_t nb, int64_t group, int c) const {
-    return spec.weight.minimum ? stored(args.w_zero, entry(nb, group, c)) : 0.0F;
+    if (!spec.weight.minimum) return 0.0F;
+    if (has_super_blocks()) return super_minimums(nb).product(group, c);
+    return stored(args.w_zero, entry(nb, group, c));
   }
   NIBBLE_INLINE int64_t group_end(int64_t group, int64_t end) const {
     return std::min((group + 1) * shape.group, end);
@@ -75,12 +95,45 @@ NIBBLE_INLINE void dot_s8(WeightType type, const uint8_t* block, const int8_t* a
   }
 }
 
+// q8 scales: the groups of a super-block add up under its number.
+NIBBLE_INLINE Block block_s8_super(const Problem& p, int64_t row, int64_t nb) {
+  const auto* a = static_cast<const int8_t*>(p.args.a) + row * p.args.a_stride;
+  const SuperBlocks scales = p.super_scales(nb);
+  const int64_t groups = kSuperBlock / p.shape.group;
+  Block acc{};
+  for (int64_t s = 0; s < p.shape.supers; ++s) {
+    const float a_scale = p.args.a_scale[row * p.shape.supers + s];
+    Block super{};
+    std::array<int32_t, kColumnBlock> minimums{};
+    for (int64_t g = s * groups; g < (s + 1) * groups; ++g) {
+      const int32_t a_sum = p.sum(row, g);
+      std::array<uint32_t, kColumnBlock> sums{};
+      if (!p.spec.weight.asym) sums.fill(static_cast<uint32_t>(a_sum));
+      dot_s8(p.spec.weight.type, p.data(nb), a, g * p.shape.group, (g + 1) * p.shape.group, sums);
+      for (int c = 0; c < kWidth; ++c) {
+        super[c] = std::fma(static_cast<float>(static_cast<int32_t>(sums[c])),
+                            static_cast<float>(scales.byte(g, c)), super[c]);
+        if (p.spec.weight.minimum) minimums[c] += p.super_minimums(nb).byte(g, c) * a_sum;
+      }
+    }
+    for (int c = 0; c < kWidth; ++c) {
+      acc[c] = std::fma(super[c], scales.number(s * groups, c) * a_scale, acc[c]);
+      if (p.spec.weight.minimum) {
+        acc[c] = std::fma(-static_cast<float>(minimums[c]),
+                          p.super_minimums(nb).number(s * groups, c) * a_scale, acc[c]);
+      }
+    }
+  }
+  return acc;
+}
+
 NIBBLE_INLINE Block block_s8(const Problem& p, int64_t row, int64_t nb) {
+  if (p.has_super_blocks()) return block_s8_super(p, row, nb);
   const auto* a = static_cast<const int8_t*>(p.args.a) + row * p.args.a_stride;
   Block acc{};
   for (int64_t g = 0; g < p.shape.groups; ++g) {
     const int64_t index = row * p.shape.groups + g;
-    const int32_t a_sum = p.args.a_sum[index];
+    const int32_t a_sum = p.sum(row, g);
     const float a_scale = p.args.a_scale[index];
     std::array<uint32_t, kColumnBlock> sums{};
     if (!p.spec.weight.asym) sums.fill(static_cast<uint32_t>(a_sum));

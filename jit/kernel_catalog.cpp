@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "jit/attention.h"
 
@@ -56,6 +57,17 @@ void add_formats(std::vector<GemmSpec>& out) {
       add(weights(type, 128, false, ScaleType::bf16), act);
     }
   }
+  // K-quants: Q4_K, Q6_K and the two in one matrix; Q3_K.
+  for (const ActType act : {ActType::s8, ActType::f32}) {
+    add(weights(WeightType::u4, 16, false, ScaleType::q8), act);
+    add(weights(WeightType::u6, 16, false, ScaleType::q8), act);
+    for (const auto& [type, group] :
+         {std::pair{WeightType::u4, 32}, std::pair{WeightType::u6, 16}}) {
+      WeightFormat with_minimums = weights(type, group, true, ScaleType::q8);
+      with_minimums.minimum = true;
+      add(with_minimums, act);
+    }
+  }
   add(weights(WeightType::u8, 0), ActType::s8);
   add(weights(WeightType::u4, 0), ActType::bf16);
   add(weights(WeightType::u4, 32, false, ScaleType::f32), ActType::f32);
@@ -82,6 +94,21 @@ void add_tails(std::vector<GemmSpec>& out) {
       }
     }
     out.push_back(gemm(WeightFormat{.type = WeightType::f32}, ActType::f32, s.n, s.k));
+  }
+}
+
+// One super-block and two, columns that fill no block, groups of every length.
+void add_super_blocks(std::vector<GemmSpec>& out) {
+  for (const int64_t group : {16, 32, 64, 128}) {
+    for (const WeightType type : {WeightType::u4, WeightType::u6, WeightType::u8}) {
+      for (const ActType act : {ActType::s8, ActType::f32}) {
+        WeightFormat format = weights(type, group, false, ScaleType::q8);
+        out.push_back(gemm(format, act, 100, 512));
+        format.asym = format.minimum = true;
+        out.push_back(gemm(format, act, 17, 256));
+        out.push_back(gemm(format, act, 33, 768));
+      }
+    }
   }
 }
 
@@ -149,6 +176,16 @@ void add_elementwise(std::vector<RowSpec>& out, int64_t n) {
     out.push_back({.op = RowOp::quantize, .n = n, .group = group, .zero = 1});
   }
   out.push_back({.op = RowOp::quantize, .n = n, .bf16 = true});
+  if (n % kSuperBlock == 0) {
+    out.push_back(
+        {.op = RowOp::quantize, .n = n, .group = kSuperBlock, .sum_group = 16, .zero = 32});
+    out.push_back({.op = RowOp::quantize,
+                   .n = n,
+                   .group = kSuperBlock,
+                   .sum_group = 32,
+                   .word_sums = true,
+                   .zero = 1});
+  }
   for (const Activation activation :
        {Activation::silu, Activation::gelu, Activation::gelu_tanh, Activation::quick_gelu,
         Activation::relu, Activation::relu2}) {
@@ -204,6 +241,7 @@ std::vector<KernelKey> kernel_catalog(Isa isa) {
   std::vector<GemmSpec> gemms;
   add_formats(gemms);
   add_tails(gemms);
+  add_super_blocks(gemms);
   add_epilogues(gemms);
   for (const GemmSpec& spec : gemms) {
     for (const int64_t m : {kDecodeRows, kFewRows, kMoreRows, kPrefillRows}) {

@@ -119,6 +119,7 @@ struct Weights {
     std::vector<uint8_t> q(static_cast<size_t>(kColumnBlock * shape.kpad));
     std::vector<uint8_t> zero(static_cast<size_t>(kColumnBlock * shape.groups));
     std::vector<float> scale(zero.size()), minimum(zero.size());
+    std::vector<float> over(static_cast<size_t>(kColumnBlock * shape.supers)), under(over.size());
     for (uint8_t& value : q) value = static_cast<uint8_t>(integer(random, 0, largest));
     for (uint8_t& value : zero) value = static_cast<uint8_t>(integer(random, 0, largest));
     for (float& value : scale) {
@@ -126,8 +127,24 @@ struct Weights {
       value = round_to(spec.weight.scale, value);
     }
     for (float& value : minimum) value = round_to(spec.weight.scale, uniform(random, -0.1F, 0.1F));
+    if (spec.weight.scale == ScaleType::q8) {
+      fill_products(random, over, scale, 0.0001F);
+      fill_products(random, under, minimum, 0.001F);
+    }
     pack_block(spec.weight, spec.n, spec.k, nb, q.data(), scale.data(), zero.data(), data.data(),
-               scales.data(), zeros.data(), minimum.data());
+               scales.data(), zeros.data(), minimum.data(), {over.data(), under.data()});
+  }
+
+  // Bytes times numbers of up to `largest`.
+  void fill_products(Random& random, std::vector<float>& numbers, std::vector<float>& products,
+                     float largest) const {
+    for (float& number : numbers) {
+      number = round_to(ScaleType::f16, uniform(random, -largest, largest));
+    }
+    const size_t groups = products.size() / numbers.size();
+    for (size_t i = 0; i < products.size(); ++i) {
+      products[i] = numbers[i / groups] * static_cast<float>(integer(random, -128, 127));
+    }
   }
 
   PackedShape shape;
@@ -144,8 +161,8 @@ struct GemmCase {
         a_f32(random_floats(random, s.act == ActType::f32 ? rows * a_stride() : 0, -1, 1)),
         a_s8(s.act == ActType::s8 ? rows * a_stride() : 0),
         a_bf16(s.act == ActType::bf16 ? rows * a_stride() : 0),
-        a_scale(random_floats(random, rows * weights.shape.groups, 0.001F, 0.02F)),
-        a_sum(rows * weights.shape.groups),
+        a_scale(random_floats(random, rows * weights.shape.act_groups, 0.001F, 0.02F)),
+        a_sum(rows * weights.shape.act_sum_bytes),
         bias(random_floats(random, s.n, -1, 1)),
         residual(random_floats(random, rows * stride(), -1, 1)),
         scratch(gemm_scratch_bytes(s, tiling)),
@@ -184,7 +201,7 @@ struct GemmCase {
         int32_t sum = 0;
         const int64_t end = std::min(shape.kpad, (g + 1) * shape.group);
         for (int64_t kk = g * shape.group; kk < end; ++kk) sum += a_s8[row * a_stride() + kk];
-        a_sum[row * shape.groups + g] = -zero * sum;
+        store_activation_sum(shape, a_sum.data() + row * shape.act_sum_bytes, g, -zero * sum);
       }
     }
   }
@@ -216,7 +233,7 @@ struct GemmCase {
   Buffer<int8_t> a_s8;
   Buffer<uint16_t> a_bf16;
   Buffer<float> a_scale;
-  Buffer<int32_t> a_sum;
+  Buffer<uint8_t> a_sum;
   Buffer<float> bias, residual;
   Buffer<uint8_t> scratch;
   Result<float> c;
@@ -268,7 +285,7 @@ struct RowCase {
         sum(rows * stride()),
         q(rows * q_stride()),
         q_scale(rows * groups()),
-        q_sum(rows * groups()) {
+        q_sum(rows * sums()) {
     // One row of zeros.
     if (rows > 2) std::fill_n(x.data() + stride(), n, 0.0F);
     if (s.op != RowOp::rope) return;
@@ -278,6 +295,12 @@ struct RowCase {
   int64_t stride() const { return n + 3; }
   int64_t q_stride() const { return ((n + 7) / 8 * 8 + 8) * (spec.bf16 ? 2 : 1); }
   int64_t groups() const { return spec.group == 0 ? 1 : (n + spec.group - 1) / spec.group; }
+
+  // Words of 32 bits that the sums of a row fill.
+  int64_t sums() const {
+    if (spec.sum_group == 0) return groups();
+    return (n / spec.sum_group + 1) / (spec.word_sums ? 2 : 1);
+  }
 
   RowArgs args(bool kernel) {
     const auto pick = [kernel](auto& result) {
@@ -301,6 +324,7 @@ struct RowCase {
             .q_scale = pick(q_scale),
             .q_sum = pick(q_sum),
             .q_groups = groups(),
+            .q_sums = sums() * (spec.word_sums ? 2 : 1),
             .rows = rows,
             .heads = heads,
             .scale = 0.37F,
@@ -311,7 +335,7 @@ struct RowCase {
     for (const std::string& difference :
          {y.compare("y", heads * stride()), sum.compare("sum", stride()),
           q.compare("q", q_stride()), q_scale.compare("q_scale", groups()),
-          q_sum.compare("q_sum", groups())}) {
+          q_sum.compare("q_sum", sums())}) {
       if (!difference.empty()) return difference;
     }
     return "";

@@ -69,6 +69,8 @@ std::string row_name(const RowSpec& spec) {
   if (spec.bf16) out += "_bf16";
   if (!spec.f32_out) out += "_nof32";
   if (spec.group != 0) out += fmt::format("_g{}", spec.group);
+  if (spec.sum_group != 0) out += fmt::format("_s{}", spec.sum_group);
+  if (spec.word_sums) out += "_w";
   if (spec.zero != RowSpec{}.zero) out += fmt::format("_z{}", spec.zero);
   if (spec.rotary != 0) out += fmt::format("_r{}", spec.rotary);
   if (spec.interleaved) out += "_il";
@@ -180,6 +182,7 @@ std::optional<GemmSpec> read_gemm(Reader& in) {
   spec.weight.asym = spec.weight.minimum || in.field("asym");
   spec.weight.scale = in.field("sf32")    ? ScaleType::f32
                       : in.field("sbf16") ? ScaleType::bf16
+                      : in.field("sq8")   ? ScaleType::q8
                                           : ScaleType::f16;
   if (!in.numbered_field("n", spec.n) || !in.numbered_field("k", spec.k)) return std::nullopt;
   spec.bias = in.field("bias");
@@ -204,6 +207,8 @@ std::optional<RowSpec> read_row(Reader& in) {
   spec.bf16 = in.field("bf16");
   spec.f32_out = !in.field("nof32");
   in.numbered_field("g", spec.group);
+  in.numbered_field("s", spec.sum_group);
+  spec.word_sums = in.field("w");
   in.numbered_field("z", spec.zero);
   in.numbered_field("r", spec.rotary);
   spec.interleaved = in.field("il");
@@ -261,6 +266,13 @@ std::string name(const Tiling& tiling) {
   return out;
 }
 
+ActivationGroups activation_groups(const WeightFormat& weights) {
+  const int32_t zero = weights.asym ? 1 : middle_value(weights.type);
+  if (weights.scale != ScaleType::q8) return {.group = weights.group, .zero = zero};
+  return {
+      .group = kSuperBlock, .sum_group = weights.group, .word_sums = weights.minimum, .zero = zero};
+}
+
 void check_gemm_spec(const GemmSpec& spec) {
   const std::string what = gemm_name(spec);
   const PackedShape shape = packed_shape(spec.weight, spec.n, spec.k);
@@ -273,7 +285,10 @@ void check_gemm_spec(const GemmSpec& spec) {
          act_type_name(spec.act));
   }
   if (spec.act == ActType::bf16 && !multiplies_bf16(spec.weight)) {
-    fail("No kernel {} exists: u6 and weights with minimums take s8 or f32 activations.", what);
+    fail(
+        "No kernel {} exists: u6 and weights with minimums or q8 scales take s8 or f32 "
+        "activations.",
+        what);
   }
   if (spec.act != ActType::s8) return;
   const int64_t largest =

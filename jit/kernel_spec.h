@@ -25,7 +25,8 @@ inline constexpr int64_t kBf16Step = 32;
 
 // Whether there are kernels of bf16 activations for these weights.
 inline constexpr bool multiplies_bf16(const WeightFormat& weights) {
-  return (weights.type == WeightType::u4 || weights.type == WeightType::u8) && !weights.minimum;
+  return (weights.type == WeightType::u4 || weights.type == WeightType::u8) && !weights.minimum &&
+         weights.scale != ScaleType::q8;
 }
 
 inline constexpr int64_t act_bytes(ActType act) {
@@ -41,10 +42,15 @@ inline constexpr int64_t act_bytes(ActType act) {
 //   q_a)),
 //   and for those with minimums float(isum) = float(sum q_w q_a) and, after that,
 //     acc = fma(-minimum, float(-sum q_a) * a_scale, acc)         the product rounded once
+//   q8 scales (packed_layout.h), from super = 0 for every super-block of 256 k:
+//     super = fma(float(isum), float(byte), super)          per group in ascending order, then
+//     acc   = fma(super, number * a_scale, acc)             number * a_scale rounded once
+//   and, with minimums, whose bytes and numbers are others, after that
+//     acc   = fma(-float(sum of byte * (-sum q_a) over the groups), number * a_scale, acc)
 // f32 activations: acc = fma(a[k], w[k], acc) in ascending k, w[k] = (q - zero) * scale or q *
 // scale + minimum, rounded once.
-// bf16 activations (u4 and u8 weights without minimums): that of TDPBF16PS. A group in ascending
-// order is cut into steps of kBf16Step k, the last may be shorter; per step and group
+// bf16 activations (u4 and u8 weights without minimums or q8 scales): that of TDPBF16PS. A group in
+// ascending order is cut into steps of kBf16Step k, the last may be shorter; per step and group
 //     even = fma(a[k], q - zero, even) over the even k of the step in ascending order, odd likewise
 //     sum  = sum + (even + odd)                             from even = odd = 0 and sum = 0
 //     acc  = fma(sum, w_scale, acc)                         at the end of the group
@@ -65,6 +71,16 @@ struct GemmSpec {
   bool gate = false;
   friend bool operator==(const GemmSpec&, const GemmSpec&) = default;
 };
+
+// How rows are quantized to int8 for weights of a format: RowSpec has the same.
+struct ActivationGroups {
+  int64_t group = 0;
+  int64_t sum_group = 0;
+  bool word_sums = false;
+  int32_t zero = 0;
+  auto operator<=>(const ActivationGroups&) const = default;
+};
+ActivationGroups activation_groups(const WeightFormat& weights);
 
 // Row kernels: one fp32 row at a time (row_kernels.h).
 enum class RowOp : uint8_t {
@@ -93,6 +109,8 @@ struct RowSpec {
   bool bf16 = false;         // the quantized row is bf16: no groups, scales nor sums
   bool f32_out = true;       // norms: write the fp32 row
   int64_t group = 0;         // quantization group, 0 = whole row
+  int64_t sum_group = 0;     // sums are of so many elements, a part of a group; 0 = of groups
+  bool word_sums = false;    // they are int16, not int32
   int32_t zero = 8;          // quantizer stores -zero * sum(q); 1 for asymmetric weights
   int64_t rotary = 0;        // rope: rotated dimensions (n is the head size)
   bool interleaved = false;  // rope: pairs (2i, 2i+1) instead of (i, i + rotary/2)

@@ -7,6 +7,7 @@
 
 #include "jit/error.h"
 #include "jit/float16.h"
+#include "jit/super_blocks.h"
 
 namespace nibble::jit {
 namespace {
@@ -83,6 +84,50 @@ int64_t entry_of(const PackedView& w, int64_t column, int64_t group) {
   return (column / kColumnBlock * shape.groups + group) * kColumnBlock + column % kColumnBlock;
 }
 
+// The scale or minimum of a group, `numbers` being those of the whole matrix.
+float read_number(const PackedView& w, const void* numbers, bool minimums, int64_t column,
+                  int64_t group) {
+  if (w.format.scale != ScaleType::q8) {
+    return stored(w.format.scale, numbers, entry_of(w, column, group));
+  }
+  const PackedShape shape = packed_shape(w.format, w.n, w.k);
+  const auto* block =
+      static_cast<const uint8_t*>(numbers) + column / kColumnBlock * shape.scale_block_bytes;
+  return SuperBlocks(shape.group, block, minimums).product(group, column % kColumnBlock);
+}
+
+void check_super_blocks(const WeightFormat& format, int64_t k) {
+  if (format.asym && !format.minimum) fail("Scales of type q8 go with minimums, not zero points.");
+  if (format.group < 16 || format.group > kSuperBlock / 2 || kSuperBlock % format.group != 0) {
+    fail("Scales of type q8 take groups of 16, 32, 64 or 128; found {}.", format.group);
+  }
+  if (k % kSuperBlock != 0) {
+    fail("Scales of type q8 need k to be a multiple of {}; found {}.", kSuperBlock, k);
+  }
+}
+
+// The scales (or minimums) of one column block, number(c, g) under above(c, s).
+template <typename Number, typename Above>
+void pack_super_blocks(const PackedShape& shape, bool minimums, uint8_t* out, Number number,
+                       Above above) {
+  const SuperBlocks places(shape.group, out, minimums);
+  const int64_t groups = kSuperBlock / shape.group;
+  for (int64_t g = 0; g < shape.groups; ++g) {
+    for (int64_t c = 0; c < kColumnBlock; ++c) {
+      const float product = number(c, g), over = above(c, g / groups);
+      const float byte = over == 0 ? 0 : std::nearbyint(product / over);
+      const bool whole = byte >= -128 && byte <= 127 && byte * over == product;
+      if (!whole || round_to(ScaleType::f16, over) != over) {
+        fail("A weight scale of {} is no product of a byte and the fp16 number {}.", product, over);
+      }
+      out[places.byte_offset(g, c)] = static_cast<uint8_t>(static_cast<int8_t>(byte));
+      const uint16_t half = f32_to_f16(over);
+      out[places.number_offset(g, c)] = static_cast<uint8_t>(half & 0xff);
+      out[places.number_offset(g, c) + 1] = static_cast<uint8_t>(half >> 8);
+    }
+  }
+}
+
 }  // namespace
 
 PackedShape packed_shape(const WeightFormat& format, int64_t n, int64_t k) {
@@ -113,15 +158,28 @@ PackedShape packed_shape(const WeightFormat& format, int64_t n, int64_t k) {
   const WeightUnit unit = weight_unit(format.type);
   shape.block_bytes = (shape.kpad + unit.k - 1) / unit.k * unit.bytes;
   shape.data_bytes = shape.nblocks * shape.block_bytes;
-  const int64_t entries = shape.nblocks * shape.groups * kColumnBlock;
-  shape.scale_bytes = entries * scale_bytes(format.scale);
-  shape.zero_bytes = format.asym ? entries * zero_bytes(format) : 0;
+  const int64_t entries = shape.groups * kColumnBlock;
+  shape.act_group = shape.group;
+  shape.act_groups = shape.groups;
+  shape.act_sum_bytes = shape.groups * 4;
+  shape.scale_block_bytes = entries * scale_bytes(format.scale);
+  shape.zero_block_bytes = format.asym ? entries * zero_bytes(format) : 0;
+  if (format.scale == ScaleType::q8) {
+    check_super_blocks(format, k);
+    shape.act_group = kSuperBlock;
+    shape.act_groups = shape.supers = k / kSuperBlock;
+    shape.scale_block_bytes = shape.supers * super_block_bytes(kSuperBlock / shape.group);
+    shape.zero_block_bytes = format.asym ? shape.scale_block_bytes : 0;
+    if (format.asym) shape.act_sum_bytes = shape.groups * 2;
+  }
+  shape.scale_bytes = shape.nblocks * shape.scale_block_bytes;
+  shape.zero_bytes = shape.nblocks * shape.zero_block_bytes;
   return shape;
 }
 
 void pack_block(const WeightFormat& format, int64_t n, int64_t k, int64_t nb, const uint8_t* q,
                 const float* scale, const uint8_t* zero, uint8_t* data, void* scales,
-                uint8_t* zeros, const float* minimum) {
+                uint8_t* zeros, const float* minimum, const SuperNumbers& supers) {
   if (format.type == WeightType::f32) fail("f32 weights are packed by pack_block_f32.");
   const PackedShape shape = packed_shape(format, n, k);
   const int64_t columns = std::clamp<int64_t>(n - nb * kColumnBlock, 0, kColumnBlock);
@@ -145,6 +203,24 @@ void pack_block(const WeightFormat& format, int64_t n, int64_t k, int64_t nb, co
     fail("A quantized weight of {} in column block {} does not fit {}.", worst, nb,
          weight_type_name(format.type));
   }
+  pack_scales(format, shape, nb, scale, zero, minimum, supers, scales, zeros);
+}
+
+void pack_scales(const WeightFormat& format, const PackedShape& shape, int64_t nb,
+                 const float* scale, const uint8_t* zero, const float* minimum,
+                 const SuperNumbers& supers, void* scales, uint8_t* zeros) {
+  const int64_t columns = std::clamp<int64_t>(shape.n - nb * kColumnBlock, 0, kColumnBlock);
+  if (format.scale == ScaleType::q8) {
+    const auto pack = [&](bool minimums, uint8_t* out, const float* products, const float* over) {
+      pack_super_blocks(
+          shape, minimums, out + nb * shape.scale_block_bytes,
+          [&](int64_t c, int64_t g) { return c < columns ? products[c * shape.groups + g] : 0.0F; },
+          [&](int64_t c, int64_t s) { return c < columns ? over[c * shape.supers + s] : 0.0F; });
+    };
+    pack(false, static_cast<uint8_t*>(scales), scale, supers.scale);
+    if (format.minimum) pack(true, zeros, minimum, supers.minimum);
+    return;
+  }
   for (int64_t g = 0; g < shape.groups; ++g) {
     for (int64_t c = 0; c < kColumnBlock; ++c) {
       const int64_t to = (nb * shape.groups + g) * kColumnBlock + c;
@@ -153,7 +229,7 @@ void pack_block(const WeightFormat& format, int64_t n, int64_t k, int64_t nb, co
       if (format.minimum) {
         store(format.scale, zeros, to, c < columns ? minimum[from] : 0.0F);
       } else if (format.asym) {
-        zeros[to] = c < columns ? zero[from] : default_zero;
+        zeros[to] = c < columns ? zero[from] : middle_value(format.type);
       }
     }
   }
@@ -205,7 +281,7 @@ uint8_t packed_value(const PackedView& w, int64_t column, int64_t kk) {
 }
 
 float packed_scale(const PackedView& w, int64_t column, int64_t group) {
-  return stored(w.format.scale, w.scales, entry_of(w, column, group));
+  return read_number(w, w.scales, false, column, group);
 }
 
 uint8_t packed_zero(const PackedView& w, int64_t column, int64_t group) {
@@ -215,7 +291,7 @@ uint8_t packed_zero(const PackedView& w, int64_t column, int64_t group) {
 
 float packed_minimum(const PackedView& w, int64_t column, int64_t group) {
   if (!w.format.minimum) return 0;
-  return stored(w.format.scale, w.zeros, entry_of(w, column, group));
+  return read_number(w, w.zeros, true, column, group);
 }
 
 void unpack_column(const PackedView& w, int64_t column, std::span<float> out) {
@@ -266,19 +342,22 @@ std::string_view scale_type_name(ScaleType type) {
       return "f32";
     case ScaleType::bf16:
       return "bf16";
+    case ScaleType::q8:
+      return "q8";
   }
   return "unknown";
 }
 
 std::optional<ScaleType> parse_scale_type(std::string_view name) {
-  for (const ScaleType type : {ScaleType::f16, ScaleType::f32, ScaleType::bf16}) {
+  for (const ScaleType type : {ScaleType::f16, ScaleType::f32, ScaleType::bf16, ScaleType::q8}) {
     if (name == scale_type_name(type)) return type;
   }
   return std::nullopt;
 }
 
 float round_to(ScaleType type, float value) {
-  return type == ScaleType::f32 ? value : from_half(type, half_of(type, value));
+  const bool as_it_is = type == ScaleType::f32 || type == ScaleType::q8;
+  return as_it_is ? value : from_half(type, half_of(type, value));
 }
 
 }  // namespace nibble::jit

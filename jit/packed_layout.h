@@ -18,6 +18,11 @@
 // / group); the last group may be short; group 0 means the whole of k. A group is a multiple of 8,
 // of 16 for u6. Columns past n have weight = zero point and scale 0; k past the end holds the zero
 // point (activations are 0 there), or 0 where there are minimums.
+//
+// Scales and minimums of type q8 are a byte a group under an fp16 number for each 256 k
+// (super_blocks.h), as ggml's K-quants have them: there are no zero points then, the group is 16,
+// 32, 64 or 128, and k a multiple of 256. int8 activations have a scale for each 256 k too, and a
+// sum for each group, of 16 bits where there are minimums.
 #pragma once
 
 #include <cstdint>
@@ -28,9 +33,10 @@
 namespace nibble::jit {
 
 enum class WeightType : uint8_t { u4, u8, f32, u6 };
-enum class ScaleType : uint8_t { f16, f32, bf16 };
+enum class ScaleType : uint8_t { f16, f32, bf16, q8 };
 
 inline constexpr int64_t kColumnBlock = 16;
+inline constexpr int64_t kSuperBlock = 256;  // k of one fp16 number of q8 scales
 
 // Of quantized types: the largest stored value, and the zero point of symmetric formats.
 inline constexpr int weight_bits(WeightType type) {
@@ -78,11 +84,16 @@ struct WeightFormat {
 // Sizes of a packed n x k matrix.
 struct PackedShape {
   int64_t n = 0, k = 0;
-  int64_t nblocks = 0;      // ceil(n / 16)
-  int64_t kpad = 0;         // k rounded up to 8
-  int64_t groups = 0;       // 0 for f32
-  int64_t group = 0;        // effective group length (k rounded up to 8 for whole-k)
-  int64_t block_bytes = 0;  // data bytes of one column block
+  int64_t nblocks = 0;        // ceil(n / 16)
+  int64_t kpad = 0;           // k rounded up to 8
+  int64_t groups = 0;         // 0 for f32
+  int64_t group = 0;          // effective group length (k rounded up to 8 for whole-k)
+  int64_t supers = 0;         // super-blocks of q8 scales
+  int64_t act_group = 0;      // k of one scale of int8 activations, group or kSuperBlock
+  int64_t act_groups = 0;     // and how many there are
+  int64_t act_sum_bytes = 0;  // of the sums of their groups, a row
+  int64_t block_bytes = 0;    // data bytes of one column block
+  int64_t scale_block_bytes = 0, zero_block_bytes = 0;
   int64_t data_bytes = 0, scale_bytes = 0, zero_bytes = 0;
 };
 PackedShape packed_shape(const WeightFormat& format, int64_t n, int64_t k);
@@ -96,13 +107,24 @@ struct PackedView {
   const uint8_t* zeros = nullptr;  // null unless asym; the bytes of minimums where they are that
 };
 
+// Of q8 scales: the fp16 numbers over the bytes, scale[c*supers + s] and minimum likewise.
+struct SuperNumbers {
+  const float* scale = nullptr;
+  const float* minimum = nullptr;
+};
+
 // Quantized values of one column block before packing: q[c*kpad + kk] up to top_value(),
 // scale[c*groups + g] already rounded to the stored precision, zero[c*groups + g]; where the format
-// has minimums, minimum[c*groups + g], rounded like the scales, and no zero.
+// has minimums, minimum[c*groups + g], rounded like the scales, and no zero. Scales and minimums of
+// q8 are whole multiples, from -128 to 127, of the numbers in `supers`.
 // Writes block `nb` of the matrix that the three base pointers start.
 void pack_block(const WeightFormat& format, int64_t n, int64_t k, int64_t nb, const uint8_t* q,
                 const float* scale, const uint8_t* zero, uint8_t* data, void* scales,
-                uint8_t* zeros, const float* minimum = nullptr);
+                uint8_t* zeros, const float* minimum = nullptr, const SuperNumbers& supers = {});
+// The scales, and zero points or minimums, alone.
+void pack_scales(const WeightFormat& format, const PackedShape& shape, int64_t nb,
+                 const float* scale, const uint8_t* zero, const float* minimum,
+                 const SuperNumbers& supers, void* scales, uint8_t* zeros);
 // The same for f32 weights: w[c*k + kk].
 void pack_block_f32(int64_t n, int64_t k, int64_t nb, const float* w, uint8_t* data);
 
@@ -119,12 +141,18 @@ void unpack_column(const PackedView& w, int64_t column, std::span<float> out);  
 std::string_view weight_type_name(WeightType type);  // "u4", "u6", "u8", "f32"
 std::string_view scale_type_name(ScaleType type);
 std::optional<ScaleType> parse_scale_type(std::string_view name);
-inline constexpr int64_t scale_bytes(ScaleType type) { return type == ScaleType::f32 ? 4 : 2; }
+// Of one scale; of q8 without the number above it.
+inline constexpr int64_t scale_bytes(ScaleType type) {
+  return type == ScaleType::f32 ? 4 : type == ScaleType::q8 ? 1 : 2;
+}
 // Of one zero point or minimum of an asymmetric format.
 inline constexpr int64_t zero_bytes(const WeightFormat& format) {
   return format.minimum ? scale_bytes(format.scale) : 1;
 }
-// The number that is stored for it: the nearest of the type, half to even.
+// The scales (or minimums) of 16 columns of one super-block of so many groups.
+inline constexpr int64_t super_block_bytes(int64_t groups) { return kColumnBlock * (groups + 2); }
+// The number that is stored for it: the nearest of the type, half to even. q8 stores products as
+// they are or not at all.
 float round_to(ScaleType type, float value);
 
 }  // namespace nibble::jit

@@ -41,7 +41,7 @@ class RowGenerator {
     Gp pointer = v_.gp(name);
     v_.cc().mov(pointer, row_);
     v_.cc().imul(pointer, v_.field(stride));
-    if (element_bytes == 4) v_.cc().shl(pointer, 2);
+    if (element_bytes > 1) v_.cc().shl(pointer, element_bytes == 4 ? 2 : 1);
     v_.cc().add(pointer, v_.field(base));
     return pointer;
   }
@@ -187,7 +187,8 @@ class RowGenerator {
     const int64_t group = spec_.group == 0 || spec_.group > spec_.n ? spec_.n : spec_.group;
     q_ = row_pointer(offsetof(RowArgs, q), offsetof(RowArgs, q_stride), 1, "q");
     q_scale_ = row_pointer(offsetof(RowArgs, q_scale), offsetof(RowArgs, q_groups), 4, "q_scale");
-    q_sum_ = row_pointer(offsetof(RowArgs, q_sum), offsetof(RowArgs, q_groups), 4, "q_sum");
+    q_sum_ = row_pointer(offsetof(RowArgs, q_sum), offsetof(RowArgs, q_sums),
+                         spec_.word_sums ? 2 : 4, "q_sum");
     const Gp begin = v_.zero_gp("begin");
     const int64_t whole = spec_.n - spec_.n % group;
     v_.loop(begin, whole, group, [&] { quantize_group(begin, group, first, second); });
@@ -211,20 +212,32 @@ class RowGenerator {
     const Mask usable = v_.both(v_.int_greater(amax, v_.imm_bits(below_tiny)),
                                 v_.int_greater(v_.imm_bits(kInfinity), amax));
     const Reg inverse = v_.div(v_.imm(127.0F), amax);
-    const Reg total = v_.accumulator(v_.imm(0.0F));
     v_.cc().mov(i, begin);
-    v_.blocks(i, length, [&](const Mask* mask, int lanes) {
-      Reg q = v_.keep(usable, v_.to_int(v_.mul(second(i, mask), inverse)));
-      if (mask != nullptr) q = v_.keep(*mask, q);
-      v_.assign(total, v_.int_add(total, q));
-      v_.store_int8(x86::ptr(q_, i), q, lanes <= 8 ? 8 : 16);
+    const int64_t part = spec_.sum_group == 0 ? length : spec_.sum_group;
+    const Gp done = v_.zero_gp("done");
+    v_.loop(done, length, part, [&] {
+      const Reg total = v_.accumulator(v_.imm(0.0F));
+      v_.blocks(i, part, [&](const Mask* mask, int lanes) {
+        Reg q = v_.keep(usable, v_.to_int(v_.mul(second(i, mask), inverse)));
+        if (mask != nullptr) q = v_.keep(*mask, q);
+        v_.assign(total, v_.int_add(total, q));
+        v_.store_int8(x86::ptr(q_, i), q, lanes <= 8 ? 8 : 16);
+      });
+      store_sum(total);
     });
+    v_.cc().add(q_scale_, 4);
+  }
+
+  void store_sum(const Reg& total) {
     const Gp sum = v_.gp("sum");
     v_.cc().vmovd(sum.r32(), v_.reduce_int_add(total).part[0].xmm());
     v_.cc().imul(sum.r32(), sum.r32(), -spec_.zero);
-    v_.cc().mov(x86::dword_ptr(q_sum_), sum.r32());
-    v_.cc().add(q_scale_, 4);
-    v_.cc().add(q_sum_, 4);
+    if (spec_.word_sums) {
+      v_.cc().mov(x86::word_ptr(q_sum_), sum.r16());
+    } else {
+      v_.cc().mov(x86::dword_ptr(q_sum_), sum.r32());
+    }
+    v_.cc().add(q_sum_, spec_.word_sums ? 2 : 4);
   }
 
   // ---- rope ----
@@ -347,7 +360,7 @@ class RowGenerator {
   RowSpec spec_;
   CompilerMath v_;
   Gp row_;
-  Gp q_, q_scale_, q_sum_;  // this row's; scale and sum move on group by group
+  Gp q_, q_scale_, q_sum_;  // this row's; scale and sum move on with what they are of
 };
 
 }  // namespace

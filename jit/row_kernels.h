@@ -10,6 +10,8 @@
 //   quantize    per group: amax = max|x|; scale = amax / 127; q = round_even(x * (127 / amax)), 0
 //               when amax < kQuantizeTiny (127 / amax would overflow); sum = -zero * sum(q).
 //               q is padded with zeros to a multiple of 8. A group is a multiple of 8 long.
+//               With a sum_group, a multiple of 16 of which a group is one, and a row of groups,
+//               sums are of those parts.
 //               A non-finite x gives a NaN scale and q = 0: the poison stays visible.
 //               bf16: q = bf16_activation(x) (float16.h), padded likewise; no groups, nothing else
 //   rope        head rows in place: (a, b) -> (a*cos - b*sin, b*cos + a*sin), as
@@ -45,9 +47,10 @@ struct RowArgs {
   int64_t sum_stride = 0;
   void* q = nullptr;         // quantized result, s8 or bf16
   int64_t q_stride = 0;      // bytes; a row holds n rounded up to 8 elements
-  float* q_scale = nullptr;  // [rows][groups]
-  int32_t* q_sum = nullptr;  // [rows][groups]
-  int64_t q_groups = 0;      // groups a row (stride of the two above)
+  float* q_scale = nullptr;  // [rows][q_groups]
+  void* q_sum = nullptr;     // [rows][q_sums], int32 or int16
+  int64_t q_groups = 0;      // groups a row (stride of q_scale)
+  int64_t q_sums = 0;        // sums a row (stride of q_sum); with word_sums a multiple of 2
   int64_t rows = 0;
   int64_t heads = 1;         // rope: heads of spec.n floats, adjacent, in each row
   float scale = 1, cap = 1;  // scale; softcap, clip

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "jit/error.h"
 #include "jit/float16.h"
@@ -15,10 +16,10 @@
 namespace nibble::jit {
 namespace {
 
-// One group of a row; value(i) is element i.
-template <typename Value>
-void quantize_group(int32_t zero, int64_t begin, int64_t end, const Value& value, int8_t* q,
-                    float* scale, int32_t* sum) {
+// One group of a row; value(i) is element i. sum(i, v) takes every q of it.
+template <typename Value, typename Sum>
+void quantize_group(int64_t begin, int64_t end, const Value& value, int8_t* q, float* scale,
+                    const Sum& sum) {
   // As integers, the bits of magnitudes order as the magnitudes do, with infinity and NaN on top.
   int32_t largest = 0;
   for (int64_t i = begin; i < end; ++i) {
@@ -28,13 +29,11 @@ void quantize_group(int32_t zero, int64_t begin, int64_t end, const Value& value
   *scale = amax / 127.0F + (amax - amax);
   const bool keep = amax >= kQuantizeTiny && amax <= std::numeric_limits<float>::max();
   const float inverse = 127.0F / amax;
-  int32_t total = 0;
   for (int64_t i = begin; i < end; ++i) {
     const int32_t v = keep ? static_cast<int32_t>(std::nearbyint(value(i) * inverse)) : 0;
     q[i] = static_cast<int8_t>(v);
-    total += v;
+    sum(i, v);
   }
-  *sum = -zero * total;
 }
 
 template <typename Value>
@@ -50,9 +49,20 @@ void quantize_row(const RowSpec& spec, const RowArgs& args, int64_t row, const V
   const int64_t group = spec.group == 0 ? spec.n : spec.group;
   int8_t* q = static_cast<int8_t*>(args.q) + row * args.q_stride;
   float* scale = args.q_scale + row * args.q_groups;
-  int32_t* sum = args.q_sum + row * args.q_groups;
+  const int64_t part = spec.sum_group == 0 ? group : spec.sum_group;
+  std::vector<int32_t> sums(static_cast<size_t>((spec.n + part - 1) / part));
   for (int64_t begin = 0; begin < spec.n; begin += group) {
-    quantize_group(spec.zero, begin, std::min(begin + group, spec.n), value, q, scale++, sum++);
+    quantize_group(
+        begin, std::min(begin + group, spec.n), value, q, scale++,
+        [&](int64_t i, int32_t v) { sums[static_cast<size_t>(i / part)] -= spec.zero * v; });
+  }
+  for (size_t i = 0; i < sums.size(); ++i) {
+    const auto at = static_cast<size_t>(row * args.q_sums) + i;
+    if (spec.word_sums) {
+      static_cast<int16_t*>(args.q_sum)[at] = static_cast<int16_t>(sums[i]);
+    } else {
+      static_cast<int32_t*>(args.q_sum)[at] = sums[i];
+    }
   }
   for (int64_t i = spec.n; i % 8 != 0; ++i) q[i] = 0;
 }
@@ -180,7 +190,21 @@ void check_row_spec(const RowSpec& spec) {
     fail("A row kernel quantizes in groups of {}, expected a multiple of 8, or 0 for the row.",
          spec.group);
   }
-  if (spec.bf16 && (!quantizes || spec.group != 0 || spec.zero != RowSpec{}.zero)) {
+  const bool parts = spec.sum_group != 0;
+  if (parts && (spec.sum_group % 16 != 0 || spec.group == 0 || spec.group % spec.sum_group != 0 ||
+                spec.n % spec.group != 0)) {
+    fail(
+        "A row kernel sums {} elements at a time, in groups of {} of a row of {}: expected a "
+        "multiple of 16 that divides the group, and whole groups.",
+        spec.sum_group, spec.group, spec.n);
+  }
+  if (spec.word_sums && (!parts || spec.zero != 1 || spec.sum_group > INT16_MAX / 127)) {
+    fail(
+        "A row kernel has sums of {} times a zero point of {} in 16 bits, expected up to {} times "
+        "1.",
+        spec.sum_group, spec.zero, INT16_MAX / 127 / 16 * 16);
+  }
+  if (spec.bf16 && (!quantizes || spec.group != 0 || parts || spec.zero != RowSpec{}.zero)) {
     fail(
         "A row kernel makes bf16 in groups of {} with zero point {}, but bf16 rows have neither, "
         "and quantize and norms alone make them.",

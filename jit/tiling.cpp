@@ -50,7 +50,9 @@ int place_work_of_dots(const GemmSpec& spec, RegisterPlan& plan) {
       plan.a = plan.b + columns;
       plan.scale = plan.a + a_registers;
       plan.zero = plan.scale + (dequantize ? columns : 0);
-      return plan.zero - plan.work + (dequantize && spec.weight.asym ? columns : 0);
+      plan.numbers = plan.zero + (dequantize && spec.weight.asym ? columns : 0);
+      if (!dequantize || spec.weight.scale != ScaleType::q8) return plan.numbers - plan.work;
+      return plan.numbers - plan.work + (spec.weight.minimum ? 2 : 1) * columns;
     }
     case DotKind::bf16:
       plan.a = plan.b + columns;
@@ -77,7 +79,9 @@ bool plan_with(const GemmSpec& spec, bool bytes_in_panel, int chains, bool f32_i
   plan.acc16 = plan.dot == DotKind::fma ? 0 : vectors * chains;
   plan.group_sums = plan.acc16;
   const bool more_sums = plan.dot == DotKind::nibbles || plan.dot == DotKind::bf16;
-  plan.f32 = plan.acc16 + (more_sums ? vectors : 0);
+  plan.supers = plan.acc16 + (more_sums ? vectors : 0);
+  const bool super_blocks = spec.weight.scale == ScaleType::q8 && plan.dot != DotKind::fma;
+  plan.f32 = plan.supers + (super_blocks ? vectors : 0);
   plan.work = plan.f32 + (f32_in_memory ? 0 : vectors);
   plan.mask = plan.work + place_work(spec, plan);
   const int registers = plan.zmm ? 32 : 16;
@@ -113,8 +117,10 @@ std::optional<RegisterPlan> plan_registers(const GemmSpec& spec, Isa isa, bool b
   plan.embed_a = plan.zmm && blocks == 1 && (plan.dot == DotKind::vnni || plan.dot == DotKind::fma);
   const int chains = plan.dot == DotKind::bf16 ? 2 : 1;
   const bool small = plan.vectors() <= kLatencyBoundVectors && plan.dot == DotKind::vnni;
-  if (small && plan_with(spec, bytes_in_panel, 2, false, plan)) return plan;
-  if (plan_with(spec, bytes_in_panel, chains, false, plan)) return plan;
+  // Super-blocks are so long that their sums may as well be added in memory.
+  const bool in_memory = spec.weight.scale == ScaleType::q8 && plan.dot != DotKind::fma;
+  if (small && plan_with(spec, bytes_in_panel, 2, in_memory, plan)) return plan;
+  if (plan_with(spec, bytes_in_panel, chains, in_memory, plan)) return plan;
   if (plan.dot != DotKind::fma && plan_with(spec, bytes_in_panel, chains, true, plan)) return plan;
   return std::nullopt;
 }

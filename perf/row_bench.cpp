@@ -57,6 +57,7 @@ struct Operands {
             .q_scale = q_scale.data(),
             .q_sum = q_sum.data(),
             .q_groups = groups,
+            .q_sums = groups,
             .rows = kRows,
             .heads = kHeads};
     if (spec.op == RowOp::rope) {

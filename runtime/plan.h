@@ -37,7 +37,7 @@ struct Operand {
 // A row of activations quantized for a matmul. Its width is in bytes.
 struct QuantizedOperand {
   Operand q;           // s8 or bf16 [rows][kpad]
-  Operand scale, sum;  // of s8: f32 and s32 [rows][groups]
+  Operand scale, sum;  // of s8: f32 and s32 (or s16) a group (jit::ActivationGroups)
   int64_t element_bytes = 1;
 };
 
@@ -79,7 +79,7 @@ struct RowStep {
   QuantizedOperand quantized;
   std::shared_ptr<const std::vector<float>> weight, bias;
   float eps = 0, scale = 1, cap = 1;
-  int64_t groups = 0;
+  int64_t sums = 0;  // numbers in a row of quantized.sum
   // Elements of a row of a kernel whose length comes with the call: threads share its columns too.
   int64_t columns = 0;
 };

@@ -124,7 +124,8 @@ void run_row(const Step& step, const StepContext& context) noexcept {
     if (s.quantized.scale.present()) {
       args.q_scale = context.at<float>(s.quantized.scale, r);
       args.q_sum = context.at<int32_t>(s.quantized.sum, r);
-      args.q_groups = s.groups;
+      args.q_groups = s.quantized.scale.width;
+      args.q_sums = s.sums;
     }
     args.rows = end - begin;
     s.kernel->run(args);

@@ -27,8 +27,14 @@ float half(const std::byte* p) {
 struct Numbers {
   uint8_t* q;
   float* scale;
-  float* minimum;  // of formats with minimums
+  float* minimum;                  // of formats with minimums
+  float* super_scale = nullptr;    // what the 256 weights' scales and
+  float* super_minimum = nullptr;  // minimums are multiples of
   void put(int64_t i, int value) const { q[i] = static_cast<uint8_t>(value); }
+  void put_above(float scales, float minimums) const {
+    super_scale[0] = scales;
+    if (super_minimum != nullptr) super_minimum[0] = minimums;
+  }
 };
 
 // Zero points of symmetric formats.
@@ -94,6 +100,7 @@ int two_bits(const std::byte* quants, int g, int i) {
 // scales[16] of a nibble each (low: scale, high: minimum), quants[64] of 2 bits, d, dmin.
 void q2_k(const std::byte* b, const Numbers& out) {
   const float d = half(b + 80), dmin = half(b + 82);
+  out.put_above(d, -dmin);
   for (int g = 0; g < 16; ++g) {
     const int scale = byte_at(b, g);
     out.scale[g] = d * static_cast<float>(scale & 15);
@@ -106,6 +113,7 @@ void q2_k(const std::byte* b, const Numbers& out) {
 void q3_k(const std::byte* b, const Numbers& out) {
   const std::byte *high = b, *quants = b + 32, *packed = b + 96;
   const float d = half(b + 108);
+  out.put_above(d, 0);
   for (int g = 0; g < 16; ++g) {
     const int low = g < 8 ? byte_at(packed, g) & 15 : byte_at(packed, g - 8) >> 4;
     const int upper = byte_at(packed, 8 + g % 4) >> (g / 4 * 2) & 3;
@@ -130,6 +138,7 @@ SmallScale six_bits(const std::byte* p, int g) {
 // d, dmin, scales[12]: what q4_k and q5_k begin with.
 void scales_and_minimums(const std::byte* b, const Numbers& out) {
   const float d = half(b), dmin = half(b + 2);
+  out.put_above(d, -dmin);
   for (int g = 0; g < 8; ++g) {
     const auto [scale, minimum] = six_bits(b + 4, g);
     out.scale[g] = d * static_cast<float>(scale);
@@ -162,6 +171,7 @@ void q5_k(const std::byte* b, const Numbers& out) {
 void q6_k(const std::byte* b, const Numbers& out) {
   const std::byte *ql = b, *qh = b + 128, *scales = b + 192;
   const float d = half(b + 208);
+  out.put_above(d, 0);
   for (int g = 0; g < 16; ++g) out.scale[g] = d * static_cast<float>(signed_at(scales, g));
   for (int n = 0; n < 2; ++n) {
     for (int part = 0; part < 4; ++part) {
@@ -209,22 +219,26 @@ const Quantized& known(GgmlType type) {
 std::optional<jit::WeightFormat> packed_format(GgmlType type) {
   const Quantized* found = find(type);
   if (found == nullptr) return std::nullopt;
+  const bool super_block = ggml_block(type).elements == jit::kSuperBlock;
   return jit::WeightFormat{.type = found->weights,
                            .group = found->group,
                            .asym = found->minimum,
+                           .scale = super_block ? jit::ScaleType::q8 : jit::ScaleType::f16,
                            .minimum = found->minimum};
 }
 
-void read_numbers(GgmlType type, std::span<const std::byte> blocks, std::span<uint8_t> q,
-                  std::span<float> scales, std::span<float> minimums) {
+void read_numbers(GgmlType type, std::span<const std::byte> blocks, const NumbersOfBlocks& out) {
   const Quantized& numbers = known(type);
   const GgmlBlock& block = ggml_block(type);
+  const bool super_block = block.elements == jit::kSuperBlock;
   const int64_t groups = block.elements / numbers.group;
-  const auto count = static_cast<int64_t>(q.size()) / block.elements;
+  const auto count = static_cast<int64_t>(out.q.size()) / block.elements;
   for (int64_t i = 0; i < count; ++i) {
     numbers.read(blocks.data() + i * block.bytes,
-                 {q.data() + i * block.elements, scales.data() + i * groups,
-                  numbers.minimum ? minimums.data() + i * groups : nullptr});
+                 {out.q.data() + i * block.elements, out.scales.data() + i * groups,
+                  numbers.minimum ? out.minimums.data() + i * groups : nullptr,
+                  super_block ? out.super_scales.data() + i : nullptr,
+                  super_block && numbers.minimum ? out.super_minimums.data() + i : nullptr});
   }
 }
 
@@ -233,7 +247,9 @@ void dequantize(GgmlType type, std::span<const std::byte> blocks, std::span<floa
   const auto group = static_cast<size_t>(numbers.group);
   std::vector<uint8_t> q(out.size());
   std::vector<float> scales(out.size() / group), minimums(scales.size());
-  read_numbers(type, blocks, q, scales, minimums);
+  std::vector<float> super_scales(out.size() / jit::kSuperBlock),
+      super_minimums(super_scales.size());
+  read_numbers(type, blocks, {q, scales, minimums, super_scales, super_minimums});
   // A product that a minimum is added to is exact: 17 bits by 5.
   const int zero = numbers.minimum ? 0 : jit::middle_value(numbers.weights);
   for (size_t i = 0; i < out.size(); ++i) {

@@ -13,14 +13,19 @@
 
 namespace nibble::frontends::gguf {
 
-// The packed format that the numbers of a type have; nullopt for types that are not quantized. The
-// scales of K-quants are products of two numbers, which fp16 rounds (by 2^-11 of them at most).
+// The packed format that the numbers of a type have, scales of q8 those of K-quants; nullopt for
+// types that are not quantized.
 std::optional<jit::WeightFormat> packed_format(GgmlType type);
 
-// The weights of whole blocks in that format: q[i], and scales[g] and, in a format with minimums,
-// minimums[g] for each group, before any rounding. Sizes are those of the weights and groups.
-void read_numbers(GgmlType type, std::span<const std::byte> blocks, std::span<uint8_t> q,
-                  std::span<float> scales, std::span<float> minimums);
+// The weights of whole blocks in that format: q[i], for each group scales[g] and, in a format with
+// minimums, minimums[g], and for each block of K-quants the fp16 numbers that these are multiples
+// of.
+struct NumbersOfBlocks {
+  std::span<uint8_t> q;
+  std::span<float> scales, minimums;
+  std::span<float> super_scales, super_minimums;
+};
+void read_numbers(GgmlType type, std::span<const std::byte> blocks, const NumbersOfBlocks& out);
 
 // out[i] = the weight i of whole blocks of a quantized type; `blocks` holds out.size() of them.
 void dequantize(GgmlType type, std::span<const std::byte> blocks, std::span<float> out);

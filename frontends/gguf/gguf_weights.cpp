@@ -30,10 +30,10 @@ class QuantizedColumns : public graph::ColumnReader {
     return gguf::packed_format(type_);
   }
   void read_numbers(int64_t c, graph::QuantizedColumn& out) const override {
-    gguf::read_numbers(type_, row(c), out.q, out.scales, out.offsets);
+    gguf::read_numbers(type_, row(c),
+                       {out.q, out.scales, out.offsets, out.super_scales, out.super_offsets});
   }
   std::string_view type() const override { return ggml_block(type_).name; }
-  bool has_product_scales() const override { return ggml_block(type_).elements > 32; }
   void release() const noexcept override { runtime::release_pages(data_); }
 
  private:

@@ -54,6 +54,7 @@ struct BlockRoom {
   std::vector<float> scales;   // [16][groups]
   std::vector<uint8_t> zeros;
   std::vector<float> minimums;  // of formats that have them
+  std::vector<float> super_scales, super_minimums;
 };
 
 BlockRoom make_room(const Job& job) {
@@ -63,7 +64,10 @@ BlockRoom make_room(const Job& job) {
   room.q.resize(static_cast<size_t>(kColumnBlock * job.shape.kpad));
   room.scales.resize(static_cast<size_t>(kColumnBlock * job.shape.groups));
   room.zeros.resize(room.scales.size());
-  if (job.format.minimum) room.minimums.resize(room.scales.size());
+  room.super_scales.resize(static_cast<size_t>(kColumnBlock * job.shape.supers));
+  if (!job.format.minimum) return room;
+  room.minimums.resize(room.scales.size());
+  room.super_minimums.resize(room.super_scales.size());
   return room;
 }
 
@@ -115,13 +119,14 @@ void pack_one(Job& job, BlockRoom& room, int64_t nb) {
   const int64_t first = nb * kColumnBlock;
   const int64_t count = std::min(kColumnBlock, shape.n - first);
   if (job.as_it_is) {
-    job.source.read_quantized(job.format, first, count, room.q, room.scales, room.zeros,
-                              room.minimums);
+    job.source.read_quantized(
+        job.format, first, count,
+        {room.q, room.scales, room.zeros, room.minimums, room.super_scales, room.super_minimums});
     check_scales(job, room.scales, "scale", first);
     check_scales(job, room.minimums, "minimum", first);
     jit::pack_block(job.format, shape.n, shape.k, nb, room.q.data(), room.scales.data(),
                     room.zeros.data(), job.buffer.data, job.buffer.scales, job.buffer.zeros,
-                    room.minimums.data());
+                    room.minimums.data(), {room.super_scales.data(), room.super_minimums.data()});
     return;
   }
   const std::span<float> columns(room.columns.data(), static_cast<size_t>(count * shape.k));

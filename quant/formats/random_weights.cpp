@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "jit/float16.h"
 
@@ -60,25 +61,15 @@ class ByteStream {
 
 // What the layout asks of columns past n and of k past the end.
 void clear_padding(const WeightFormat& format, const PackedShape& shape, int64_t columns,
-                   uint8_t* data, const uint8_t* last_zeros) {
+                   uint8_t* data, const std::vector<uint8_t>& zeros) {
   const int64_t unit = jit::weight_unit(format.type).k;
   const int64_t stored = (shape.kpad + unit - 1) / unit * unit;
   for (int64_t c = 0; c < kColumnBlock; ++c) {
     const bool real = c < columns;
-    const uint8_t value =
-        real && last_zeros != nullptr ? last_zeros[c] : jit::middle_value(format.type);
+    const uint8_t value = zeros[static_cast<size_t>((c + 1) * shape.groups - 1)];
     for (int64_t kk = real ? shape.k : 0; kk < stored; ++kk) {
       jit::set_unit_value(format.type, data, c, kk, value);
     }
-  }
-}
-
-void store_scale(const WeightFormat& format, void* scales, int64_t at, float value) {
-  if (format.scale == jit::ScaleType::f32) {
-    static_cast<float*>(scales)[at] = value;
-  } else {
-    static_cast<uint16_t*>(scales)[at] =
-        format.scale == jit::ScaleType::f16 ? jit::f32_to_f16(value) : jit::f32_to_bf16(value);
   }
 }
 
@@ -89,31 +80,50 @@ struct Target {
   float scale;
 };
 
+// As jit::pack_scales takes them.
+struct BlockScales {
+  std::vector<float> scale, minimum, above, above_minimum;
+  std::vector<uint8_t> zero;
+};
+
+BlockScales random_scales(const Target& t, int64_t columns, ByteStream& random) {
+  const PackedShape& shape = t.shape;
+  const int middle = jit::middle_value(t.format.type);
+  const bool products = t.format.scale == jit::ScaleType::q8;
+  constexpr float kByte = 64;  // of the middle scale
+  BlockScales out;
+  const auto count = static_cast<size_t>(shape.groups * kColumnBlock);
+  out.scale.resize(count);
+  out.minimum.resize(count);
+  out.zero.resize(count, t.format.minimum ? uint8_t{0} : static_cast<uint8_t>(middle));
+  const float above = jit::round_to(jit::ScaleType::f16, t.scale / kByte);
+  out.above.resize(static_cast<size_t>(shape.supers * kColumnBlock), above);
+  out.above_minimum.resize(out.above.size(), -static_cast<float>(middle) * above);
+  for (int64_t g = 0; g < shape.groups; ++g) {
+    for (int64_t c = 0; c < kColumnBlock; ++c) {
+      const auto at = static_cast<size_t>(c * shape.groups + g);
+      const float part = 0.75F + 0.5F * random.uniform();
+      const float scale = products ? above * std::nearbyint(part * kByte) : t.scale * part;
+      out.scale[at] = jit::round_to(t.format.scale, scale);
+      out.minimum[at] = jit::round_to(t.format.scale, -static_cast<float>(middle) * scale);
+      if (!t.format.asym || t.format.minimum || c >= columns) continue;
+      out.zero[at] = static_cast<uint8_t>(middle + static_cast<int>(random.uniform() * 3.0F) - 1);
+    }
+  }
+  return out;
+}
+
 void fill_quantized(const Target& t, int64_t nb, ByteStream& random) {
   const PackedShape& shape = t.shape;
   const int64_t columns = std::min(kColumnBlock, shape.n - nb * kColumnBlock);
   uint8_t* data = t.buffer->data + nb * shape.block_bytes;
   random.fill(data, shape.block_bytes);
-  const int64_t entries = nb * shape.groups * kColumnBlock;
-  const uint8_t middle = jit::middle_value(t.format.type);
-  for (int64_t i = 0; i < shape.groups * kColumnBlock; ++i) {
-    const bool real = i % kColumnBlock < columns;
-    const float scale = t.scale * (0.75F + 0.5F * random.uniform());
-    store_scale(t.format, t.buffer->scales, entries + i, real ? scale : 0.0F);
-    if (t.buffer->zeros == nullptr) continue;
-    if (t.format.minimum) {
-      const float minimum = -static_cast<float>(middle) * scale;
-      store_scale(t.format, t.buffer->zeros, entries + i, real ? minimum : 0.0F);
-      continue;
-    }
-    const int offset = real ? static_cast<int>(random.uniform() * 3.0F) - 1 : 0;
-    t.buffer->zeros[entries + i] = static_cast<uint8_t>(middle + offset);
-  }
+  const BlockScales scales = random_scales(t, columns, random);
+  jit::pack_scales(t.format, shape, nb, scales.scale.data(), scales.zero.data(),
+                   scales.minimum.data(), {scales.above.data(), scales.above_minimum.data()},
+                   t.buffer->scales, t.buffer->zeros);
   if (columns == kColumnBlock && shape.k % jit::weight_unit(t.format.type).k == 0) return;
-  const uint8_t* zeros = t.format.minimum ? nullptr : t.buffer->zeros;
-  const uint8_t* last =
-      zeros == nullptr ? nullptr : zeros + entries + (shape.groups - 1) * kColumnBlock;
-  clear_padding(t.format, shape, columns, data, last);
+  clear_padding(t.format, shape, columns, data, scales.zero);
 }
 
 void fill_floats(const Target& t, int64_t nb, ByteStream& random) {

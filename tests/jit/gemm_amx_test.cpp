@@ -206,7 +206,9 @@ KernelSpec reduced(const KernelSpec& spec) {
   if (gemm == nullptr || gemm->n != 4096) return spec;
   GemmSpec out = *gemm;
   out.n = 80;
-  out.k = out.weight.group == 0 ? 1088 : std::max<int64_t>(192, 3 * out.weight.group);
+  out.k = out.weight.group == 0               ? 1088
+          : out.weight.scale == ScaleType::q8 ? 3 * kSuperBlock
+                                              : std::max<int64_t>(192, 3 * out.weight.group);
   return out;
 }
 

@@ -208,6 +208,8 @@ class RandomNumbers : public graph::ColumnReader {
     numbers.q.resize(out.size());
     numbers.scales.resize(out.size() / static_cast<size_t>(format_.group));
     numbers.offsets.resize(numbers.scales.size());
+    numbers.super_scales.resize(out.size() / jit::kSuperBlock);
+    numbers.super_offsets.resize(numbers.super_scales.size());
     read_numbers(c, numbers);
     for (size_t kk = 0; kk < out.size(); ++kk) {
       const size_t g = kk / static_cast<size_t>(format_.group);
@@ -221,15 +223,29 @@ class RandomNumbers : public graph::ColumnReader {
   void read_numbers(int64_t c, graph::QuantizedColumn& out) const override {
     std::mt19937 random(static_cast<uint32_t>(c + 1));
     for (uint8_t& q : out.q) q = static_cast<uint8_t>(random() & jit::top_value(format_.type));
+    if (format_.scale == jit::ScaleType::q8) return read_products(random, out);
     for (size_t g = 0; g < out.scales.size(); ++g) {
       out.scales[g] = largest_scale_ * static_cast<float>(random() % 64) / 512.0F;
       if (format_.minimum) out.offsets[g] = static_cast<float>(random() % 64) / -16.0F;
     }
   }
-  bool has_product_scales() const override { return true; }
   std::string_view type() const override { return "random"; }
 
  private:
+  // Bytes times numbers of fp16; -128 among them.
+  void read_products(std::mt19937& random, graph::QuantizedColumn& out) const {
+    const auto fill = [&](std::vector<float>& above, std::vector<float>& products) {
+      const size_t groups = products.size() / above.size();
+      for (float& number : above) number = jit::f16_to_f32(random() % 0x4000 + 1);
+      for (size_t g = 0; g < products.size(); ++g) {
+        products[g] =
+            above[g / groups] * static_cast<float>(static_cast<int>(random() % 256) - 128);
+      }
+    };
+    fill(out.super_scales, out.scales);
+    if (format_.minimum) fill(out.super_offsets, out.offsets);
+  }
+
   WeightFormat format_;
   float largest_scale_;
 };
@@ -242,6 +258,24 @@ MatrixSource numbers_of(const WeightFormat& format, int64_t n, int64_t k, float 
 constexpr WeightFormat kMinimums{
     .type = WeightType::u4, .group = 32, .asym = true, .minimum = true};
 constexpr WeightFormat kSixBits{.type = WeightType::u6, .group = 16};
+
+TEST(QuantizedSource, SuperBlocksArePackedAsTheyAre) {
+  WeightFormat four = kMinimums, six = kSixBits;
+  four.scale = six.scale = jit::ScaleType::q8;
+  expect_exact(numbers_of(four, 37, 512), four);
+  expect_exact(numbers_of(six, 5, 256), six);
+  // Q, K and V: a middle times a scale is the same multiple of a middle times the number above it.
+  WeightFormat merged = four;
+  merged.type = WeightType::u6;
+  merged.group = 16;
+  const MatrixSource parts[] = {numbers_of(four, 16, 512), numbers_of(six, 5, 512)};
+  expect_exact(concatenate(parts), merged);
+  // With scales of their own type, fp32 holds both.
+  WeightFormat wide = merged;
+  wide.scale = jit::ScaleType::f32;
+  const MatrixSource others[] = {numbers_of(four, 16, 512), numbers_of(kSixBits, 5, 512)};
+  expect_exact(concatenate(others), wide);
+}
 
 TEST(QuantizedSource, NumbersOfReadersArePackedAsTheyAre) {
   expect_exact(numbers_of(kMinimums, 37, 96), kMinimums);

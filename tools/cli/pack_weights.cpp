@@ -1,11 +1,6 @@
 #include "tools/cli/pack_weights.h"
 
-#include <fmt/ranges.h>
-
-#include <algorithm>
-#include <map>
-#include <set>
-#include <string_view>
+#include <string>
 
 #include "jit/error.h"
 #include "quant/formats/random_weights.h"
@@ -31,28 +26,6 @@ bool contradicts(const WeightOptions& weights, const quant::QuantizedWeight& wei
           wanted.scale != jit::ScaleType::f32);
 }
 
-// K-quants have scales that are products of two numbers, which fp16 rounds.
-void tell_of_product_scales(const graph::Graph& graph, const WeightOptions& weights) {
-  std::set<const graph::ColumnReader*> readers;
-  std::map<std::string_view, int64_t> types;
-  for (const auto& [id, format] : quant::choose_formats(graph, weights.quantize_options())) {
-    const graph::MatrixSource* source = graph.matrix(id);
-    const bool rounds = format.type != jit::WeightType::f32 && format.scale != jit::ScaleType::f32;
-    if (source == nullptr || !rounds) continue;
-    for (const graph::MatrixPart& part : source->parts) {
-      if (!part.reader || !part.reader->has_product_scales()) continue;
-      if (readers.insert(part.reader.get()).second) ++types[part.reader->type()];
-    }
-  }
-  if (types.empty()) return;
-  std::vector<std::string> counts;
-  for (const auto& [type, count] : types) counts.push_back(fmt::format("{} of {}", count, type));
-  warn(
-      fmt::format("{} tensors of {} ({}) keep their numbers, but for their scales, which are "
-                  "rounded to fp16 (--scale f32 would keep them too).",
-                  readers.size(), graph.origin, fmt::join(counts, ", ")));
-}
-
 }  // namespace
 
 void respect_quantized(const graph::Graph& graph, const WeightOptions& weights) {
@@ -70,7 +43,6 @@ void respect_quantized(const graph::Graph& graph, const WeightOptions& weights) 
           quant::format_text(weight.wanted)));
     }
   }
-  tell_of_product_scales(graph, weights);
   if (lost == 0) return;
   warn(
       fmt::format("{} weights of {} that are quantized already are quantized again, as int8 in "

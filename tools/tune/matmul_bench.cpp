@@ -58,16 +58,20 @@ struct Operands {
       return;
     }
     a_s8.resize(static_cast<size_t>(m * shape.kpad));
-    a_scale.resize(static_cast<size_t>(m * shape.groups));
-    a_sum.resize(a_scale.size());
+    a_scale.resize(static_cast<size_t>(m * shape.act_groups));
+    a_sum.resize(static_cast<size_t>(m * shape.act_sum_bytes / 4));
     for (float& value : a_scale) value = uniform(0.001F, 0.02F);
     const int zero = spec.weight.asym ? 1 : jit::middle_value(spec.weight.type);
     for (int64_t row = 0; row < m; ++row) {
       int8_t* a = a_s8.data() + row * shape.kpad;
-      int32_t* sums = a_sum.data() + row * shape.groups;
+      std::vector<int32_t> sums(static_cast<size_t>(shape.groups));
       for (int64_t kk = 0; kk < spec.k; ++kk) {
         a[kk] = static_cast<int8_t>(static_cast<int>(random() % 255) - 127);
-        sums[kk / shape.group] -= zero * a[kk];
+        sums[static_cast<size_t>(kk / shape.group)] -= zero * a[kk];
+      }
+      int32_t* stored = a_sum.data() + row * shape.act_sum_bytes / 4;
+      for (int64_t g = 0; g < shape.groups; ++g) {
+        jit::store_activation_sum(shape, stored, g, sums[static_cast<size_t>(g)]);
       }
     }
   }
@@ -97,7 +101,7 @@ struct Operands {
   std::vector<int8_t> a_s8;
   std::vector<uint16_t> a_bf16;
   std::vector<float> a_f32, a_scale;
-  std::vector<int32_t> a_sum;
+  std::vector<int32_t> a_sum;  // room for the sums, whatever their type
   std::vector<float> bias, residual, c;
 };
 
