@@ -107,6 +107,10 @@ void add_super_blocks(std::vector<GemmSpec>& out) {
         format.asym = format.minimum = true;
         out.push_back(gemm(format, act, 17, 256));
         out.push_back(gemm(format, act, 33, 768));
+        GemmSpec gate = gemm(format, act, 192, 256);
+        gate.gate = true;
+        gate.activation = Activation::silu;
+        out.push_back(gate);
       }
     }
   }

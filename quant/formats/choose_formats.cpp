@@ -6,6 +6,7 @@
 
 #include "graph/ops.h"
 #include "jit/error.h"
+#include "quant/formats/nested_scales.h"
 #include "quant/formats/quantize.h"
 
 namespace nibble::quant {
@@ -82,9 +83,11 @@ std::map<ValueId, WeightFormat> wanted_formats(const Graph& graph, const Quantiz
   const MatrixSource* head_source = graph.matrix(head);
   const auto give = [&](ValueId id, const WeightFormat& format) {
     if (graph.matrix(id) == nullptr || id == head) return;
-    formats.emplace(id, format);
+    formats.emplace(id, with_fitting_scales(format, graph.matrix(id)->k));
   };
-  if (head_source != nullptr) formats.emplace(head, options.head);
+  if (head_source != nullptr) {
+    formats.emplace(head, with_fitting_scales(options.head, head_source->k));
+  }
   for (const Node& node : graph.nodes) {
     if (node.is("Linear", graph::kNibbleDomain)) {
       give(node.input(1), options.linear);

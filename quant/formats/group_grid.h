@@ -26,7 +26,8 @@ struct Extremes {
 Extremes find_extremes(std::span<const float> w);
 
 // The scale as it will be stored. 0 becomes 1; a scale too small for its type becomes the smallest
-// that it has (the weights are then far below one step), one too large is an Error.
+// that it has (the weights are then far below one step), one too large is an Error. Those of q8 are
+// nested later (nested_scales.h).
 float stored_scale(float exact, jit::ScaleType type);
 
 // q = clamp(rn(w / s), low, high) + offset.

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "jit/error.h"
+#include "quant/formats/nested_scales.h"
 
 namespace nibble::quant {
 namespace {
@@ -80,6 +81,24 @@ void check_finite(const Job& job, std::span<const float> columns, int64_t first_
   }
 }
 
+// Column `c` with q8 scales: its weights are rounded once more, to the scales as they are stored.
+void nest_column(const Job& job, BlockRoom& room, int64_t c) {
+  const PackedShape& shape = job.shape;
+  const auto k = static_cast<size_t>(shape.k);
+  const std::span<uint8_t> q(room.q.data() + c * shape.kpad, k);
+  const std::span<float> scales(room.scales.data() + c * shape.groups,
+                                static_cast<size_t>(shape.groups));
+  nest_scales(shape.group, symmetric_zero(job.format), q, scales,
+              {room.super_scales.data() + c * shape.supers, static_cast<size_t>(shape.supers)});
+  for (size_t g = 0; g < scales.size(); ++g) {
+    if (scales[g] == 0) continue;  // so are the weights, or too small to matter
+    const auto at = g * static_cast<size_t>(shape.group);
+    const std::span<const float> w(room.columns.data() + c * shape.k + at,
+                                   static_cast<size_t>(shape.group));
+    round_group(w, scales[g], rtn_limits(job.format, symmetric_zero(job.format)), q.data() + at);
+  }
+}
+
 // Quantizes column `c` of the block; `column` is its number in the matrix.
 void quantize_column(const Job& job, BlockRoom& room, int64_t c, int64_t column) {
   const PackedShape& shape = job.shape;
@@ -98,6 +117,7 @@ void quantize_column(const Job& job, BlockRoom& room, int64_t c, int64_t column)
            column, begin, end - 1, error.what());
     }
   }
+  if (job.format.scale == jit::ScaleType::q8) nest_column(job, room, c);
   // k past the end holds the zero point.
   uint8_t* row = room.q.data() + c * shape.kpad;
   const uint8_t zero = room.zeros[static_cast<size_t>((c + 1) * shape.groups - 1)];
@@ -138,7 +158,8 @@ void pack_one(Job& job, BlockRoom& room, int64_t nb) {
   }
   for (int64_t c = 0; c < count; ++c) quantize_column(job, room, c, first + c);
   jit::pack_block(job.format, shape.n, shape.k, nb, room.q.data(), room.scales.data(),
-                  room.zeros.data(), job.buffer.data, job.buffer.scales, job.buffer.zeros);
+                  room.zeros.data(), job.buffer.data, job.buffer.scales, job.buffer.zeros, nullptr,
+                  {room.super_scales.data(), nullptr});
 }
 
 // One thread's part: column blocks as they come, until all are packed or one failed.

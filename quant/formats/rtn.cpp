@@ -40,13 +40,17 @@ GroupResult rtn_range(std::span<const float> w, const WeightFormat& format, RtnR
   return {scale, static_cast<uint8_t>(round_to_int(exact_zero))};
 }
 
+GridLimits rtn_limits(const WeightFormat& format, uint8_t zero) {
+  GridLimits limits = grid_limits(format, zero);
+  if (format.type == WeightType::u8 && !format.asym) limits.low = -127;
+  return limits;
+}
+
 GroupResult rtn_group(std::span<const float> w, const WeightFormat& format, RtnRange range,
                       std::span<uint8_t> q) {
   if (q.size() < w.size()) fail("{} weights do not fit {} quantized values.", w.size(), q.size());
   const GroupResult result = rtn_range(w, format, range);
-  GridLimits limits = grid_limits(format, result.zero);
-  if (format.type == WeightType::u8 && !format.asym) limits.low = -127;
-  round_group(w, result.scale, limits, q.data());
+  round_group(w, result.scale, rtn_limits(format, result.zero), q.data());
   return result;
 }
 

@@ -25,6 +25,9 @@ enum class RtnRange : uint8_t { plain, full };
 // The grid alone, without rounding to it.
 GroupResult rtn_range(std::span<const float> w, const jit::WeightFormat& format, RtnRange range);
 
+// What q may be.
+GridLimits rtn_limits(const jit::WeightFormat& format, uint8_t zero);
+
 // Quantizes w (one group of one column) to stored values q (0..top_value).
 GroupResult rtn_group(std::span<const float> w, const jit::WeightFormat& format, RtnRange range,
                       std::span<uint8_t> q);

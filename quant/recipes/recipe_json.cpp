@@ -82,7 +82,7 @@ class Member {
   }
   ScaleType scale() const {
     const auto type = jit::parse_scale_type(text());
-    if (!type || *type == ScaleType::q8) wrong("\"f16\", \"bf16\" or \"f32\"");
+    if (!type) wrong("\"f16\", \"bf16\", \"f32\" or \"q8\"");
     return *type;
   }
   // visit(key, member) for every member; false: it has no such key.

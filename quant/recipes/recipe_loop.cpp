@@ -34,7 +34,8 @@ namespace {
 double nominal_bits(const jit::WeightFormat& format) {
   const auto scale = static_cast<double>(8 * jit::scale_bytes(format.scale));
   const double grid = scale + (format.asym ? 8 : 0);
-  return 4 + (format.group > 0 ? grid / static_cast<double>(format.group) : 0);
+  const double above = format.scale == jit::ScaleType::q8 ? 16.0 / jit::kSuperBlock : 0;
+  return 4 + above + (format.group > 0 ? grid / static_cast<double>(format.group) : 0);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include "jit/error.h"
 #include "quant/formats/group_grid.h"
+#include "quant/formats/nested_scales.h"
 #include "quant/products/parallel_rows.h"
 
 namespace nibble::quant {
@@ -51,6 +52,22 @@ void check_row(const SolvedMatrix& solved, const GroupShape& shape, int64_t row)
   }
 }
 
+// The scales of one column as they are stored, and of q8 the numbers above them.
+struct StoredScales {
+  std::vector<float> scales, supers;
+};
+
+StoredScales stored_scales(const SolvedMatrix& solved, const GroupShape& shape, int64_t row) {
+  StoredScales out;
+  const auto first = solved.scales.begin() + row * shape.groups;
+  out.scales.assign(first, first + shape.groups);
+  if (solved.format.scale != jit::ScaleType::q8) return out;
+  out.supers.resize(static_cast<size_t>(solved.k / jit::kSuperBlock));
+  const std::span<const uint8_t> q(solved.q.data() + row * solved.k, static_cast<size_t>(solved.k));
+  nest_scales(shape.group, symmetric_zero(solved.format), q, out.scales, out.supers);
+  return out;
+}
+
 }  // namespace
 
 GroupShape group_shape(const WeightFormat& format, int64_t n, int64_t k) {
@@ -79,6 +96,7 @@ runtime::PackedMatrix pack(const SolvedMatrix& solved, runtime::ThreadPool& pool
   for_each_row(pool, blocks, [&](int64_t block, int thread) {
     std::vector<uint8_t>& q = rooms[static_cast<size_t>(thread)];
     q.resize(elements(kColumnBlock, kpad));
+    std::vector<float> scales, supers;
     const int64_t first = block * kColumnBlock;
     const int64_t count = std::min(kColumnBlock, solved.n - first);
     for (int64_t c = 0; c < count; ++c) {
@@ -88,11 +106,13 @@ runtime::PackedMatrix pack(const SolvedMatrix& solved, runtime::ThreadPool& pool
       uint8_t* row = q.data() + c * kpad;
       std::fill(std::copy_n(solved.q.data() + (first + c) * solved.k, solved.k, row), row + kpad,
                 zero);
+      const StoredScales stored = stored_scales(solved, shape, first + c);
+      scales.insert(scales.end(), stored.scales.begin(), stored.scales.end());
+      supers.insert(supers.end(), stored.supers.begin(), stored.supers.end());
     }
-    jit::pack_block(solved.format, solved.n, solved.k, block, q.data(),
-                    solved.scales.data() + first * shape.groups,
+    jit::pack_block(solved.format, solved.n, solved.k, block, q.data(), scales.data(),
                     solved.zeros.data() + first * shape.groups, buffer.data, buffer.scales,
-                    buffer.zeros);
+                    buffer.zeros, nullptr, {supers.data(), nullptr});
   });
   return std::move(buffer.matrix);
 }
@@ -104,10 +124,10 @@ std::vector<float> dequantize(const SolvedMatrix& solved, runtime::ThreadPool& p
   for_each_row(pool, solved.n, [&](int64_t row, int) {
     const uint8_t* q = solved.q.data() + row * solved.k;
     float* out = w.data() + row * solved.k;
+    const StoredScales stored = stored_scales(solved, shape, row);
     for (int64_t g = 0; g < shape.groups; ++g) {
-      const size_t at = elements(row, shape.groups) + static_cast<size_t>(g);
-      const int zero = solved.zeros[at];
-      const float scale = solved.scales[at];
+      const int zero = solved.zeros[elements(row, shape.groups) + static_cast<size_t>(g)];
+      const float scale = stored.scales[static_cast<size_t>(g)];
       for (int64_t i = shape.begin(g); i < shape.end(g); ++i) {
         out[i] = static_cast<float>(q[i] - zero) * scale;
       }

@@ -18,7 +18,8 @@ struct SolvedMatrix {
   jit::WeightFormat format;    // u4 or u8
   int64_t n = 0, k = 0;        // output columns, reduction
   std::vector<uint8_t> q;      // [n][k], 0..15 or 0..255
-  std::vector<float> scales;   // [n][groups], representable in format.scale
+  std::vector<float> scales;   // [n][groups], representable in format.scale; those of q8 become
+                               // what is stored when they are packed or multiplied out
   std::vector<uint8_t> zeros;  // [n][groups]; 8 or 128 in a symmetric format
 };
 

@@ -66,11 +66,14 @@ Graph sample_graph() {
 
   const ValueId hidden = graph.add_value("hidden"), logits = graph.add_value("logits");
   const ValueId u4_min = graph.add_constant("w.u4.min", filled_matrix(minimums, 20, 40));
+  const jit::WeightFormat nested{
+      .group = 32, .asym = true, .scale = jit::ScaleType::q8, .minimum = true};
+  const ValueId u4_q8 = graph.add_constant("w.u4.q8", filled_matrix(nested, 20, 512));
   Node node;
   node.op = "Linear";
   node.domain = "nibble";
   node.name = "/layer/0";
-  node.inputs = {ids, u4, kNoValue, table, u8, f32, empty, u4_min};
+  node.inputs = {ids, u4, kNoValue, table, u8, f32, empty, u4_min, u4_q8};
   node.outputs = {hidden, kNoValue};
   const float infinity = std::numeric_limits<float>::infinity();
   node.attributes = {{"i", int64_t{-7}},
@@ -241,7 +244,7 @@ TEST_F(NibModelTest, WeightsAreMappedAndAligned) {
       EXPECT_EQ(reinterpret_cast<uintptr_t>(packed->view.data) % 4096, 0U) << value.name;
     }
   }
-  EXPECT_EQ(weights, 4);
+  EXPECT_EQ(weights, 5);
 }
 
 TEST_F(NibModelTest, WeightsAreCopiedForThreadsOnTwoNodes) {
@@ -305,7 +308,7 @@ TEST_F(NibModelTest, SourcesArePackedOnceInOrder) {
     order.push_back(id);
     return std::get<PackedMatrix>(original.values[static_cast<size_t>(id)].constant.value());
   });
-  EXPECT_EQ(order.size(), 4U);
+  EXPECT_EQ(order.size(), 5U);
   EXPECT_TRUE(std::is_sorted(order.begin(), order.end()));
   expect_same_graph(original, read_nib_model(path, &pool_));
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "jit/float16.h"
+#include "tests/support/super_numbers.h"
 
 namespace nibble::test {
 namespace {
@@ -34,8 +35,8 @@ GemmProblem::GemmProblem(const jit::GemmSpec& s, int64_t rows, Filling filling, 
       a_s8_(when(s.act == ActType::s8, (rows - 1) * a_stride_ + shape.kpad)),
       a_bf16_(when(s.act == ActType::bf16, (rows - 1) * a_stride_ + shape.kpad)),
       a_f32_(when(s.act == ActType::f32, (rows - 1) * a_stride_ + s.k)),
-      a_scale_(when(s.act == ActType::s8, rows * shape.groups)),
-      a_sum_(when(s.act == ActType::s8, rows * shape.groups)),
+      a_scale_(when(s.act == ActType::s8, rows * shape.act_groups)),
+      a_sum_(when(s.act == ActType::s8, rows * shape.act_sum_bytes / 4)),
       bias_(when(s.bias, s.n)),
       residual_(when(s.residual, c_count(rows))) {
   fill_weights(filling);
@@ -81,8 +82,16 @@ void GemmProblem::fill_block(Filling filling, int64_t nb) {
     x = jit::round_to(spec.weight.scale, x);
   }
   for (float& x : minimum) x = jit::round_to(spec.weight.scale, uniform(-0.1F, 0.1F));
+  SuperNumbers scales, minimums;
+  if (spec.weight.scale == jit::ScaleType::q8) {
+    scales = random_super_numbers(random_, shape, 13);
+    minimums = random_super_numbers(random_, shape, 10);
+    scale = scales.products;
+    minimum = minimums.products;
+  }
   jit::pack_block(spec.weight, spec.n, spec.k, nb, q.data(), scale.data(), zero.data(),
-                  data_.data(), scales_.data(), zeros_.data(), minimum.data());
+                  data_.data(), scales_.data(), zeros_.data(), minimum.data(),
+                  {scales.above.data(), minimums.above.data()});
 }
 
 void GemmProblem::fill_activations(Filling filling) {
@@ -105,8 +114,9 @@ void GemmProblem::fill_row(Filling filling, int64_t row) {
       a[kk] = static_cast<int8_t>(silent ? 0 : value);
       sum += a[kk];
     }
-    a_scale_[static_cast<size_t>(row * shape.groups + g)] = silent ? 0 : uniform(0.001F, 0.02F);
-    a_sum_[static_cast<size_t>(row * shape.groups + g)] = -zero * sum;
+    const int64_t at = row * shape.act_groups + g * shape.group / shape.act_group;
+    a_scale_[static_cast<size_t>(at)] = silent ? 0 : uniform(0.001F, 0.02F);
+    jit::store_activation_sum(shape, a_sum_.data() + row * shape.act_sum_bytes / 4, g, -zero * sum);
   }
 }
 

@@ -9,6 +9,7 @@
 #include "jit/float16.h"
 #include "jit/gemm.h"
 #include "jit/packed_layout.h"
+#include "tests/support/super_numbers.h"
 
 namespace nibble::jit {
 namespace {
@@ -51,8 +52,16 @@ struct Problem {
       std::vector<float> minimum = floats(16 * shape.groups);
       for (float& v : scale) v = round_to(spec.weight.scale, v * 0.1F);
       for (float& v : minimum) v = round_to(spec.weight.scale, v);
+      test::SuperNumbers super_scales, super_minimums;
+      if (spec.weight.scale == ScaleType::q8) {
+        super_scales = test::random_super_numbers(random, shape, 10);
+        super_minimums = test::random_super_numbers(random, shape, 7);
+        scale = super_scales.products;
+        minimum = super_minimums.products;
+      }
       pack_block(spec.weight, spec.n, spec.k, nb, q.data(), scale.data(), zero.data(), data.data(),
-                 scales.data(), zeros.data(), minimum.data());
+                 scales.data(), zeros.data(), minimum.data(),
+                 {super_scales.above.data(), super_minimums.above.data()});
     }
   }
 
@@ -64,17 +73,21 @@ struct Problem {
     const int zero = spec.weight.asym ? 1 : middle_value(spec.weight.type);
     for (int64_t row = 0; row < kRows; ++row) {
       std::vector<int32_t> sums(shape.groups);
-      for (int64_t g = 0; g < shape.groups; ++g) {
+      for (int64_t g = 0; g < shape.act_groups; ++g) {
         a_scale.push_back(0.01F + static_cast<float>(random() % 100) * 0.001F);
       }
       for (int64_t kk = 0; kk < spec.k; ++kk) {
         const auto q = static_cast<int8_t>(static_cast<int>(random() % 255) - 127);
-        const int64_t g = kk / shape.group;
         a_s8[row * shape.kpad + kk] = q;
-        sums[g] += q;
-        a_f32[row * spec.k + kk] = static_cast<float>(q) * a_scale[row * shape.groups + g];
+        sums[kk / shape.group] += q;
+        a_f32[row * spec.k + kk] =
+            static_cast<float>(q) * a_scale[row * shape.act_groups + kk / shape.act_group];
       }
-      for (const int32_t sum : sums) a_sum.push_back(-zero * sum);
+      a_sum.resize((row + 1) * shape.act_sum_bytes / 4);
+      for (int64_t g = 0; g < shape.groups; ++g) {
+        store_activation_sum(shape, a_sum.data() + row * shape.act_sum_bytes / 4, g,
+                             -zero * sums[g]);
+      }
     }
   }
 
@@ -193,6 +206,19 @@ TEST(GemmReference, EveryFormat) {
     }
   }
   expect_close({.weight = {.type = WeightType::f32}, .act = ActType::f32, .n = 37, .k = 77});
+}
+
+TEST(GemmReference, SuperBlocks) {
+  for (const WeightType type : {WeightType::u4, WeightType::u6, WeightType::u8}) {
+    for (const int64_t group : {16, 32, 128}) {
+      for (const bool minimum : {false, true}) {
+        for (const ActType act : {ActType::s8, ActType::f32}) {
+          const WeightFormat weight{type, group, minimum, ScaleType::q8, minimum};
+          expect_close({.weight = weight, .act = act, .n = 37, .k = 512});
+        }
+      }
+    }
+  }
 }
 
 TEST(GemmReference, EveryEpilogue) {

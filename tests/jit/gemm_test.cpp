@@ -109,6 +109,17 @@ void add_types(std::vector<GemmSpec>& out) {
       }
     }
   }
+  // Super-blocks: one, several, every length of groups.
+  for (const WeightType type : {WeightType::u4, WeightType::u6, WeightType::u8}) {
+    for (const ActType act : {ActType::s8, ActType::f32}) {
+      for (const auto& [n, k, group] :
+           {std::array<int64_t, 3>{100, 512, 16}, {17, 256, 32}, {40, 768, 64}, {33, 256, 128}}) {
+        out.push_back({.weight = minimums(type, group, ScaleType::q8), .act = act, .n = n, .k = k});
+        const WeightFormat weight = weights(type, group, false, ScaleType::q8);
+        out.push_back({.weight = weight, .act = act, .n = n, .k = k});
+      }
+    }
+  }
   // Groups that are no whole number of steps of bf16.
   for (const int64_t group : {8, 24, 40, 88}) {
     out.push_back({.weight = weights(WeightType::u4, group, true, ScaleType::f16),

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "graph/ops.h"
+#include "jit/float16.h"
 #include "quant/formats/quantize.h"
 #include "tests/support/error_of.h"
 #include "tests/support/quantized_tensors.h"
@@ -236,7 +237,8 @@ class RandomNumbers : public graph::ColumnReader {
   void read_products(std::mt19937& random, graph::QuantizedColumn& out) const {
     const auto fill = [&](std::vector<float>& above, std::vector<float>& products) {
       const size_t groups = products.size() / above.size();
-      for (float& number : above) number = jit::f16_to_f32(random() % 0x4000 + 1);
+      for (float& number : above)
+        number = jit::f16_to_f32(static_cast<uint16_t>(random() % 0x4000 + 1));
       for (size_t g = 0; g < products.size(); ++g) {
         products[g] =
             above[g / groups] * static_cast<float>(static_cast<int>(random() % 256) - 128);

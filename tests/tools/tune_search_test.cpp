@@ -234,7 +234,9 @@ TEST(TuneCandidates, AllFitAndNoneIsThereTwice) {
   jit::GemmSpec tiny{.weight = {.group = 16}, .n = 5, .k = 8};
   jit::GemmSpec bf16 = kSpec;
   bf16.act = jit::ActType::bf16;
-  for (const jit::GemmSpec& spec : {kSpec, gate, floats, tiny, bf16}) {
+  jit::GemmSpec nested = gate;
+  nested.weight.scale = jit::ScaleType::q8;
+  for (const jit::GemmSpec& spec : {kSpec, gate, floats, tiny, bf16, nested}) {
     for (const jit::Isa isa :
          {jit::Isa::avx2, jit::Isa::avx_vnni, jit::Isa::avx512, jit::Isa::avx512_vnni}) {
       for (const int64_t m : {1, 4, 16, 512}) {

@@ -41,6 +41,10 @@ TEST(Usage, OptionsThatDoNotExistOrDoNotFit) {
   expect_usage_error({"compile", "-o", "x.nib"}, "MODEL or --shape");
   expect_usage_error({"compile", demo_model(), "-o", "x.nib", "--weights", "int3"}, "--weights");
   expect_usage_error({"compile", demo_model(), "-o", "x.nib", "--group", "17"}, "--group");
+  expect_usage_error({"compile", demo_model(), "-o", "x.nib", "--scale", "q8", "--asym"},
+                     "--scale q8 goes with symmetric weights");
+  expect_usage_error({"compile", demo_model(), "-o", "x.nib", "--scale", "q8", "--group", "0"},
+                     "--scale q8 takes groups of 16 to 128");
   expect_usage_error({"compile", demo_model(), "-o", "x.nib", "--compute", "f16"}, "--compute");
   expect_usage_error({"compile", "--shape", "llama9", "-o", "x.nib"}, "--shape");
   expect_usage_error({"bench"}, "MODEL or --shape");

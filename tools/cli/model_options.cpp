@@ -1,6 +1,10 @@
 #include "tools/cli/model_options.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+
+#include "tools/cli/commands.h"
 
 namespace nibble::cli {
 
@@ -16,8 +20,11 @@ void WeightOptions::add_to(CLI::App& command) {
           ->capture_default_str()
           ->group(title),
       command.add_flag("--asym", asym, "Store zero points")->group(title),
-      command.add_option("--scale", scale, "Type of the scales: f16, bf16 or f32")
-          ->check(CLI::IsMember({"f16", "bf16", "f32"}))
+      command
+          .add_option(
+              "--scale", scale,
+              "Type of the scales: f16, bf16, f32, or q8: bytes under a number for 256 weights")
+          ->check(CLI::IsMember({"f16", "bf16", "f32", "q8"}))
           ->capture_default_str()
           ->group(title),
       command.add_option("--lm-head", head, "The output matrix alone (default: int8 beside int4)")
@@ -41,8 +48,18 @@ void WeightOptions::add_to(CLI::App& command) {
       ->group(title);
 }
 
-quant::QuantizeOptions WeightOptions::quantize_options() const {
+jit::ScaleType scale_type_of(const std::string& scale, int64_t group, bool asym) {
   const jit::ScaleType type = *jit::parse_scale_type(scale);
+  if (type != jit::ScaleType::q8) return type;
+  if (asym) throw UsageError("--scale q8 goes with symmetric weights, not with --asym.");
+  if (group < 16 || group > 128) {
+    throw UsageError(fmt::format("--scale q8 takes groups of 16 to 128, found {}.", group));
+  }
+  return type;
+}
+
+quant::QuantizeOptions WeightOptions::quantize_options() const {
+  const jit::ScaleType type = scale_type_of(scale, group, asym);
   quant::QuantizeOptions options = quant::default_options(weights, group, asym, type);
   if (!head.empty()) options.head = quant::default_options(head, group, asym, type).linear;
   if (!embedding.empty()) {

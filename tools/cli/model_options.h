@@ -10,6 +10,9 @@
 
 namespace nibble::cli {
 
+// What --scale says. Throws UsageError where q8 does not go with the other two.
+jit::ScaleType scale_type_of(const std::string& scale, int64_t group, bool asym);
+
 // How weights are stored and multiplied: the same options for every command that meets an .onnx.
 struct WeightOptions {
   std::string weights = "int4";

@@ -123,7 +123,7 @@ uint32_t check_of(const std::vector<int32_t>& ids) {
 }
 
 std::vector<quant::Recipe> choose_recipes(const Options& options) {
-  const jit::ScaleType scale = *jit::parse_scale_type(options.scale);
+  const jit::ScaleType scale = scale_type_of(options.scale, options.group, options.asym);
   quant::Recipe plain;
   plain.formats = quant::default_options("int4", options.group, options.asym, scale);
   if (options.budget_given && (options.method != "auto" || !options.recipe.empty())) {
@@ -312,8 +312,11 @@ void add_quantize(CLI::App& program, Action& action) {
                        "with a method, that method in mixed formats")
           ->check(CLI::Range(0.0, 32.0))
           ->capture_default_str();
-  command->add_option("--scale", options->scale, "Type of the scales: f16, bf16 or f32")
-      ->check(CLI::IsMember({"f16", "bf16", "f32"}))
+  command
+      ->add_option(
+          "--scale", options->scale,
+          "Type of the scales: f16, bf16, f32, or q8: bytes under a number for 256 weights")
+      ->check(CLI::IsMember({"f16", "bf16", "f32", "q8"}))
       ->capture_default_str();
   command
       ->add_option("--compute", options->compute,
