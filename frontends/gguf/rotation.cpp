@@ -42,13 +42,22 @@ double read_factor(Metadata& meta) {
 
 // YaRN as a configuration of transformers says it, for the arithmetic that is there.
 Rotation read_yarn(Metadata& meta, double theta, double factor, int64_t rotary) {
+  const int64_t original =
+      meta.size("rope.scaling.original_context_length", meta.size("context_length"));
   const nlohmann::json scaling = {
       {"rope_type", "yarn"},
       {"rope_theta", theta},
       {"factor", factor},
-      {"original_max_position_embeddings", meta.size("rope.scaling.original_context_length")},
+      {"original_max_position_embeddings", original},
       {"beta_fast", meta.real("rope.scaling.yarn_beta_fast", 32)},
-      {"beta_slow", meta.real("rope.scaling.yarn_beta_slow", 1)}};
+      {"beta_slow", meta.real("rope.scaling.yarn_beta_slow", 1)},
+      {"truncate", meta.boolean("rope.scaling.yarn_truncate", true)},
+      {"mscale", 1},
+      {"mscale_all_dim", meta.real("rope.scaling.yarn_log_multiplier", 0)}};
+  for (const char* key : {"rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor"}) {
+    const double value = meta.real(key, 1);
+    if (value != 1) meta.refuse(key, std::to_string(value), "1");
+  }
   const nlohmann::json config = {{"rope_parameters", scaling}};
   return decoder::read_rotation(
       decoder::Config::parse(config.dump(), meta.path() + ": rope.scaling"), rotary);
@@ -78,12 +87,12 @@ Rotation read_rotation(Metadata& meta, Checkpoint& checkpoint, int64_t head_dim)
   } else if (type != "none" && !(type == "longrope" && long_factors)) {
     meta.refuse("rope.scaling.type", "\"" + type + "\"", "none, linear, yarn or longrope");
   }
+  rotation.factor *= static_cast<float>(meta.real("rope.scaling.attn_factor", 1));
   if (checkpoint.has("rope_freqs.weight")) apply_factors(checkpoint, "rope_freqs.weight", rotation);
   if (!long_factors) return rotation;
   // Of two lists of factors the one for short contexts holds up to the original length.
   checkpoint.take("rope_factors_long.weight");
   apply_factors(checkpoint, "rope_factors_short.weight", rotation);
-  rotation.factor = static_cast<float>(meta.real("rope.scaling.attn_factor", 1));
   if (original == 0) {
     meta.refuse("rope.scaling.original_context_length", "absent", "a length");
   }
