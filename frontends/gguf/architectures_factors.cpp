@@ -44,8 +44,10 @@ void describe_cohere2(Reading& reading, Description& d) {
   unrotated_beyond_windows(d);
 }
 
-// "finetuned" stands for rotation here.
+// "finetuned" stands for rotation here. Files of Granite 4's dense models have keys of the Mamba
+// layers that its other ones have.
 void describe_granite(Reading& reading, Description& d) {
+  reading.meta.pass_group("ssm.");
   d.logit_scale = read_logit_divisor(reading.meta, 1);
   if (!reading.meta.boolean("rope.scaling.finetuned", true)) d.rotation = {};
 }
@@ -70,7 +72,8 @@ void describe_smollm3(Reading&, Description& d) {
 // Queries grow with their position from the original length on, which is where the context ends.
 void describe_mistral3(Reading& reading, Description& d) {
   if (reading.meta.real("attention.temperature_scale", 0) == 0) return;
-  d.rotation.most_positions = reading.meta.size("rope.scaling.original_context_length");
+  d.rotation.most_positions = reading.meta.size("rope.scaling.original_context_length",
+                                                reading.meta.size("context_length"));
 }
 
 void describe_qwen2vl(Reading& reading, Description&) { text_of_images(reading); }

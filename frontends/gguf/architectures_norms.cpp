@@ -17,8 +17,10 @@ void norms_only_behind(Description& d) {
   d.names.mlp_norm.clear();
 }
 
-// The scale is that of the head but in the largest model of the series, known by its layers.
-void scale_by_layers(Description& d, int64_t layers_of_27b) {
+// The scale, which no key says as a rule, is that of the head but in the largest model of the
+// series, known by its layers.
+void scale_by_layers(Metadata& meta, Description& d, int64_t layers_of_27b) {
+  if (meta.has("attention.scale")) return;
   const int64_t width = d.layers == layers_of_27b ? d.hidden / d.heads : d.head_dim;
   d.scales = {static_cast<float>(1 / std::sqrt(static_cast<double>(width)))};
 }
@@ -50,7 +52,7 @@ void describe_gemma(Reading&, Description& d) {
 void describe_gemma2(Reading& reading, Description& d) {
   constexpr int64_t kLayersOf27b = 46;
   describe_gemma(reading, d);
-  scale_by_layers(d, kLayersOf27b);
+  scale_by_layers(reading.meta, d, kLayersOf27b);
   norms_behind(d);
   d.score_cap = static_cast<float>(reading.meta.real("attn_logit_softcapping", 50));
   d.logit_cap = static_cast<float>(reading.meta.real("final_logit_softcapping", 30));
@@ -59,7 +61,7 @@ void describe_gemma2(Reading& reading, Description& d) {
 void describe_gemma3(Reading& reading, Description& d) {
   constexpr int64_t kLayersOf27b = 62;
   describe_gemma(reading, d);
-  scale_by_layers(d, kLayersOf27b);
+  scale_by_layers(reading.meta, d, kLayersOf27b);
   norms_behind(d);
   norms_of_q_and_k(d, QkNorm::rms_heads);
   near_base(d, reading.meta, "rope.freq_base_swa");
@@ -86,15 +88,11 @@ void describe_seed_oss(Reading&, Description& d) { d.names.mlp_norm = "post_atte
 // The stretched base of long contexts is in rope.freq_base already.
 void describe_hunyuan(Reading&, Description& d) { norms_of_q_and_k(d, QkNorm::rms_heads_last); }
 
-// StableLM 2 12B has no norm before the MLP, which then is beside the attention.
+// StableLM 2 12B has no norm before the MLP, which then is beside the attention; the key is true in
+// files of others too.
 void describe_stablelm(Reading& reading, Description& d) {
-  const bool parallel = !reading.has("blk.0.ffn_norm.weight");
-  if (reading.meta.boolean("use_parallel_residual", parallel) != parallel) {
-    reading.meta.refuse("use_parallel_residual", parallel ? "false" : "true",
-                        parallel ? "true, there being no 'blk.0.ffn_norm.weight',"
-                                 : "false beside 'blk.0.ffn_norm.weight'");
-  }
-  if (parallel) {
+  reading.meta.pass("use_parallel_residual");
+  if (!reading.has("blk.0.ffn_norm.weight")) {
     d.residual = Residual::parallel;
     d.names.mlp_norm.clear();
   }

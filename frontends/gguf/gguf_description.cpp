@@ -112,8 +112,8 @@ void look_at_tensors(const File& file, Description& d) {
 
 // Keys that change nothing here, or must say what is done anyway.
 void check_keys(Metadata& meta) {
-  for (const char* key : {"context_length", "vocab_size", "tensor_data_layout", "expert_used_count",
-                          "rope.scaling.finetuned"}) {
+  for (const char* key :
+       {"context_length", "vocab_size", "tensor_data_layout", "rope.scaling.finetuned"}) {
     meta.pass(key);
   }
   if (meta.has("expert_count")) {
@@ -122,6 +122,7 @@ void check_keys(Metadata& meta) {
       meta.refuse("expert_count", std::to_string(experts), "0 (mixtures of experts are not read)");
     }
   }
+  meta.pass_group("expert_");  // of no experts
   meta.only("nextn_predict_layers", 0);
   meta.only("pooling_type", 0);
   meta.only_true("attention.causal");

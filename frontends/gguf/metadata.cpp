@@ -86,6 +86,12 @@ void Metadata::only_true(const std::string& key) {
   if (!file_.boolean(use(key), true)) refuse(key, "false", "true");
 }
 
+void Metadata::pass_group(const std::string& prefix) {
+  for (const std::string_view key : file_.keys()) {
+    if (key.starts_with(full(prefix))) used_.emplace(key);
+  }
+}
+
 void Metadata::refuse_unused() const {
   for (const std::string_view key : file_.keys()) {
     if (!key.starts_with(architecture_ + ".") || used_.contains(key)) continue;

@@ -37,6 +37,8 @@ class Metadata {
   void only_true(const std::string& key);
   // The key is known to change nothing.
   void pass(const std::string& key) { used_.insert(full(key)); }
+  // The same of all that begin so.
+  void pass_group(const std::string& prefix);
   // Throws Error naming a key of the architecture that nothing asked for.
   void refuse_unused() const;
   // "FILE: metadata 'KEY' is FOUND, but EXPECTED is expected."

@@ -41,9 +41,7 @@ double read_factor(Metadata& meta) {
 }
 
 // YaRN as a configuration of transformers says it, for the arithmetic that is there.
-Rotation read_yarn(Metadata& meta, double theta, double factor, int64_t rotary) {
-  const int64_t original =
-      meta.size("rope.scaling.original_context_length", meta.size("context_length"));
+Rotation read_yarn(Metadata& meta, double theta, double factor, int64_t original, int64_t rotary) {
   const nlohmann::json scaling = {
       {"rope_type", "yarn"},
       {"rope_theta", theta},
@@ -54,10 +52,9 @@ Rotation read_yarn(Metadata& meta, double theta, double factor, int64_t rotary) 
       {"truncate", meta.boolean("rope.scaling.yarn_truncate", true)},
       {"mscale", 1},
       {"mscale_all_dim", meta.real("rope.scaling.yarn_log_multiplier", 0)}};
-  for (const char* key : {"rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor"}) {
-    const double value = meta.real(key, 1);
-    if (value != 1) meta.refuse(key, std::to_string(value), "1");
-  }
+  // What follows from the others, in the files that have them; llama.cpp makes nothing of them.
+  meta.pass("rope.scaling.yarn_ext_factor");
+  meta.pass("rope.scaling.yarn_attn_factor");
   const nlohmann::json config = {{"rope_parameters", scaling}};
   return decoder::read_rotation(
       decoder::Config::parse(config.dump(), meta.path() + ": rope.scaling"), rotary);
@@ -78,10 +75,11 @@ Rotation read_rotation(Metadata& meta, Checkpoint& checkpoint, int64_t head_dim)
   const std::string type = meta.text("rope.scaling.type", "linear");
   const double factor = read_factor(meta);
   // llama.cpp's "original length" concerns the types that use it alone.
-  const int64_t original = meta.size("rope.scaling.original_context_length", 0);
+  const int64_t original =
+      meta.size("rope.scaling.original_context_length", meta.size("context_length"));
   const bool long_factors = checkpoint.has("rope_factors_long.weight");
   if (type == "yarn") {
-    rotation = read_yarn(meta, theta, factor, rotation.rotary);
+    rotation = read_yarn(meta, theta, factor, original, rotation.rotary);
   } else if (type == "linear") {
     for (float& frequency : rotation.inv_freq) frequency /= static_cast<float>(factor);
   } else if (type != "none" && !(type == "longrope" && long_factors)) {
@@ -93,9 +91,6 @@ Rotation read_rotation(Metadata& meta, Checkpoint& checkpoint, int64_t head_dim)
   // Of two lists of factors the one for short contexts holds up to the original length.
   checkpoint.take("rope_factors_long.weight");
   apply_factors(checkpoint, "rope_factors_short.weight", rotation);
-  if (original == 0) {
-    meta.refuse("rope.scaling.original_context_length", "absent", "a length");
-  }
   rotation.most_positions = original;
   return rotation;
 }
