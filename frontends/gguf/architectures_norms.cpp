@@ -85,7 +85,7 @@ void describe_glm4(Reading&, Description& d) { norms_behind(d); }
 // What is named for behind the attention stands before the MLP.
 void describe_seed_oss(Reading&, Description& d) { d.names.mlp_norm = "post_attention_norm"; }
 
-// The stretched base of long contexts is in rope.freq_base already.
+// And Maincoder. Hunyuan's stretched base of long contexts is in rope.freq_base already.
 void describe_hunyuan(Reading&, Description& d) { norms_of_q_and_k(d, QkNorm::rms_heads_last); }
 
 // StableLM 2 12B has no norm before the MLP, which then is beside the attention; the key is true in

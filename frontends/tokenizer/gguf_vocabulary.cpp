@@ -58,6 +58,11 @@ const std::string kBloom = " ?[^(\\s|.,!?…。，、।۔،)]+";
 // Falcon's has the backtick, llama.cpp's default has not.
 const std::string kPunctuation = R"([\p{P}\$\+<=>\^~\|]+)";
 const std::string kFalconPunctuation = R"([\p{P}\$\+<=>\^~\|`]+)";
+// Llama 3's with spaces in groups of powers of two.
+const std::string kJais2 =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|)"
+    R"(\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|)"
+    R"(\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1})";
 // Marks are of the letters before them.
 const std::string kQwen35 = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}|)"
                             R"( ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
@@ -98,6 +103,7 @@ const std::map<std::string, PreTokenizing>& pre_tokenizings() {
     add({"bloom", "poro-chat", "gpt3-finnish"}, {kBloom});
     add({"tekken"}, {kTekken}, true);
     add({"gpt-4o", "llama4", "kanana2", "minimax-m2", "talkie"}, {kGpt4o});
+    add({"jais-2"}, {kJais2});
     add({"qwen35"}, {kQwen35});
     add({"seed-coder"}, {kSeedCoder});
     add({"bailingmoe", "bailingmoe2", "llada-moe"}, {kBailing});

@@ -7,6 +7,7 @@
 #include <numbers>
 #include <utility>
 
+#include "tests/frontends/gguf_conversion_tables.h"
 #include "tests/support/gguf_builder.h"
 
 namespace nibble::test {
@@ -15,113 +16,6 @@ namespace {
 using nlohmann::json;
 using Shape = std::vector<int64_t>;
 using Floats = std::vector<float>;
-
-struct Conversion {
-  const char* architecture;
-  bool turned = false;  // rows of Q and K: pairs (i, i + half) become neighbours
-  bool norms_plus_1 = false;
-  bool layer_norm = false;
-  bool norms_behind = false;  // "post_attention_layernorm" means what it says
-};
-
-const std::map<std::string, Conversion>& conversions() {
-  static const std::map<std::string, Conversion> all = {
-      {"arcee", {"arcee", true}},
-      {"bloom", {"bloom", false, false, true}},
-      {"cohere", {"command-r", false, false, true}},
-      {"cohere2", {"cohere2", false, false, true}},
-      {"ernie4_5", {"ernie4_5"}},
-      {"exaone4", {"exaone4", false, false, false, true}},
-      {"falcon", {"falcon", false, false, true}},
-      {"gemma", {"gemma", false, true}},
-      {"gemma2", {"gemma2", false, true, false, true}},
-      {"gemma3_text", {"gemma3", false, true, false, true}},
-      {"glm", {"chatglm"}},
-      {"glm4", {"glm4"}},
-      {"gpt2", {"gpt2", false, false, true}},
-      {"gpt_bigcode", {"starcoder", false, false, true}},
-      {"gpt_neox", {"gptneox", false, false, true}},
-      {"granite", {"granite", true}},
-      {"hunyuan_v1_dense", {"hunyuan-dense"}},
-      {"llama", {"llama", true}},
-      {"mistral", {"llama", true}},
-      {"mpt", {"mpt", false, false, true}},
-      {"nemotron", {"nemotron", false, true, true}},
-      {"olmo", {"olmo", true, false, true}},
-      {"olmo2", {"olmo2", false, false, false, true}},
-      {"olmo3", {"olmo2", false, false, false, true}},
-      {"phi", {"phi2", false, false, true}},
-      {"phi3", {"phi3"}},
-      {"qwen2", {"qwen2"}},
-      {"qwen3", {"qwen3"}},
-      {"seed_oss", {"seed_oss", false, false, false, true}},
-      {"smollm3", {"smollm3", true}},
-      {"stablelm", {"stablelm", false, false, true}},
-      {"starcoder2", {"starcoder2", false, false, true}},
-  };
-  return all;
-}
-
-const std::map<std::string, std::string>& names() {
-  static const std::map<std::string, std::string> all = {
-      {"model.embed_tokens", "token_embd"},
-      {"transformer.wte", "token_embd"},
-      {"transformer.word_embeddings", "token_embd"},
-      {"gpt_neox.embed_in", "token_embd"},
-      {"transformer.wpe", "position_embd"},
-      {"transformer.word_embeddings_layernorm", "token_embd_norm"},
-      {"model.norm", "output_norm"},
-      {"model.final_layernorm", "output_norm"},
-      {"transformer.ln_f", "output_norm"},
-      {"transformer.norm_f", "output_norm"},
-      {"gpt_neox.final_layer_norm", "output_norm"},
-      {"lm_head", "output"},
-      {"embed_out", "output"},
-      {"input_layernorm", "attn_norm"},
-      {"ln_1", "attn_norm"},
-      {"norm_1", "attn_norm"},
-      {"ln_mlp", "attn_norm"},
-      {"ln_attn", "attn_norm_2"},
-      {"post_attention_layernorm", "ffn_norm"},
-      {"pre_feedforward_layernorm", "ffn_norm"},
-      {"ln_2", "ffn_norm"},
-      {"norm_2", "ffn_norm"},
-      {"post_self_attn_layernorm", "post_attention_norm"},
-      {"post_feedforward_layernorm", "post_ffw_norm"},
-      {"post_mlp_layernorm", "post_ffw_norm"},
-      {"self_attn.q_proj", "attn_q"},
-      {"self_attn.k_proj", "attn_k"},
-      {"self_attn.v_proj", "attn_v"},
-      {"self_attn.qkv_proj", "attn_qkv"},
-      {"attn.c_attn", "attn_qkv"},
-      {"attn.Wqkv", "attn_qkv"},
-      {"attention.query_key_value", "attn_qkv"},
-      {"self_attention.query_key_value", "attn_qkv"},
-      {"self_attn.o_proj", "attn_output"},
-      {"self_attn.dense", "attn_output"},
-      {"attn.c_proj", "attn_output"},
-      {"attn.out_proj", "attn_output"},
-      {"attention.dense", "attn_output"},
-      {"self_attention.dense", "attn_output"},
-      {"self_attn.q_norm", "attn_q_norm"},
-      {"self_attn.k_norm", "attn_k_norm"},
-      {"self_attn.query_layernorm", "attn_q_norm"},
-      {"self_attn.key_layernorm", "attn_k_norm"},
-      {"mlp.gate_proj", "ffn_gate"},
-      {"mlp.up_proj", "ffn_up"},
-      {"mlp.gate_up_proj", "ffn_up"},
-      {"mlp.c_fc", "ffn_up"},
-      {"mlp.fc1", "ffn_up"},
-      {"mlp.dense_h_to_4h", "ffn_up"},
-      {"ffn.up_proj", "ffn_up"},
-      {"mlp.down_proj", "ffn_down"},
-      {"mlp.c_proj", "ffn_down"},
-      {"mlp.fc2", "ffn_down"},
-      {"mlp.dense_4h_to_h", "ffn_down"},
-      {"ffn.down_proj", "ffn_down"},
-  };
-  return all;
-}
 
 // A tensor of the file; its shape in the order of rows.
 struct Item {
@@ -147,7 +41,7 @@ class Converter {
       : model_(model),
         config_(model.config),
         type_(config_["model_type"]),
-        conversion_(conversions().at(type_)),
+        conversion_(gguf_conversions().at(type_)),
         options_(options),
         architecture_(options.architecture.empty() ? conversion_.architecture
                                                    : options.architecture),
@@ -195,7 +89,7 @@ class Converter {
       all.shape = {std::ssize(all.values) / head_dim_, head_dim_};
       return;
     }
-    std::string to = names().at(stem);
+    std::string to = gguf_names().at(stem);
     if (conversion_.norms_behind && stem == "post_attention_layernorm") to = "post_attention_norm";
     if (conversion_.norms_plus_1 && stem.ends_with("norm") && suffix == ".weight") {
       for (float& value : item.values) value += 1;
@@ -434,7 +328,7 @@ class Converter {
   const FamilyModel& model_;
   const json& config_;
   std::string type_;
-  const Conversion& conversion_;
+  const GgufConversion& conversion_;
   const GgufOptions& options_;
   std::string architecture_;
   int64_t heads_, hidden_, head_dim_, kv_heads_;
@@ -463,11 +357,13 @@ void write_gguf_key(GgufBuilder& out, const std::string& key, const json& value)
 }
 
 std::string gguf_architecture(const std::string& model_type) {
-  const auto found = conversions().find(model_type);
-  return found == conversions().end() ? "" : found->second.architecture;
+  const auto found = gguf_conversions().find(model_type);
+  return found == gguf_conversions().end() ? "" : found->second.architecture;
 }
 
-bool gguf_turns_heads(const std::string& model_type) { return conversions().at(model_type).turned; }
+bool gguf_turns_heads(const std::string& model_type) {
+  return gguf_conversions().at(model_type).turned;
+}
 
 std::string convert_to_gguf(const FamilyModel& model, const GgufOptions& options) {
   return Converter(model, options).file();

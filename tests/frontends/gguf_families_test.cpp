@@ -48,7 +48,7 @@ Floats logits_of_file(const runtime::TemporaryFolder& folder, const std::string&
 
 // Values of configurations that GGUF has no key for become those of the architecture. Whether there
 // are any: then transformers' logits are of another model.
-bool adapt(FamilyModel& model) {
+bool adapt_to_gguf(FamilyModel& model) {
   const json before = model.config;
   const std::string type = model.config["model_type"];
   if (type == "gpt2") model.config["scale_attn_by_inverse_layer_idx"] = false;
@@ -65,7 +65,7 @@ class GgufFamily : public testing::TestWithParam<std::string> {};
 
 TEST_P(GgufFamily, LogitsAreThoseOfTransformersAndOfSafetensors) {
   FamilyModel model(GetParam());
-  const bool other = adapt(model);
+  const bool other = adapt_to_gguf(model);
   const Floats twin = model.last_logits();
   const Floats found = logits_of_file(model.folder, test::convert_to_gguf(model));
   const auto wanted = test::family_case(GetParam())["logits"].get<Floats>();
@@ -82,7 +82,7 @@ TEST_P(GgufFamily, LogitsAreThoseOfTransformersAndOfSafetensors) {
 
 TEST_P(GgufFamily, IsFusedAndCompiled) {
   FamilyModel model(GetParam());
-  adapt(model);
+  adapt_to_gguf(model);
   model.folder.write("model.gguf", test::convert_to_gguf(model));
   test::FusedOptions options;
   options.compute = graph::Compute::f32;
@@ -97,14 +97,14 @@ TEST_P(GgufFamily, IsFusedAndCompiled) {
   EXPECT_LE(test::max_abs_difference(found, wanted), 1e-5F * test::max_abs(wanted));
 }
 
-std::string identifier(std::string name) {
+std::string identifier_of(std::string name) {
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, GgufFamily, testing::ValuesIn(families_with_gguf()),
                          [](const testing::TestParamInfo<std::string>& info) {
-                           return identifier(info.param);
+                           return identifier_of(info.param);
                          });
 
 // The same tensors under another name, laid out as it has them.
@@ -167,7 +167,7 @@ json llama_cpp_cases() {
   return json::parse(file);
 }
 
-std::string file_of(const json& one) {
+std::string gguf_file_of(const json& one) {
   test::GgufBuilder make;
   const std::string architecture = one["architecture"];
   make.string("general.architecture", architecture);
@@ -192,7 +192,7 @@ std::string file_of(const json& one) {
 TEST(GgufArchitectures, LogProbabilitiesAreThoseOfLlamaCpp) {
   const runtime::TemporaryFolder folder;
   for (const json& one : llama_cpp_cases()) {
-    const Floats logits = logits_of_file(folder, file_of(one));
+    const Floats logits = logits_of_file(folder, gguf_file_of(one));
     const auto wanted = one["log_probabilities"].get<std::vector<double>>();
     ASSERT_EQ(logits.size(), wanted.size());
     double sum = 0;
@@ -207,9 +207,10 @@ TEST(GgufArchitectures, LogProbabilitiesAreThoseOfLlamaCpp) {
 }
 
 TEST(GgufArchitectures, EachIsInATest) {
-  std::set<std::string> tested = {"baichuan", "codeshell", "exaone",         "internlm2", "jais",
-                                  "minicpm",  "mistral3",  "pangu-embedded", "qwen",      "qwen2vl",
-                                  "qwen3vl",  "refact",    "orion",          "xverse"};
+  std::set<std::string> tested = {"baichuan", "codeshell",      "exaone",    "internlm2",
+                                  "jais",     "jais2",          "maincoder", "minicpm",
+                                  "mistral3", "pangu-embedded", "qwen",      "qwen2vl",
+                                  "qwen3vl",  "refact",         "orion",     "xverse"};
   for (const std::string& name : families_with_gguf()) {
     tested.insert(test::gguf_architecture(test::family_case(name)["config"]["model_type"]));
   }
@@ -222,7 +223,7 @@ TEST(GgufArchitectures, ContextsEndWhereMoreIsNotDescribed) {
   const runtime::TemporaryFolder folder;
   for (const json& one : llama_cpp_cases()) {
     if (one["name"] != "mistral3") continue;
-    const auto path = folder.write("model.gguf", file_of(one));
+    const auto path = folder.write("model.gguf", gguf_file_of(one));
     EXPECT_EQ(frontends::load_gguf(path).graph.context_length, 32);
   }
   const FamilyModel model("phi3-longrope");
