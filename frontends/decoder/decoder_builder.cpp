@@ -123,6 +123,9 @@ class DecoderBuilder {
   std::vector<float> of_columns(int64_t layer, const std::string& tensor, const char* suffix,
                                 int64_t heads) {
     if (d_.qk_norm == QkNorm::rms_whole) return factors(layer, tensor, heads * d_.head_dim);
+    if (d_.qk_norm == QkNorm::layer_stacked) {
+      return weights_.rows(layer, tensor, suffix, heads, d_.head_dim);
+    }
     std::vector<float> all;
     for (int64_t h = 0; h < heads; ++h) {
       const std::string name =

@@ -41,6 +41,7 @@ enum class QkNorm : uint8_t {
   rms_whole,       // RMSNorm of all Q columns, and of all K columns
   layer_heads,     // LayerNorm of each head, with biases, the same for all
   layer_numbered,  // LayerNorm of each head, without biases; head h's are named "NAME.h"
+  layer_stacked,   // the same, as the rows of one tensor
 };
 
 struct Names {

@@ -111,6 +111,11 @@ std::vector<float> Weights::vector(int64_t layer, const std::string& name, const
   return graph::to_f32(tensor(full_name(layer, name, suffix), {count}));
 }
 
+std::vector<float> Weights::rows(int64_t layer, const std::string& name, const char* suffix,
+                                 int64_t rows, int64_t width) {
+  return graph::to_f32(tensor(full_name(layer, name, suffix), {rows, width}));
+}
+
 Projection Weights::projection(int64_t layer, const std::string& name, int64_t n, int64_t k,
                                bool bias) {
   const std::string base = full_name(layer, name, "");

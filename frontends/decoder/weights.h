@@ -29,6 +29,9 @@ class Weights {
   graph::TensorData table(const std::string& name, int64_t rows, int64_t width);
   std::vector<float> vector(int64_t layer, const std::string& name, const char* suffix,
                             int64_t count);
+  // The same of a tensor [rows][width] in a layer, row after row.
+  std::vector<float> rows(int64_t layer, const std::string& name, const char* suffix, int64_t rows,
+                          int64_t width);
 
   // [Q heads | K heads | V heads], [hidden], [gate and up by blocks of 16 columns] or [mlp], and
   // [hidden] columns.

@@ -8,6 +8,7 @@
 #include <span>
 #include <utility>
 
+#include "frontends/gguf/architectures.h"
 #include "frontends/gguf/metadata.h"
 #include "frontends/gguf/rotation.h"
 #include "graph/tensor.h"
@@ -17,21 +18,24 @@ namespace nibble::frontends::gguf {
 namespace {
 
 using decoder::Checkpoint;
-using decoder::Description;
 using decoder::MlpLayout;
 using decoder::Norm;
 using decoder::QkvLayout;
 
-// An architecture: what describe_common() does not know by itself.
+// Which dimensions of a head are rotated together: i and i + half, or neighbours, the rows of Q and
+// K being ordered so in the file.
+enum class Rotates : uint8_t { none, halves, pairs };
+
 struct Architecture {
   const char* name;
   Norm norm;
   MlpLayout mlp;
   const char* activation;
-  bool rotated;
-  // Pairs of neighbours are rotated: the rows of Q and K are ordered so in the file.
-  bool interleaved;
-  void (*more)(Metadata&, Checkpoint&, Description&);  // may be null
+  Rotates rotates;
+  Describe more = nullptr;
+  // Where the file says nothing else: of every so many layers the last has no window; 0: all have.
+  int64_t window_period = 0;
+  int64_t window = 0;
 };
 
 // The first dimension of a tensor: the vocabulary, or the positions of a table.
@@ -99,6 +103,7 @@ void look_at_tensors(const File& file, Description& d) {
               .o = has("blk.0.attn_output.bias"),
               .mlp = has("blk.0.ffn_down.bias"),
               .head = has("output.bias")};
+  d.norm_bias = has("output_norm.bias");
   if (d.mlp_layout == MlpLayout::gated && !has("blk.0.ffn_gate.weight")) {
     d.mlp_layout = MlpLayout::gate_up;
     d.names.gate = "ffn_up";
@@ -107,60 +112,124 @@ void look_at_tensors(const File& file, Description& d) {
 
 // Keys that change nothing here, or must say what is done anyway.
 void check_keys(Metadata& meta) {
-  for (const char* key : {"context_length", "vocab_size", "tensor_data_layout", "expert_used_count",
-                          "rope.scaling.finetuned"}) {
+  for (const char* key :
+       {"context_length", "vocab_size", "tensor_data_layout", "rope.scaling.finetuned"}) {
     meta.pass(key);
   }
-  meta.only("expert_count", 0);
+  if (meta.has("expert_count")) {
+    const int64_t experts = meta.count("expert_count");
+    if (experts > 0) {
+      meta.refuse("expert_count", std::to_string(experts), "0 (mixtures of experts are not read)");
+    }
+  }
+  meta.pass_group("expert_");  // of no experts
+  meta.only("nextn_predict_layers", 0);
   meta.only("pooling_type", 0);
   meta.only_true("attention.causal");
 }
 
-void describe_qwen3(Metadata&, Checkpoint&, Description& d) {
-  d.names.q_norm = "attn_q_norm";
-  d.names.k_norm = "attn_k_norm";
-}
-
-// The file's norm weights have 1 added already.
-void describe_gemma(Metadata&, Checkpoint&, Description& d) {
-  d.embedding_scale = static_cast<float>(std::sqrt(static_cast<double>(d.hidden)));
-}
-
-void describe_gemma2(Metadata& meta, Checkpoint& checkpoint, Description& d) {
-  describe_gemma(meta, checkpoint, d);
-  constexpr int64_t kLayersOf27b = 46;  // whose scale is of the hidden size
-  const int64_t width = d.layers == kLayersOf27b ? d.hidden / d.heads : d.head_dim;
-  d.scales = {static_cast<float>(1 / std::sqrt(static_cast<double>(width)))};
-  d.names.after_attention = "post_attention_norm";
-  d.names.after_mlp = "post_ffw_norm";
-  d.score_cap = static_cast<float>(meta.real("attn_logit_softcapping", 50));
-  d.logit_cap = static_cast<float>(meta.real("final_logit_softcapping", 30));
-  const int64_t window = meta.size("attention.sliding_window", 4096);
+// Windows on all layers, or on all but every `period`th; the file may say which.
+void read_windows(Metadata& meta, int64_t period, int64_t fallback, Description& d) {
+  constexpr const char* kWindow = "attention.sliding_window";
+  constexpr const char* kPattern = "attention.sliding_window_pattern";
+  const int64_t window = meta.has(kWindow) ? meta.count(kWindow) : fallback;
+  std::vector<bool> windowed;
+  if (meta.is_list(kPattern)) {
+    windowed = meta.flags(kPattern, d.layers);
+  } else if (meta.has(kPattern)) {
+    period = meta.count(kPattern);
+  }
+  if (window == 0) return;  // as the files of Phi-4 say it
+  if (windowed.empty() && period == 0) {
+    d.windows = {window};
+    return;
+  }
   for (int64_t layer = 0; layer < d.layers; ++layer) {
-    d.windows.push_back(layer % 2 == 0 ? window : 0);
+    const bool has =
+        windowed.empty() ? (layer + 1) % period != 0 : windowed[static_cast<size_t>(layer)];
+    d.windows.push_back(has ? window : 0);
   }
 }
 
-// 0 stands for none in the files of Phi-4.
-void describe_phi3(Metadata& meta, Checkpoint&, Description& d) {
-  if (!meta.has("attention.sliding_window")) return;
-  const int64_t window = meta.count("attention.sliding_window");
-  if (window > 0) d.windows = {window};
+// 0 stands for none.
+float factor_or(Metadata& meta, const char* key, float none) {
+  const auto value = static_cast<float>(meta.real(key, 0));
+  return value == 0 ? none : value;
 }
 
-void describe_gpt2(Metadata&, Checkpoint&, Description& d) { d.names.positions = "position_embd"; }
+void read_factors(Metadata& meta, Description& d) {
+  d.embedding_scale = factor_or(meta, "embedding_scale", 1);
+  d.residual_scale = factor_or(meta, "residual_scale", 1);
+  d.score_cap = factor_or(meta, "attn_logit_softcapping", 0);
+  d.logit_cap = factor_or(meta, "final_logit_softcapping", 0);
+  d.qkv_clip = factor_or(meta, "attention.clamp_kqv", 0);
+  const float root = static_cast<float>(1 / std::sqrt(static_cast<double>(d.head_dim)));
+  d.scales = {factor_or(meta, "attention.scale", root)};
+}
 
-constexpr bool kPairs = true, kHalves = false;
+// Some converters write the other kind's key, or both.
+void read_epsilon(Metadata& meta, Description& d) {
+  const std::string rms = "attention.layer_norm_rms_epsilon",
+                    layer = "attention.layer_norm_epsilon";
+  const std::string& own = d.norm == Norm::rms ? rms : layer;
+  const std::string& other = d.norm == Norm::rms ? layer : rms;
+  const std::string& key = !meta.has(own) && meta.has(other) ? other : own;
+  d.epsilon = static_cast<float>(meta.real(key));
+  if (!(d.epsilon > 0)) meta.refuse(key, std::to_string(d.epsilon), "a number above 0");
+  meta.pass(other);
+}
+
+constexpr Norm kRms = Norm::rms, kLayer = Norm::layer;
+constexpr MlpLayout kGated = MlpLayout::gated, kPlain = MlpLayout::plain;
+constexpr Rotates kNone = Rotates::none, kHalves = Rotates::halves, kPairs = Rotates::pairs;
 
 constexpr Architecture kArchitectures[] = {
-    {"gemma", Norm::rms, MlpLayout::gated, "gelu_tanh", true, kHalves, describe_gemma},
-    {"gemma2", Norm::rms, MlpLayout::gated, "gelu_tanh", true, kHalves, describe_gemma2},
-    {"gpt2", Norm::layer, MlpLayout::plain, "gelu_tanh", false, kHalves, describe_gpt2},
-    {"llama", Norm::rms, MlpLayout::gated, "silu", true, kPairs, nullptr},
-    {"phi3", Norm::rms, MlpLayout::gated, "silu", true, kHalves, describe_phi3},
-    {"qwen2", Norm::rms, MlpLayout::gated, "silu", true, kHalves, nullptr},
-    {"qwen3", Norm::rms, MlpLayout::gated, "silu", true, kHalves, describe_qwen3},
-    {"starcoder2", Norm::layer, MlpLayout::plain, "gelu_tanh", true, kHalves, nullptr},
+    {"arcee", kRms, kPlain, "relu2", kPairs},
+    {"baichuan", kRms, kGated, "silu", kPairs, describe_baichuan},
+    {"bloom", kLayer, kPlain, "gelu_tanh", kNone, describe_bloom},
+    {"chatglm", kRms, kGated, "silu", kPairs},
+    {"codeshell", kLayer, kPlain, "gelu_tanh", kHalves},
+    {"cohere2", kLayer, kGated, "silu", kPairs, describe_cohere2, 4},
+    {"command-r", kLayer, kGated, "silu", kPairs, describe_command_r},
+    {"ernie4_5", kRms, kGated, "silu", kPairs},
+    {"exaone", kRms, kGated, "silu", kHalves},
+    {"exaone4", kRms, kGated, "silu", kHalves, describe_exaone4, 4},
+    {"falcon", kLayer, kPlain, "gelu", kHalves, describe_falcon},
+    {"gemma", kRms, kGated, "gelu_tanh", kHalves, describe_gemma},
+    {"gemma2", kRms, kGated, "gelu_tanh", kHalves, describe_gemma2, 2, 4096},
+    {"gemma3", kRms, kGated, "gelu_tanh", kHalves, describe_gemma3, 6},
+    {"glm4", kRms, kGated, "silu", kPairs, describe_glm4},
+    {"gpt2", kLayer, kPlain, "gelu_tanh", kNone, describe_gpt2},
+    {"gptneox", kLayer, kPlain, "gelu", kHalves, describe_gptneox},
+    {"granite", kRms, kGated, "silu", kPairs, describe_granite},
+    {"hunyuan-dense", kRms, kGated, "silu", kHalves, describe_hunyuan},
+    {"internlm2", kRms, kGated, "silu", kPairs},
+    {"jais", kLayer, kGated, "silu", kNone, describe_jais},
+    {"jais2", kLayer, kPlain, "relu2", kHalves},
+    {"llama", kRms, kGated, "silu", kPairs},
+    {"maincoder", kRms, kGated, "silu", kPairs, describe_hunyuan},
+    {"minicpm", kRms, kGated, "silu", kPairs, describe_minicpm},
+    {"mistral3", kRms, kGated, "silu", kPairs, describe_mistral3},
+    {"mpt", kLayer, kPlain, "gelu", kNone, describe_mpt},
+    {"nemotron", kLayer, kPlain, "relu2", kHalves},
+    {"olmo", kLayer, kGated, "silu", kPairs, describe_olmo},
+    {"olmo2", kRms, kGated, "silu", kHalves, describe_olmo2, 4},
+    {"orion", kLayer, kGated, "silu", kHalves},
+    {"pangu-embedded", kRms, kGated, "silu", kHalves},
+    {"phi2", kLayer, kPlain, "gelu_tanh", kHalves, describe_phi2},
+    {"phi3", kRms, kGated, "silu", kHalves},
+    {"qwen", kRms, kGated, "silu", kHalves, describe_qwen},
+    {"qwen2", kRms, kGated, "silu", kHalves},
+    {"qwen2vl", kRms, kGated, "silu", kHalves, describe_qwen2vl},
+    {"qwen3", kRms, kGated, "silu", kHalves, describe_qwen3},
+    {"qwen3vl", kRms, kGated, "silu", kHalves, describe_qwen3vl},
+    {"refact", kRms, kGated, "silu", kNone, describe_refact},
+    {"seed_oss", kRms, kGated, "silu", kHalves, describe_seed_oss},
+    {"smollm3", kRms, kGated, "silu", kPairs, describe_smollm3},
+    {"stablelm", kLayer, kGated, "silu", kHalves, describe_stablelm},
+    {"starcoder", kLayer, kPlain, "gelu_tanh", kNone, describe_gpt2},
+    {"starcoder2", kLayer, kPlain, "gelu_tanh", kHalves},
+    {"xverse", kRms, kGated, "silu", kPairs},
 };
 
 }  // namespace
@@ -187,19 +256,16 @@ Description describe(const File& file, Checkpoint& checkpoint) {
   d.activation = known->activation;
   read_sizes(meta, d);
   look_at_tensors(file, d);
-  const std::string epsilon =
-      d.norm == Norm::rms ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon";
-  d.epsilon = static_cast<float>(meta.real(epsilon));
-  if (!(d.epsilon > 0)) meta.refuse(epsilon, std::to_string(d.epsilon), "a number above 0");
+  read_epsilon(meta, d);
   check_keys(meta);
-  if (known->rotated) d.rotation = read_rotation(meta, checkpoint, d.head_dim);
-  d.rotation.interleaved = known->interleaved;
-  if (known->more != nullptr) known->more(meta, checkpoint, d);
+  read_factors(meta, d);
+  if (known->rotates != Rotates::none) d.rotation = read_rotation(meta, checkpoint, d.head_dim);
+  d.rotation.interleaved = known->rotates == Rotates::pairs;
+  read_windows(meta, known->window_period, known->window, d);
+  Reading reading{file, meta, checkpoint};
+  if (known->more != nullptr) known->more(reading, d);
   if (!d.names.positions.empty()) {
     d.position_rows = rows_of(file, d.names.positions + ".weight");
-  }
-  if (d.scales.empty()) {
-    d.scales = {static_cast<float>(1 / std::sqrt(static_cast<double>(d.head_dim)))};
   }
   meta.refuse_unused();
   return d;

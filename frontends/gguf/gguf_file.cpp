@@ -410,6 +410,10 @@ std::vector<int64_t> File::integers(std::string_view key) const {
   }
   for (uint64_t i = 0; i < found->count; ++i) {
     const Value element = scalar(found->type, &found->bytes[i * scalar_bytes(found->type)]);
+    if (const auto* flag = std::get_if<bool>(&element)) {
+      out.push_back(*flag ? 1 : 0);
+      continue;
+    }
     const auto* number = std::get_if<int64_t>(&element);
     if (number == nullptr) wrong_type(key, "list of integers of 63 bits");
     out.push_back(*number);

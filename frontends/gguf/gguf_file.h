@@ -78,6 +78,7 @@ class File {
   std::string_view text(std::string_view key) const;
   std::string_view text(std::string_view key, std::string_view otherwise) const;
   std::span<const std::string_view> texts(std::string_view key) const;
+  // Booleans are 0 and 1.
   std::vector<int64_t> integers(std::string_view key) const;
   std::vector<float> reals(std::string_view key) const;
 

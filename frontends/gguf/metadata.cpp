@@ -63,6 +63,20 @@ std::string Metadata::text(const std::string& key, const std::string& fallback) 
   return std::string(file_.text(use(key), fallback));
 }
 
+bool Metadata::boolean(const std::string& key, bool fallback) {
+  return file_.boolean(use(key), fallback);
+}
+
+std::vector<bool> Metadata::flags(const std::string& key, int64_t layers) {
+  const std::vector<int64_t> list = file_.integers(use(key));
+  if (std::ssize(list) != layers) {
+    refuse(key, fmt::format("a list of {}", list.size()), fmt::format("one of {} layers", layers));
+  }
+  std::vector<bool> flags;
+  for (const int64_t value : list) flags.push_back(value != 0);
+  return flags;
+}
+
 void Metadata::only(const std::string& key, int64_t expected) {
   const int64_t value = file_.integer(use(key), expected);
   if (value != expected) refuse(key, std::to_string(value), std::to_string(expected));
@@ -70,6 +84,12 @@ void Metadata::only(const std::string& key, int64_t expected) {
 
 void Metadata::only_true(const std::string& key) {
   if (!file_.boolean(use(key), true)) refuse(key, "false", "true");
+}
+
+void Metadata::pass_group(const std::string& prefix) {
+  for (const std::string_view key : file_.keys()) {
+    if (key.starts_with(full(prefix))) used_.emplace(key);
+  }
 }
 
 void Metadata::refuse_unused() const {

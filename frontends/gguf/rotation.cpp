@@ -41,14 +41,20 @@ double read_factor(Metadata& meta) {
 }
 
 // YaRN as a configuration of transformers says it, for the arithmetic that is there.
-Rotation read_yarn(Metadata& meta, double theta, double factor, int64_t rotary) {
+Rotation read_yarn(Metadata& meta, double theta, double factor, int64_t original, int64_t rotary) {
   const nlohmann::json scaling = {
       {"rope_type", "yarn"},
       {"rope_theta", theta},
       {"factor", factor},
-      {"original_max_position_embeddings", meta.size("rope.scaling.original_context_length")},
+      {"original_max_position_embeddings", original},
       {"beta_fast", meta.real("rope.scaling.yarn_beta_fast", 32)},
-      {"beta_slow", meta.real("rope.scaling.yarn_beta_slow", 1)}};
+      {"beta_slow", meta.real("rope.scaling.yarn_beta_slow", 1)},
+      {"truncate", meta.boolean("rope.scaling.yarn_truncate", true)},
+      {"mscale", 1},
+      {"mscale_all_dim", meta.real("rope.scaling.yarn_log_multiplier", 0)}};
+  // What follows from the others, in the files that have them; llama.cpp makes nothing of them.
+  meta.pass("rope.scaling.yarn_ext_factor");
+  meta.pass("rope.scaling.yarn_attn_factor");
   const nlohmann::json config = {{"rope_parameters", scaling}};
   return decoder::read_rotation(
       decoder::Config::parse(config.dump(), meta.path() + ": rope.scaling"), rotary);
@@ -69,24 +75,22 @@ Rotation read_rotation(Metadata& meta, Checkpoint& checkpoint, int64_t head_dim)
   const std::string type = meta.text("rope.scaling.type", "linear");
   const double factor = read_factor(meta);
   // llama.cpp's "original length" concerns the types that use it alone.
-  const int64_t original = meta.size("rope.scaling.original_context_length", 0);
+  const int64_t original =
+      meta.size("rope.scaling.original_context_length", meta.size("context_length"));
   const bool long_factors = checkpoint.has("rope_factors_long.weight");
   if (type == "yarn") {
-    rotation = read_yarn(meta, theta, factor, rotation.rotary);
+    rotation = read_yarn(meta, theta, factor, original, rotation.rotary);
   } else if (type == "linear") {
     for (float& frequency : rotation.inv_freq) frequency /= static_cast<float>(factor);
   } else if (type != "none" && !(type == "longrope" && long_factors)) {
     meta.refuse("rope.scaling.type", "\"" + type + "\"", "none, linear, yarn or longrope");
   }
+  rotation.factor *= static_cast<float>(meta.real("rope.scaling.attn_factor", 1));
   if (checkpoint.has("rope_freqs.weight")) apply_factors(checkpoint, "rope_freqs.weight", rotation);
   if (!long_factors) return rotation;
   // Of two lists of factors the one for short contexts holds up to the original length.
   checkpoint.take("rope_factors_long.weight");
   apply_factors(checkpoint, "rope_factors_short.weight", rotation);
-  rotation.factor = static_cast<float>(meta.real("rope.scaling.attn_factor", 1));
-  if (original == 0) {
-    meta.refuse("rope.scaling.original_context_length", "absent", "a length");
-  }
   rotation.most_positions = original;
   return rotation;
 }

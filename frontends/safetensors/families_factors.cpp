@@ -52,8 +52,11 @@ void describe_granite(const Config& config, Description& d) {
 
 void describe_cohere(const Config& config, Description& d) {
   constexpr double kTheta = 500000;
-  config.only("use_qk_norm", false);
   cohere_like(config, d, kTheta);
+  if (!config.boolean({"use_qk_norm"}, false)) return;
+  d.qk_norm = QkNorm::layer_stacked;
+  d.names.q_norm = "self_attn.q_norm";
+  d.names.k_norm = "self_attn.k_norm";
 }
 
 // Layers without a window do not rotate.

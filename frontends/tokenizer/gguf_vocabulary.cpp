@@ -55,7 +55,24 @@ const std::string kDeepseekLetters =
     R"(\x{10C80}-\x{10CB2}\x{10CC0}-\x{10CF2}\x{118A0}-\x{118DF}\x{1E900}-\x{1E943})"
     "]+";
 const std::string kBloom = " ?[^(\\s|.,!?…。，、।۔،)]+";
-const std::string kPunctuation = R"([\p{P}\$\+<=>\^~\|`]+)";
+// Falcon's has the backtick, llama.cpp's default has not.
+const std::string kPunctuation = R"([\p{P}\$\+<=>\^~\|]+)";
+const std::string kFalconPunctuation = R"([\p{P}\$\+<=>\^~\|`]+)";
+// Llama 3's with spaces in groups of powers of two.
+const std::string kJais2 =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|)"
+    R"(\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|)"
+    R"(\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1})";
+// Marks are of the letters before them.
+const std::string kQwen35 = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}|)"
+                            R"( ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+// Line ends are apart from what stands before them.
+const std::string kSeedCoder =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|)"
+    R"(\s*[\r\n]+|\s+(?!\S)|\s+)";
+const std::string kBailing =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|)"
+    R"(\s*[\r\n]|\s+(?!\S)|\s+)";
 
 struct PreTokenizing {
   Patterns patterns;
@@ -72,25 +89,31 @@ const std::map<std::string, PreTokenizing>& pre_tokenizings() {
     add({"default"}, {kPunctuation, kGpt2, R"(\p{N}+)", "[0-9][0-9][0-9]"});
     add({"gpt-2", "phi-2", "jina-es", "jina-de", "gigachat", "jina-v2-es", "jina-v2-de", "a.x-4.0",
          "mellum", "modern-bert", "mpt", "olmo", "jais", "roberta-bpe", "jina-v1-en",
-         "jina-v2-code", "trillion", "granite-docling"},
+         "jina-v2-code", "trillion", "granite-docling", "exaone4"},
         {kGpt2});
     add({"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"},
         {llama3_pattern(R"(\p{N}{1,3})")}, true);
     add({"dbrx", "smaug-bpe", "chatglm-bpe", "glm4"}, {llama3_pattern(R"(\p{N}{1,3})")});
-    add({"qwen2", "deepseek-r1-qwen", "stablelm2", "hunyuan", "megrez", "kormo"},
+    add({"qwen2", "deepseek-r1-qwen", "stablelm2", "hunyuan", "megrez", "kormo", "f2llmv2",
+         "grok-2", "solar-open"},
         {llama3_pattern(R"(\p{N})")});
     add({"starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b"},
         {R"(\p{N})", kGpt2});
-    add({"falcon"}, {kPunctuation, kGpt2, "[0-9][0-9][0-9]"});
+    add({"falcon"}, {kFalconPunctuation, kGpt2, "[0-9][0-9][0-9]"});
     add({"bloom", "poro-chat", "gpt3-finnish"}, {kBloom});
     add({"tekken"}, {kTekken}, true);
-    add({"gpt-4o", "llama4", "kanana2"}, {kGpt4o});
-    add({"deepseek-v3"}, {R"(\p{N}{1,3})", "[一-龥぀-ゟ゠-ヿ]+", kDeepseek3});
+    add({"gpt-4o", "llama4", "kanana2", "minimax-m2", "talkie"}, {kGpt4o});
+    add({"jais-2"}, {kJais2});
+    add({"qwen35"}, {kQwen35});
+    add({"seed-coder"}, {kSeedCoder});
+    add({"bailingmoe", "bailingmoe2", "llada-moe"}, {kBailing});
+    add({"deepseek-v3", "hunyuan-dense", "joyai-llm"},
+        {R"(\p{N}{1,3})", "[一-龥぀-ゟ゠-ヿ]+", kDeepseek3});
     add({"deepseek-llm"}, {"[\r\n]", kDeepseekLetters, "\\s?[!-/:-~！-／：-～‘-‟　-。]+", "\\s+$",
                            "[一-龥ࠀ-一가-퟿]+", R"(\p{N}+)"});
     add({"deepseek-coder"},
         {"[\r\n]", R"(\s?\p{L}+)", R"(\s?\p{P}+)", "[一-龥ࠀ-一가-퟿]+", R"(\p{N})"});
-    add({"viking"}, {R"(\p{N})", kBloom});
+    add({"viking"}, {kBloom, R"(\p{N})"});
     return all;
   }();
   return *table;

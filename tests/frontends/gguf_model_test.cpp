@@ -429,9 +429,9 @@ TEST_F(GgufModelTest, RefusesWhatItDoesNotKnow) {
   };
   load_gguf(write(with([](GgufBuilder&) {})));  // all below fails by what it adds alone
   expect_refused(with([](GgufBuilder& m) { m.u32("llama.expert_count", 8); }),
-                 "'llama.expert_count' is 8, but 0 is expected");
-  expect_refused(with([](GgufBuilder& m) { m.f32("llama.attention.scale", 2); }),
-                 "'llama.attention.scale' is not known");
+                 "'llama.expert_count' is 8, but 0 (mixtures of experts are not read) is expected");
+  expect_refused(with([](GgufBuilder& m) { m.f32("llama.attention.value_scale", 2); }),
+                 "'llama.attention.value_scale' is not known");
   expect_refused(with([](GgufBuilder& m) { m.string("llama.rope.scaling.type", "ntk"); }),
                  "'llama.rope.scaling.type' is \"ntk\", but none, linear, yarn or longrope");
   expect_refused(with([](GgufBuilder& m) { m.u32("split.count", 3); }), "one of 3 parts");

@@ -3,16 +3,9 @@
 // safetensors_families.json. And what a description must refuse.
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <fstream>
-#include <nlohmann/json.hpp>
-
-#include "frontends/safetensors/safetensors.h"
-#include "graph/interpreted_decoder.h"
 #include "jit/error.h"
 #include "jit/isa.h"
-#include "tests/frontends/safetensors_writer.h"
-#include "tests/runtime/temporary_folder.h"
+#include "tests/frontends/family_models.h"
 #include "tests/support/fused_model.h"
 #include "tests/support/zoo.h"
 
@@ -21,102 +14,13 @@ namespace {
 
 using nlohmann::json;
 using runtime::TemporaryFolder;
-using Shape = std::vector<int64_t>;
-
-const json& cases() {
-  static const json all = [] {
-    std::ifstream file(std::string(NIBBLE_SOURCE_DIR) +
-                       "/tests/frontends/safetensors_families.json");
-    return json::parse(file);
-  }();
-  return all;
-}
-
-const json& case_named(const std::string& name) {
-  for (const json& one : cases()) {
-    if (one["name"] == name) return one;
-  }
-  throw std::runtime_error("no case " + name);
-}
-
-// FNV-1a of the name begins a linear congruential sequence of values in [-1, 1): halves of them for
-// matrices, quarters for biases, and 1 plus quarters for the factors of norms.
-std::vector<float> values_of(const std::string& name, const Shape& shape) {
-  uint32_t state = 2166136261U;
-  for (unsigned char c : name) state = (state ^ c) * 16777619U;
-  int64_t count = 1;
-  for (int64_t dimension : shape) count *= dimension;
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& value : values) {
-    state = state * 1664525U + 1013904223U;
-    const float unit = static_cast<float>(state >> 8) * 0x1p-23F - 1;
-    const bool factor = shape.size() == 1 && !name.ends_with(".bias");
-    value = shape.size() == 1 ? unit * 0.25F + (factor ? 1.0F : 0.0F) : unit * 0.5F;
-  }
-  return values;
-}
-
-std::vector<int32_t> ids() {
-  std::vector<int32_t> list;
-  for (int32_t i = 0; i < 24; ++i) list.push_back((7 * i * i + 3 * i + 5) % 30 + 2);
-  return list;
-}
-
-// A folder with the model of a case; tests change `config` or `tensors` before writing it.
-struct Model {
-  explicit Model(const std::string& name) : config(case_named(name)["config"]) {
-    for (const auto& [tensor, shape] : case_named(name)["tensors"].items()) {
-      tensors[tensor] = shape.get<Shape>();
-    }
-  }
-
-  std::string write() const {
-    test::SafetensorsWriter writer;
-    for (const auto& [name, shape] : tensors) {
-      writer.add(prefix_away(name), shape, values_of(name, shape));
-    }
-    folder.write("config.json", config.dump());
-    return folder.write("model.safetensors", writer.bytes());
-  }
-
-  std::string prefix_away(const std::string& name) const {
-    return !without.empty() && name.starts_with(without) ? name.substr(without.size()) : name;
-  }
-
-  std::vector<float> last_logits() const {
-    auto graph = std::make_shared<graph::Graph>(frontends::load_safetensors(write()).graph);
-    graph::InterpretedDecoder decoder(graph, 0);
-    const auto list = ids();
-    const auto logits = decoder.forward(list);
-    return {logits.begin(), logits.end()};
-  }
-
-  std::string complaint() const {
-    try {
-      frontends::load_safetensors(write());
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "";
-  }
-
-  json config;
-  std::map<std::string, Shape> tensors;
-  std::string without;  // what is left away at the front of names
-  TemporaryFolder folder;
-};
-
-std::vector<std::string> case_names() {
-  std::vector<std::string> names;
-  for (const json& one : cases()) names.push_back(one["name"]);
-  return names;
-}
+using test::FamilyModel;
 
 class SafetensorsFamily : public testing::TestWithParam<std::string> {};
 
 TEST_P(SafetensorsFamily, LogitsAreThoseOfTransformers) {
-  const Model model(GetParam());
-  const auto wanted = case_named(GetParam())["logits"].get<std::vector<float>>();
+  const FamilyModel model(GetParam());
+  const auto wanted = test::family_case(GetParam())["logits"].get<std::vector<float>>();
   const float tolerance = 1e-5F * test::max_abs(wanted);
   EXPECT_LE(test::max_abs_difference(model.last_logits(), wanted), tolerance) << "interpreted";
 
@@ -128,11 +32,11 @@ TEST_P(SafetensorsFamily, LogitsAreThoseOfTransformers) {
       test::fused_graph(model.folder.path("model.safetensors"), options, &report);
   ASSERT_TRUE(report.complete());
   const auto session = test::session_of(graph, options);
-  const auto found = session->forward(ids());
+  const auto found = session->forward(test::family_ids());
   EXPECT_LE(test::max_abs_difference(found, wanted), tolerance) << "compiled";
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, SafetensorsFamily, testing::ValuesIn(case_names()),
+INSTANTIATE_TEST_SUITE_P(Cases, SafetensorsFamily, testing::ValuesIn(test::family_names()),
                          [](const testing::TestParamInfo<std::string>& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');
@@ -141,7 +45,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, SafetensorsFamily, testing::ValuesIn(case_names(
 
 TEST(SafetensorsDescription, TheBaseOfNamesMayBeLeftAway) {
   for (const auto& [name, base] : {std::pair{"gpt2", "transformer."}, {"opt", "model."}}) {
-    Model model(name);
+    FamilyModel model(name);
     const auto wanted = model.last_logits();
     model.without = base;
     EXPECT_EQ(model.last_logits(), wanted) << name;
@@ -149,7 +53,7 @@ TEST(SafetensorsDescription, TheBaseOfNamesMayBeLeftAway) {
 }
 
 TEST(SafetensorsDescription, BuffersAndATiedHeadArePassedOver) {
-  Model model("gpt2");
+  FamilyModel model("gpt2");
   const auto wanted = model.last_logits();
   model.tensors["transformer.h.0.attn.bias"] = {1, 1, 8, 8};
   model.tensors["transformer.h.1.attn.masked_bias"] = {1};
@@ -198,7 +102,6 @@ TEST(SafetensorsDescription, ConfigurationsThatCannotBeHonouredAreRefused) {
       {"qwen3", "head_dim", 8, "has shape [64,32], but the model's description expects [32,32]"},
       {"gptj", "rotary_dim", 64, "an even number up to 8"},
       {"gptj", "rotary_dim", 3, "an even number up to 8"},
-      {"cohere", "use_qk_norm", true, "\"use_qk_norm\" is true, but false is expected"},
       {"smollm3", "no_rope_layers", json::array({1, 0}), "a number for each layer"},
       {"opt", "do_layer_norm_before", false, "\"do_layer_norm_before\" is false"},
       {"opt", "word_embed_proj_dim", 16, "the hidden size"},
@@ -213,7 +116,7 @@ TEST(SafetensorsDescription, ConfigurationsThatCannotBeHonouredAreRefused) {
       {"gpt2", "scale_attn_weights", false, "\"scale_attn_weights\" is false"},
   };
   for (const Refusal& refusal : refusals) {
-    Model model(refusal.model);
+    FamilyModel model(refusal.model);
     model.config[refusal.key] = refusal.value;
     const std::string found = model.complaint();
     EXPECT_NE(found.find(refusal.complaint), std::string::npos)
@@ -223,16 +126,16 @@ TEST(SafetensorsDescription, ConfigurationsThatCannotBeHonouredAreRefused) {
 }
 
 TEST(SafetensorsDescription, TensorsThatDoNotFitAreRefused) {
-  Model missing("llama-bias");
+  FamilyModel missing("llama-bias");
   missing.tensors.erase("model.layers.1.mlp.up_proj.weight");
   EXPECT_NE(missing.complaint().find("no tensor 'model.layers.1.mlp.up_proj.weight'"),
             std::string::npos);
-  Model more("llama-bias");
+  FamilyModel more("llama-bias");
   more.tensors["model.layers.0.self_attn.q_norm.weight"] = {8};
   EXPECT_NE(more.complaint().find("'model.layers.0.self_attn.q_norm.weight' has no place"),
             std::string::npos);
   const TemporaryFolder folder;
-  folder.write("config.json", case_named("llama-bias")["config"].dump());
+  folder.write("config.json", test::family_case("llama-bias")["config"].dump());
   test::SafetensorsWriter writer;
   writer.add_raw("model.embed_tokens.weight", "I32", {32, 32}, std::string(4096, '\0'));
   folder.write("model.safetensors", writer.bytes());
@@ -242,7 +145,7 @@ TEST(SafetensorsDescription, TensorsThatDoNotFitAreRefused) {
 // Readers that recurse would run out of stack.
 TEST(SafetensorsDescription, DeeplyNestedConfigurationsAreRefused) {
   for (const char* key : {"eos_token_id", "hidden_size", "rope_parameters"}) {
-    const Model model("llama-bias");
+    const FamilyModel model("llama-bias");
     model.write();
     std::string text = model.config.dump();
     text.insert(1, std::string("\"") + key + "\":" + std::string(300000, '[') +
@@ -258,7 +161,7 @@ TEST(SafetensorsDescription, DeeplyNestedConfigurationsAreRefused) {
 }
 
 TEST(SafetensorsDescription, AFolderNeedsItsConfiguration) {
-  const Model model("llama-bias");
+  const FamilyModel model("llama-bias");
   model.write();
   std::filesystem::remove(model.folder.path("config.json"));
   EXPECT_THROW(frontends::load_safetensors(model.folder.folder()), Error);
@@ -266,7 +169,7 @@ TEST(SafetensorsDescription, AFolderNeedsItsConfiguration) {
 
 // LongRoPE's other frequencies begin after the original length: the context ends there.
 TEST(SafetensorsDescription, LongRopeEndsTheContextAtTheOriginalLength) {
-  const Model model("phi3-longrope");
+  const FamilyModel model("phi3-longrope");
   EXPECT_EQ(frontends::load_safetensors(model.write()).graph.context_length, 64);
 }
 

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 
 #include "frontends/tokenizer/gguf_vocabulary.h"
@@ -225,14 +226,63 @@ TEST(GgufVocabulary, OfByteLevelBpeGivesTheSameIds) {
   }
 }
 
+// A text's words, by a vocabulary that joins any word of it whole: each of its parts is a token,
+// and each way to cut a part in two is a merge.
+Strings words_of(const char* pre, const std::string& text) {
+  GgufVocabulary vocabulary;
+  vocabulary.model = "gpt2";
+  vocabulary.pre = pre;
+  Strings letters;  // bytes, as this BPE writes them
+  for (const char c : text) {
+    letters.push_back(c == ' ' ? "\u0120" : c == '\n' ? "\u010A" : std::string(1, c));
+  }
+  const auto part = [&](size_t begin, size_t count) {
+    std::string whole;
+    for (size_t i = begin; i < begin + count; ++i) whole += letters[i];
+    return whole;
+  };
+  std::set<std::string> known;
+  for (size_t count = 1; count <= text.size(); ++count) {
+    for (size_t begin = 0; begin + count <= text.size(); ++begin) {
+      const std::string token = part(begin, count);
+      if (!known.insert(token).second) continue;
+      vocabulary.tokens.push_back(token);
+      for (size_t left = 1; left < count; ++left) {
+        vocabulary.merges.push_back(part(begin, left) + " " + part(begin + left, count - left));
+      }
+    }
+  }
+  const Tokenizer tokenizer = Tokenizer::from_gguf(vocabulary, "test.gguf");
+  Strings words;
+  for (const int32_t id : tokenizer.encode(text, false)) {
+    words.push_back(tokenizer.decode({id}, false));
+  }
+  return words;
+}
+
+// As llama.cpp (b11669) cuts them.
+TEST(GgufVocabulary, PreTokenizersCutWhereLlamaCppDoes) {
+  EXPECT_EQ(words_of("default", "a``.1234"), (Strings{"a", "``", ".", "123", "4"}));
+  EXPECT_EQ(words_of("falcon", "a``.1234"), (Strings{"a", "``.", "123", "4"}));
+  EXPECT_EQ(words_of("qwen2", "a!\n\nb 12"), (Strings{"a", "!\n\n", "b", " ", "1", "2"}));
+  EXPECT_EQ(words_of("seed-coder", "a!\n\nb 12"), (Strings{"a", "!", "\n\n", "b", " ", "1", "2"}));
+  EXPECT_EQ(words_of("hunyuan-dense", "a, 1234"), (Strings{"a", ",", " ", "123", "4"}));
+  EXPECT_EQ(words_of("exaone4", "a 12"), (Strings{"a", " 12"}));
+  EXPECT_EQ(words_of("exaone", "a 12"), (Strings{"a", " ", "1", "2"}));
+  EXPECT_EQ(words_of("viking", "a  34"), (Strings{"a", " ", " ", "3", "4"}));
+}
+
 TEST(GgufVocabulary, EveryPreTokenizerCompilesAndUnknownOnesAreNamed) {
   GgufVocabulary vocabulary;
   vocabulary.model = "gpt2";
   vocabulary.tokens = {"a", "b", "ab", "1", "\u0120"};
   vocabulary.merges = {"a b"};
-  for (const char* pre : {"", "default", "gpt-2", "llama-bpe", "dbrx", "qwen2", "starcoder",
-                          "smollm", "falcon", "bloom", "tekken", "gpt-4o", "deepseek-v3",
-                          "deepseek-llm", "deepseek-coder", "mpt", "viking", "command-r"}) {
+  for (const char* pre :
+       {"",           "default",       "gpt-2",       "llama-bpe",    "dbrx",
+        "qwen2",      "starcoder",     "smollm",      "falcon",       "bloom",
+        "tekken",     "gpt-4o",        "deepseek-v3", "deepseek-llm", "deepseek-coder",
+        "mpt",        "viking",        "command-r",   "qwen35",       "seed-coder",
+        "bailingmoe", "hunyuan-dense", "exaone4"}) {
     vocabulary.pre = pre;
     const Tokenizer tokenizer = Tokenizer::from_gguf(vocabulary, "test.gguf");
     EXPECT_EQ(tokenizer.decode(tokenizer.encode("ab 11a", false), false), "ab 11a") << pre;
