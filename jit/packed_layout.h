@@ -31,6 +31,7 @@ enum class WeightType : uint8_t { u4, u8, f32, u6 };
 enum class ScaleType : uint8_t { f16, f32, bf16 };
 
 inline constexpr int64_t kColumnBlock = 16;
+inline constexpr int kLineBytes = 64;  // as many as a column block has of 32-bit numbers
 
 // Of quantized types: the largest stored value, and the zero point of symmetric formats.
 inline constexpr int weight_bits(WeightType type) {
