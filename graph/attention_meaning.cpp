@@ -12,7 +12,7 @@
 namespace nibble::graph {
 namespace {
 
-constexpr double kTolerance = 2e-4;  // of the largest element, fp32 against double
+constexpr double kSameScores = 2e-4;  // of the largest element, fp32 against double
 
 // Attention as `meaning` says, in double, over rows of concatenated projections of all tokens.
 class Expected {
@@ -152,7 +152,7 @@ void verify_meaning(const Graph& graph, const Interpreter& interpreter,
   }
   const Expected expected(meaning, rows, total);
 
-  const double tolerance = std::max(kTolerance, 8 * meaning.table_error);
+  const double tolerance = std::max(kSameScores, 8 * meaning.table_error);
   Feeds feeds = decoder_feeds(graph, {.tokens = kFirst, .past = 0, .thin_cache = false});
   feed_projections(region, kFirst, rows, feeds);
   if (is_prefix_form(graph)) {

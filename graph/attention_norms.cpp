@@ -13,10 +13,6 @@
 namespace nibble::graph {
 namespace {
 
-bool is_norm(const Node& node) {
-  return node.is("RMSNorm", kNibbleDomain) || node.is("LayerNorm", kNibbleDomain);
-}
-
 bool is_clip(const Node& node) { return node.is("Clip", kNibbleDomain); }
 
 // What may use a projection that is cut into heads.

@@ -12,7 +12,7 @@ namespace nibble::graph {
 namespace {
 
 // Below this a score is masked: fp16's lowest is -65504; -10000 is what older exports use.
-constexpr float kMasked = -9999.0F;
+constexpr float kMostMasked = -9999.0F;
 // Longest context that is probed for a window, in positions.
 constexpr int64_t kLongestProbe = 65536;
 
@@ -92,7 +92,7 @@ std::vector<float> scores_for(const Graph& graph, const Interpreter& interpreter
   return last;
 }
 
-bool masked(float value) { return value <= kMasked; }
+bool masked(float value) { return value <= kMostMasked; }
 
 // One head's scores over a row of positions, the last of which is the token itself, with ALiBi's
 // slope taken out.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "graph/ops.h"
 #include "graph/quantized_nodes.h"
 #include "graph/rewrite.h"
 
@@ -14,7 +15,7 @@ class Completer {
 
   void run() {
     for (const Node& node : graph_.nodes) {
-      if (node.is("GroupQueryAttention", "com.microsoft")) {
+      if (node.is("GroupQueryAttention", kMicrosoftDomain)) {
         complete_grouped(node);
       } else if (node.op == "RotaryEmbedding") {
         limit_context(node.domain.empty() ? node.input(1) : node.input(2));
@@ -65,7 +66,7 @@ class Completer {
     }
     const Node* node = links_.producer(id);
     if (node == nullptr) return 0;
-    if (node->is("MatMulNBits", "com.microsoft")) return node->get_int("N", 0);
+    if (node->is("MatMulNBits", kMicrosoftDomain)) return node->get_int("N", 0);
     if (node->is("MatMul")) return columns_of(node->input(1), depth - 1);
     if (node->is("Gemm")) return gemm_columns(*node);
     if (node->is("Transpose")) {

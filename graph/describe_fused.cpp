@@ -11,9 +11,6 @@ namespace nibble::graph {
 namespace {
 
 bool is_attention(const Node& node) { return node.is("Attention", kNibbleDomain); }
-bool is_norm(const Node& node) {
-  return node.is("RMSNorm", kNibbleDomain) || node.is("LayerNorm", kNibbleDomain);
-}
 bool is_linear(const Node& node) { return node.is("Linear", kNibbleDomain); }
 
 // Whether `node` adds input i to what it makes: a residual.

@@ -18,13 +18,12 @@
 namespace nibble::graph {
 namespace {
 
-constexpr std::string_view kMicrosoft = "com.microsoft";
 constexpr int64_t kOnnxFloat = 1;
 
 // Appends nodes that all bear the name of the one they replace.
-class Writer {
+class NodeWriter {
  public:
-  Writer(Graph& graph, std::vector<Node>& nodes, std::string name)
+  NodeWriter(Graph& graph, std::vector<Node>& nodes, std::string name)
       : graph_(graph), nodes_(nodes), name_(std::move(name)) {}
 
   using Attributes = std::map<std::string, Attribute>;
@@ -79,7 +78,7 @@ struct Heads {
 };
 
 // Keys or values of each query head.
-ValueId repeat_heads(Writer& w, ValueId x, ValueId q) {
+ValueId repeat_heads(NodeWriter& w, ValueId x, ValueId q) {
   const ValueId heads = w.dims(q, 1, 2), kv_heads = w.dims(x, 1, 2);
   const ValueId one = w.ints({1});
   const ValueId times = w.op("Div", {heads, kv_heads});
@@ -91,7 +90,7 @@ ValueId repeat_heads(Writer& w, ValueId x, ValueId q) {
 }
 
 // Which positions each token sees: [length, total], booleans.
-ValueId visible(Writer& w, const Heads& a) {
+ValueId visible(NodeWriter& w, const Heads& a) {
   const ValueId total = w.dim(a.k, 2), one = w.integer(1);
   const ValueId past = w.op("Sub", {total, w.dim(a.q, 2)});
   const ValueId here = w.op("Unsqueeze", {w.op("Range", {past, total, one}), w.ints({1})});
@@ -102,7 +101,7 @@ ValueId visible(Writer& w, const Heads& a) {
   return w.op("And", {causal, w.op("Greater", {there, oldest})});
 }
 
-void write_attention(Writer& w, const Heads& a) {
+void write_attention(NodeWriter& w, const Heads& a) {
   const ValueId hidden = w.real(std::numeric_limits<float>::lowest());
   const ValueId k = repeat_heads(w, a.k, a.q), v = repeat_heads(w, a.v, a.q);
   const ValueId turned = w.op("Transpose", {k}, {{"perm", std::vector<int64_t>{0, 1, 3, 2}}});
@@ -133,7 +132,7 @@ void write_attention(Writer& w, const Heads& a) {
 }
 
 // The cache after the call: `present` when the graph wants it.
-ValueId with_past(Writer& w, ValueId past, ValueId x, ValueId present) {
+ValueId with_past(NodeWriter& w, ValueId past, ValueId x, ValueId present) {
   if (past != kNoValue) return w.op("Concat", {past, x}, {{"axis", int64_t{2}}}, present);
   if (present != kNoValue) return w.op("Identity", {x}, {}, present);
   return x;
@@ -162,9 +161,9 @@ std::string obstacle(const Node& node) {
   return "";
 }
 
-class Grouped {
+class GroupedAttention {
  public:
-  Grouped(const Graph& graph, const Node& node, Writer& w)
+  GroupedAttention(const Graph& graph, const Node& node, NodeWriter& w)
       : graph_(graph),
         node_(node),
         w_(w),
@@ -225,12 +224,12 @@ class Grouped {
     return w_.op(
         "RotaryEmbedding", {x, positions, node_.input(7), node_.input(8)},
         {{"interleaved", node_.get_int("rotary_interleaved", 0)}, {"rotary_embedding_dim", rotary}},
-        kNoValue, kMicrosoft);
+        kNoValue, kMicrosoftDomain);
   }
 
   const Graph& graph_;
   const Node& node_;
-  Writer& w_;
+  NodeWriter& w_;
   int64_t heads_, kv_heads_;
 };
 
@@ -240,7 +239,7 @@ std::string standard_obstacle(const Node& node) {
   return "";
 }
 
-void write_standard(Writer& w, const Node& node, const std::vector<ValueKind>& kinds) {
+void write_standard(NodeWriter& w, const Node& node, const std::vector<ValueKind>& kinds) {
   const int64_t heads = node.get_int("q_num_heads", 0), kv_heads = node.get_int("kv_num_heads", 0);
   const auto split = [&](ValueId x, int64_t count) {
     return count > 0 ? w.swap_heads(w.reshape(x, {0, 0, count, -1})) : x;
@@ -260,7 +259,7 @@ void write_standard(Writer& w, const Node& node, const std::vector<ValueKind>& k
 }
 
 // x + skip (+ bias), then the norm; the bias goes to the term that a matmul makes.
-void write_skip_norm(Writer& w, const Node& node, const Links& links) {
+void write_skip_norm(NodeWriter& w, const Node& node, const Links& links) {
   const bool layer = node.op == "SkipLayerNormalization";
   const ValueId bias = node.input(layer ? 4 : 3);
   ValueId x = node.inputs[0], skip = node.inputs[1];
@@ -277,34 +276,34 @@ void write_skip_norm(Writer& w, const Node& node, const Links& links) {
 }
 
 bool is_skip_norm(const Node& node) {
-  return (node.is("SkipLayerNormalization", kMicrosoft) ||
-          node.is("SkipSimplifiedLayerNormalization", kMicrosoft)) &&
+  return (node.is("SkipLayerNormalization", kMicrosoftDomain) ||
+          node.is("SkipSimplifiedLayerNormalization", kMicrosoftDomain)) &&
          output(node, 1) == kNoValue && output(node, 2) == kNoValue;
 }
 
 // A product with a scale: the product alone, transposed or not, and the scale; not by a constant,
 // which form_linears scales. A Gemm with an activation likewise, and an activation of a sum.
 bool is_fused_product(const Graph& graph, const Node& node) {
-  if (node.is("BiasGelu", kMicrosoft) || node.is("FastGelu", kMicrosoft)) {
+  if (node.is("BiasGelu", kMicrosoftDomain) || node.is("FastGelu", kMicrosoftDomain)) {
     return node.input(1) != kNoValue;
   }
-  if (node.is("FusedMatMul", kMicrosoft)) {
+  if (node.is("FusedMatMul", kMicrosoftDomain)) {
     if (graph.tensor(node.inputs[1]) != nullptr) return false;
     return node.get_int("transBatchA", 0) == 0 && node.get_int("transBatchB", 0) == 0;
   }
   const std::string activation = node.get_string("activation", "");
-  return node.is("FusedGemm", kMicrosoft) &&
+  return node.is("FusedGemm", kMicrosoftDomain) &&
          (activation == "Relu" || activation == "Tanh" || activation == "Sigmoid");
 }
 
-void write_fused_product(Writer& w, const Node& node) {
+void write_fused_product(NodeWriter& w, const Node& node) {
   if (node.op == "BiasGelu" || node.op == "FastGelu") {
     const ValueId sum = w.op("Add", {node.inputs[0], node.inputs[1]});
-    w.op(node.op == "BiasGelu" ? "Gelu" : "FastGelu", {sum}, {}, node.outputs[0], kMicrosoft);
+    w.op(node.op == "BiasGelu" ? "Gelu" : "FastGelu", {sum}, {}, node.outputs[0], kMicrosoftDomain);
     return;
   }
   if (node.op == "FusedGemm") {
-    Writer::Attributes attributes = node.attributes;
+    NodeWriter::Attributes attributes = node.attributes;
     std::erase_if(attributes, [](const auto& a) { return a.first.starts_with("activation"); });
     const ValueId y = w.op("Gemm", node.inputs, std::move(attributes));
     w.op(node.get_string("activation", "").c_str(), {y}, {}, node.outputs[0]);
@@ -317,7 +316,8 @@ void write_fused_product(Writer& w, const Node& node) {
   if (swap_a == 0 && swap_b == 0) {
     y = w.op("MatMul", node.inputs, {}, out);
   } else {
-    y = w.op("FusedMatMul", node.inputs, {{"transA", swap_a}, {"transB", swap_b}}, out, kMicrosoft);
+    y = w.op("FusedMatMul", node.inputs, {{"transA", swap_a}, {"transB", swap_b}}, out,
+             kMicrosoftDomain);
   }
   if (alpha != 1) w.op("Mul", {y, w.real(alpha)}, {}, node.outputs[0]);
 }
@@ -364,7 +364,7 @@ std::optional<ProductDims> product_dims(const Node& node) {
   }
 }
 
-ValueId reordered(Writer& w, ValueId x, const std::string& from, const std::string& to,
+ValueId reordered(NodeWriter& w, ValueId x, const std::string& from, const std::string& to,
                   ValueId out = kNoValue) {
   if (from == to && out == kNoValue) return x;
   std::vector<int64_t> perm;
@@ -372,7 +372,7 @@ ValueId reordered(Writer& w, ValueId x, const std::string& from, const std::stri
   return w.op("Transpose", {x}, {{"perm", std::move(perm)}}, out);
 }
 
-void write_einsum(Writer& w, const Node& node, const ProductDims& dims) {
+void write_einsum(NodeWriter& w, const Node& node, const ProductDims& dims) {
   const Einsum einsum = parse_einsum(node.get_string("equation", ""));
   const bool sums = !dims.summed.empty();
   ValueId a =
@@ -398,7 +398,7 @@ int expand_operators(Graph& graph, FusionReport& report) {
   std::vector<Node> nodes;
   int changed = 0;
   for (const Node& node : before) {
-    const bool grouped = node.is("GroupQueryAttention", kMicrosoft);
+    const bool grouped = node.is("GroupQueryAttention", kMicrosoftDomain);
     const bool standard = node.is("Attention");
     const bool product = is_fused_product(graph, node);
     const auto einsum = product_dims(node);
@@ -412,9 +412,9 @@ int expand_operators(Graph& graph, FusionReport& report) {
       nodes.push_back(node);
       continue;
     }
-    Writer writer(graph, nodes, node.name);
+    NodeWriter writer(graph, nodes, node.name);
     if (grouped) {
-      Grouped(graph, node, writer).write();
+      GroupedAttention(graph, node, writer).write();
     } else if (standard) {
       write_standard(writer, node, kinds);
     } else if (product) {

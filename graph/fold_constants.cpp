@@ -15,12 +15,10 @@ namespace {
 // Larger results stay computed at run time: folding must not copy weights.
 constexpr int64_t kMaxFoldedElements = 1 << 16;
 
-using Kind = ValueKind;
-
 // Casts between float types compute nothing here (all floats are fp32); Identity and Dropout never
 // do.
 int drop_identities(Graph& graph) {
-  const std::vector<Kind> kinds = value_kinds(graph);
+  const std::vector<ValueKind> kinds = value_kinds(graph);
   std::vector<bool> dead(graph.nodes.size(), false);
   std::vector<ValueId> forward(graph.values.size());
   for (size_t id = 0; id < forward.size(); ++id) forward[id] = static_cast<ValueId>(id);
@@ -32,8 +30,8 @@ int drop_identities(Graph& graph) {
     }
     bool identity = node.is("Identity") || node.is("Dropout");
     if (node.is("Cast")) {
-      const Kind from = kinds[static_cast<size_t>(node.inputs[0])];
-      identity = from == kind_of_cast(node.get_int("to", 1)) && from != Kind::boolean;
+      const ValueKind from = kinds[static_cast<size_t>(node.inputs[0])];
+      identity = from == kind_of_cast(node.get_int("to", 1)) && from != ValueKind::boolean;
     }
     if (node.is("Concat") && node.inputs.size() == 1) identity = true;
     const bool is_output = std::any_of(node.outputs.begin(), node.outputs.end(), [&](ValueId id) {

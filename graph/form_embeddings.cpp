@@ -28,7 +28,7 @@ struct Lookup {
 };
 
 std::optional<Lookup> lookup_of(const Graph& graph, const Links& links, const Node& node) {
-  if (node.is("GatherBlockQuantized", "com.microsoft")) {
+  if (node.is("GatherBlockQuantized", kMicrosoftDomain)) {
     return Lookup{MatrixSource::whole(gather_block_table(graph, node)), node.inputs[0],
                   node.inputs[1]};
   }

@@ -49,7 +49,7 @@ struct Candidate {
 };
 
 std::optional<Candidate> candidate_of(const Graph& graph, const Links& links, const Node& node) {
-  const bool fused = node.is("FusedMatMul", "com.microsoft") && node.get_int("transA", 0) == 0 &&
+  const bool fused = node.is("FusedMatMul", kMicrosoftDomain) && node.get_int("transA", 0) == 0 &&
                      node.get_int("transBatchA", 0) == 0 && node.get_int("transBatchB", 0) == 0;
   if (node.is("MatMul") || fused) {
     auto source = weight_of(graph, links, node.inputs[1], node.get_int("transB", 0) == 0);
@@ -57,7 +57,7 @@ std::optional<Candidate> candidate_of(const Graph& graph, const Links& links, co
     if (fused) source->parts[0].factor *= node.get_float("alpha", 1);
     return Candidate{std::move(*source), kNoValue, kNoValue, kNoValue};
   }
-  if (node.is("MatMulNBits", "com.microsoft")) {
+  if (node.is("MatMulNBits", kMicrosoftDomain)) {
     auto source = MatrixSource::whole(matmul_nbits_weight(graph, node));
     const ValueId bias = node.input(5);
     if (bias != kNoValue && !is_bias(graph, bias, source.n)) return std::nullopt;

@@ -19,7 +19,7 @@ namespace nibble::graph {
 namespace {
 
 constexpr int64_t kTokens = 2;
-constexpr double kTolerance = 1e-5;
+constexpr double kSameActivation = 1e-5;
 constexpr const char* kActivations[] = {"silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2"};
 
 double evaluate(std::string_view activation, double x) {
@@ -62,7 +62,8 @@ float factor_between(std::span<const float> found, std::span<const float> expect
                        static_cast<double>(*largest);
   if (!std::isfinite(ratio) || ratio == 0) return 1;
   const double simple = std::round(ratio * 64) / 64;
-  const bool close = simple != 0 && std::fabs(ratio - simple) <= kTolerance * std::fabs(simple);
+  const bool close =
+      simple != 0 && std::fabs(ratio - simple) <= kSameActivation * std::fabs(simple);
   return static_cast<float>(close ? simple : ratio);
 }
 
@@ -148,7 +149,7 @@ class ActivationFuser {
       std::erase_if(left, [&](const Meaning& candidate) {
         auto expected = predict(candidate, inputs, result.size() / kTokens);
         for (float& value : expected) value *= candidate.factor;
-        return !(relative_difference(result.floats(), expected) < kTolerance);
+        return !(relative_difference(result.floats(), expected) < kSameActivation);
       });
     }
     std::erase_if(left, [&](const Meaning& candidate) {

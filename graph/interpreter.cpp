@@ -10,6 +10,7 @@
 
 #include "graph/interpreter_meter.h"
 #include "graph/interpreter_ops.h"
+#include "graph/ops.h"
 #include "jit/error.h"
 #include "jit/packed_layout.h"
 
@@ -79,8 +80,8 @@ Array from_tensor(const TensorData& tensor) {
 
 // Quantized weights are read where they are, not as arrays of 64-bit integers.
 bool reads_weights_itself(const Node& node, size_t input) {
-  if (node.is("MatMulNBits", "com.microsoft")) return input >= 1 && input <= 4;
-  return node.is("GatherBlockQuantized", "com.microsoft") && input != 1;
+  if (node.is("MatMulNBits", kMicrosoftDomain)) return input >= 1 && input <= 4;
+  return node.is("GatherBlockQuantized", kMicrosoftDomain) && input != 1;
 }
 
 std::vector<float> unpack_k_major(const jit::PackedView& view) {

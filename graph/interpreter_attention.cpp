@@ -33,7 +33,7 @@ const Array* past_array(const OpCall& call, size_t i, const AttentionCall& a) {
   return past;
 }
 
-AttentionCall read_call(const OpCall& call) {
+AttentionCall read_attention_call(const OpCall& call) {
   const Node& node = call.node;
   const Array& qkv = call.in(0);
   AttentionCall a;
@@ -162,7 +162,7 @@ void attend(const AttentionCall& a, const float* q, const float* keys, const flo
 }  // namespace
 
 Outputs op_attention(const OpCall& call) {
-  const AttentionCall a = read_call(call);
+  const AttentionCall a = read_attention_call(call);
   const float* qkv = call.in(0).floats().data();
   const int64_t k_first = a.heads * a.head_dim, v_first = k_first + a.kv_heads * a.head_dim;
   std::vector<float> keys = extend(a, qkv, call.optional(5), k_first, true);

@@ -3,12 +3,11 @@
 #include <cmath>
 
 #include "graph/interpreter_nibble.h"
+#include "graph/ops.h"
 #include "jit/error.h"
 
 namespace nibble::graph {
 namespace {
-
-constexpr std::string_view kMicrosoft = "com.microsoft";
 
 struct NormCall {
   const float* weight = nullptr;
@@ -112,7 +111,7 @@ Outputs mapped(const OpCall& call, const F& f) {
   return {Array::of(x.shape, std::move(out))};
 }
 
-Outputs op_gelu(const OpCall& call) {
+Outputs op_gelu_microsoft(const OpCall& call) {
   return mapped(call, [](float x) { return activate(jit::Activation::gelu, x); });
 }
 
@@ -135,21 +134,21 @@ Outputs op_swish(const OpCall& call) {
   return sigmoid_gate(call, call.node.get_float("alpha", 1.0F));
 }
 
-constexpr OpEntry kOps[] = {
+constexpr OpEntry kContribOps[] = {
     {"", "RMSNormalization", op_rms_normalization},
     {"", "SimplifiedLayerNormalization", op_rms_normalization},
-    {kMicrosoft, "SimplifiedLayerNormalization", op_rms_normalization},
-    {kMicrosoft, "SkipSimplifiedLayerNormalization", op_skip_simplified},
-    {kMicrosoft, "SkipLayerNormalization", op_skip_layer},
-    {kMicrosoft, "Gelu", op_gelu},
-    {kMicrosoft, "BiasGelu", op_gelu},
-    {kMicrosoft, "FastGelu", op_fast_gelu},
-    {kMicrosoft, "QuickGelu", op_quick_gelu},
+    {kMicrosoftDomain, "SimplifiedLayerNormalization", op_rms_normalization},
+    {kMicrosoftDomain, "SkipSimplifiedLayerNormalization", op_skip_simplified},
+    {kMicrosoftDomain, "SkipLayerNormalization", op_skip_layer},
+    {kMicrosoftDomain, "Gelu", op_gelu_microsoft},
+    {kMicrosoftDomain, "BiasGelu", op_gelu_microsoft},
+    {kMicrosoftDomain, "FastGelu", op_fast_gelu},
+    {kMicrosoftDomain, "QuickGelu", op_quick_gelu},
     {"", "Swish", op_swish},
 };
 
 }  // namespace
 
-std::span<const OpEntry> contrib_ops() { return kOps; }
+std::span<const OpEntry> contrib_ops() { return kContribOps; }
 
 }  // namespace nibble::graph

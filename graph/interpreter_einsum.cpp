@@ -90,10 +90,10 @@ Outputs op_einsum(const OpCall& call) {
   return {Array::of(std::move(shape), std::move(out))};
 }
 
-constexpr OpEntry kOps[] = {{"", "Einsum", op_einsum}};
+constexpr OpEntry kEinsumOps[] = {{"", "Einsum", op_einsum}};
 
 }  // namespace
 
-std::span<const OpEntry> einsum_ops() { return kOps; }
+std::span<const OpEntry> einsum_ops() { return kEinsumOps; }
 
 }  // namespace nibble::graph

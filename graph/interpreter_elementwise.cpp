@@ -366,7 +366,7 @@ Outputs op_cast(const OpCall& call) {
   }
 }
 
-constexpr OpEntry kOps[] = {
+constexpr OpEntry kElementwiseOps[] = {
     {"", "Add", op_add},
     {"", "Sub", op_sub},
     {"", "Mul", op_mul},
@@ -412,6 +412,6 @@ constexpr OpEntry kOps[] = {
 
 }  // namespace
 
-std::span<const OpEntry> elementwise_ops() { return kOps; }
+std::span<const OpEntry> elementwise_ops() { return kElementwiseOps; }
 
 }  // namespace nibble::graph

@@ -162,7 +162,7 @@ Outputs op_scatter_nd(const OpCall& call) {
   return {x.kind == Array::Kind::f32 ? place(*x.f, *updates.f) : place(*x.i, *updates.i)};
 }
 
-constexpr OpEntry kOps[] = {
+constexpr OpEntry kGatherOps[] = {
     {"", "Gather", op_gather},
     {"", "GatherElements", op_gather_elements},
     {"", "GatherND", op_gather_nd},
@@ -171,6 +171,6 @@ constexpr OpEntry kOps[] = {
 
 }  // namespace
 
-std::span<const OpEntry> gather_ops() { return kOps; }
+std::span<const OpEntry> gather_ops() { return kGatherOps; }
 
 }  // namespace nibble::graph

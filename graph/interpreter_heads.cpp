@@ -7,14 +7,14 @@
 #include <optional>
 
 #include "graph/interpreter_nibble.h"
+#include "graph/ops.h"
 #include "jit/error.h"
 
 namespace nibble::graph {
 namespace {
 
-constexpr std::string_view kMicrosoft = "com.microsoft";
 constexpr int64_t kMostHeads = 1 << 20;
-constexpr double kMasked = -std::numeric_limits<double>::infinity();
+constexpr double kHidden = -std::numeric_limits<double>::infinity();
 
 // Heads [batch, heads, length, dim] of rows [batch, length, heads * dim] from column `first` on.
 Array split_heads(const Array& x, int64_t heads, int64_t dim, int64_t first) {
@@ -164,7 +164,7 @@ Outputs op_rotary_embedding_microsoft(const OpCall& call) {
 struct HeadsCall {
   Array q, k, v;  // [batch, heads, length, dim]
   double scale = 1, softcap = 0;
-  // Added to the score of token s and position t; kMasked hides it.
+  // Added to the score of token s and position t; kHidden hides it.
   std::function<double(int64_t b, int64_t h, int64_t s, int64_t t)> bias;
   // One more score, of no value, in each head's softmax.
   std::function<std::optional<double>(int64_t h)> sink = [](int64_t) { return std::nullopt; };
@@ -179,7 +179,7 @@ void attend_row(const HeadsCall& a, int64_t b, int64_t h, int64_t s, float* out)
   const float* k = a.k.floats().data() + kv * total * dim;
   const float* v = a.v.floats().data() + kv * total * value_dim;
   const std::optional<double> sink = a.sink(h);
-  double largest = sink.value_or(kMasked), sum = 0;
+  double largest = sink.value_or(kHidden), sum = 0;
   std::vector<double> weights(static_cast<size_t>(total));
   for (int64_t t = 0; t < total; ++t) {
     double score = 0;
@@ -190,7 +190,7 @@ void attend_row(const HeadsCall& a, int64_t b, int64_t h, int64_t s, float* out)
     largest = std::max(largest, weights[static_cast<size_t>(t)]);
   }
   std::vector<double> mixed(static_cast<size_t>(value_dim), 0.0);
-  if (largest > kMasked) {
+  if (largest > kHidden) {
     if (sink) sum = std::exp(*sink - largest);
     for (int64_t t = 0; t < total; ++t) {
       const double weight = std::exp(weights[static_cast<size_t>(t)] - largest);
@@ -233,14 +233,14 @@ double bias_at(const Array& mask, int64_t b, int64_t h, int64_t s, int64_t t) {
   if (rank > 4) fail("A mask of shape {} has more than four dimensions.", to_string(mask.shape));
   for (size_t d = 0; d < rank; ++d) {
     const int64_t i = mask.shape[d] == 1 ? 0 : index[4 - rank + d];
-    if (d + 1 == rank && i >= mask.shape[d]) return kMasked;
+    if (d + 1 == rank && i >= mask.shape[d]) return kHidden;
     if (i >= mask.shape[d]) {
       fail("A mask of shape {} does not fit the scores.", to_string(mask.shape));
     }
     at = at * mask.shape[d] + i;
   }
   if (mask.kind == Array::Kind::f32) return mask.floats()[static_cast<size_t>(at)];
-  return mask.ints()[static_cast<size_t>(at)] != 0 ? 0 : kMasked;
+  return mask.ints()[static_cast<size_t>(at)] != 0 ? 0 : kHidden;
 }
 
 Array heads_of(const OpCall& call, size_t i, const char* attribute) {
@@ -274,7 +274,7 @@ Outputs op_standard_attention(const OpCall& call) {
     const int64_t valid =
         lengths != nullptr ? lengths->ints()[static_cast<size_t>(b)] : a.k.shape[2];
     const int64_t past = lengths != nullptr ? valid - a.q.shape[2] : offset;
-    if (t >= valid || (causal && t > s + past)) return kMasked;
+    if (t >= valid || (causal && t > s + past)) return kHidden;
     return mask != nullptr ? bias_at(*mask, b, h, s, t) : 0.0;
   };
   Array out = attend(a);
@@ -284,12 +284,12 @@ Outputs op_standard_attention(const OpCall& call) {
 
 // --- GroupQueryAttention ---
 
-struct Grouped {
+struct GroupedHeads {
   int64_t heads = 0, kv_heads = 0, dim = 0;
 };
 
-Grouped grouped_of(const OpCall& call) {
-  Grouped g{call.node.get_int("num_heads"), call.node.get_int("kv_num_heads"), 0};
+GroupedHeads grouped_of(const OpCall& call) {
+  GroupedHeads g{call.node.get_int("num_heads"), call.node.get_int("kv_num_heads"), 0};
   const Array& query = call.in(0);
   if (query.shape.size() != 3 || g.heads < 1 || g.kv_heads < 1 || g.heads > kMostHeads ||
       g.kv_heads > kMostHeads || g.heads % g.kv_heads != 0) {
@@ -345,7 +345,7 @@ Array head_norm(const OpCall& call, size_t input, const Array& x) {
 Outputs op_group_query_attention(const OpCall& call) {
   refuse_unsupported(call);
   const Node& node = call.node;
-  const Grouped g = grouped_of(call);
+  const GroupedHeads g = grouped_of(call);
   const Array& query = call.in(0);
   const bool packed = call.optional(1) == nullptr;
   const Array& key = packed ? query : call.in(1);
@@ -392,7 +392,7 @@ Outputs op_group_query_attention(const OpCall& call) {
   const Array *bias = call.optional(10), *sinks = call.optional(11);
   a.bias = [&](int64_t b, int64_t h, int64_t s, int64_t t) {
     const int64_t here = cached + s, behind = here - t;
-    if (behind < 0 || (window > 0 && behind >= window)) return kMasked;
+    if (behind < 0 || (window > 0 && behind >= window)) return kHidden;
     return bias != nullptr ? bias_at(*bias, b, h, s, t) : 0.0;
   };
   const bool smooth = node.get_int("smooth_softmax", 0) == 1;
@@ -403,15 +403,15 @@ Outputs op_group_query_attention(const OpCall& call) {
   return {merge_heads(attend(a)), a.k, a.v};
 }
 
-constexpr OpEntry kOps[] = {
+constexpr OpEntry kStandardAttentionOps[] = {
     {"", "Attention", op_standard_attention},
     {"", "RotaryEmbedding", op_rotary_embedding},
-    {kMicrosoft, "RotaryEmbedding", op_rotary_embedding_microsoft},
-    {kMicrosoft, "GroupQueryAttention", op_group_query_attention},
+    {kMicrosoftDomain, "RotaryEmbedding", op_rotary_embedding_microsoft},
+    {kMicrosoftDomain, "GroupQueryAttention", op_group_query_attention},
 };
 
 }  // namespace
 
-std::span<const OpEntry> standard_attention_ops() { return kOps; }
+std::span<const OpEntry> standard_attention_ops() { return kStandardAttentionOps; }
 
 }  // namespace nibble::graph

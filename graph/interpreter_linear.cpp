@@ -32,7 +32,7 @@ struct LinearCall {
   Shape out_shape;
 };
 
-LinearCall read_call(const OpCall& call) {
+LinearCall read_linear_call(const OpCall& call) {
   LinearCall linear;
   linear.x = &call.in(0);
   const Constant* constant = call.constant(1);
@@ -185,7 +185,7 @@ std::vector<float> compute_quantized(const LinearCall& linear) {
 }  // namespace
 
 Outputs op_linear(const OpCall& call) {
-  LinearCall linear = read_call(call);
+  LinearCall linear = read_linear_call(call);
   std::vector<float> out = linear.act != jit::ActType::f32 && linear.rows > 0
                                ? compute_quantized(linear)
                                : compute_f32(call, linear);

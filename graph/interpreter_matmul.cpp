@@ -4,6 +4,7 @@
 
 #include "graph/interpreter_broadcast.h"
 #include "graph/interpreter_ops.h"
+#include "graph/ops.h"
 #include "jit/error.h"
 
 namespace nibble::graph {
@@ -159,15 +160,15 @@ Outputs op_fused_gemm(const OpCall& call) {
   fail("Its activation is \"{}\", expected Relu, Tanh or Sigmoid.", name);
 }
 
-constexpr OpEntry kOps[] = {
+constexpr OpEntry kMatmulOps[] = {
     {"", "MatMul", op_matmul},
     {"", "Gemm", op_gemm},
-    {"com.microsoft", "FusedMatMul", op_fused_matmul},
-    {"com.microsoft", "FusedGemm", op_fused_gemm},
+    {kMicrosoftDomain, "FusedMatMul", op_fused_matmul},
+    {kMicrosoftDomain, "FusedGemm", op_fused_gemm},
 };
 
 }  // namespace
 
-std::span<const OpEntry> matmul_ops() { return kOps; }
+std::span<const OpEntry> matmul_ops() { return kMatmulOps; }
 
 }  // namespace nibble::graph

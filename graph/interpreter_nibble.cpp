@@ -251,7 +251,7 @@ Outputs op_head_norm(const OpCall& call) {
   return {Array::of(x.shape, std::move(out))};
 }
 
-Outputs op_clip(const OpCall& call) {
+Outputs op_clip_nibble(const OpCall& call) {
   const float limit = call.node.get_float("limit");
   if (!(limit > 0)) fail("The limit {} is not above 0.", limit);
   const Array& x = call.in(0);
@@ -296,22 +296,17 @@ Outputs op_logit_scale(const OpCall& call) {
   return {Array::of(x.shape, std::move(out))};
 }
 
-constexpr OpEntry kOps[] = {
-    {kNibbleDomain, "Embedding", op_embedding},
-    {kNibbleDomain, "RMSNorm", op_rms_norm},
-    {kNibbleDomain, "LayerNorm", op_layer_norm},
-    {kNibbleDomain, "Linear", op_linear},
-    {kNibbleDomain, "Activation", op_activation},
-    {kNibbleDomain, "Gate", op_gate},
-    {kNibbleDomain, "Add", op_add_same},
-    {kNibbleDomain, "Attention", op_attention},
-    {kNibbleDomain, "LogitScale", op_logit_scale},
-    {kNibbleDomain, "HeadNorm", op_head_norm},
-    {kNibbleDomain, "Clip", op_clip},
+constexpr OpEntry kNibbleOps[] = {
+    {kNibbleDomain, "Embedding", op_embedding},    {kNibbleDomain, "RMSNorm", op_rms_norm},
+    {kNibbleDomain, "LayerNorm", op_layer_norm},   {kNibbleDomain, "Linear", op_linear},
+    {kNibbleDomain, "Activation", op_activation},  {kNibbleDomain, "Gate", op_gate},
+    {kNibbleDomain, "Add", op_add_same},           {kNibbleDomain, "Attention", op_attention},
+    {kNibbleDomain, "LogitScale", op_logit_scale}, {kNibbleDomain, "HeadNorm", op_head_norm},
+    {kNibbleDomain, "Clip", op_clip_nibble},
 };
 
 }  // namespace
 
-std::span<const OpEntry> nibble_ops() { return kOps; }
+std::span<const OpEntry> nibble_ops() { return kNibbleOps; }
 
 }  // namespace nibble::graph

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "graph/interpreter_nibble.h"
+#include "graph/ops.h"
 #include "graph/quantized_nodes.h"
 #include "jit/error.h"
 
@@ -137,10 +138,10 @@ Outputs op_matmul_integer(const OpCall& call) {
   return {Array::of(std::move(shape), std::move(out))};
 }
 
-constexpr OpEntry kOps[] = {
-    {"com.microsoft", "MatMulNBits", op_matmul_nbits},
-    {"com.microsoft", "GatherBlockQuantized", op_gather_block_quantized},
-    {"com.microsoft", "DequantizeLinear", op_dequantize_linear},
+constexpr OpEntry kQuantizedOps[] = {
+    {kMicrosoftDomain, "MatMulNBits", op_matmul_nbits},
+    {kMicrosoftDomain, "GatherBlockQuantized", op_gather_block_quantized},
+    {kMicrosoftDomain, "DequantizeLinear", op_dequantize_linear},
     {"", "DequantizeLinear", op_dequantize_linear},
     {"", "DynamicQuantizeLinear", op_dynamic_quantize_linear},
     {"", "MatMulInteger", op_matmul_integer},
@@ -148,6 +149,6 @@ constexpr OpEntry kOps[] = {
 
 }  // namespace
 
-std::span<const OpEntry> quantized_ops() { return kOps; }
+std::span<const OpEntry> quantized_ops() { return kQuantizedOps; }
 
 }  // namespace nibble::graph

@@ -215,7 +215,7 @@ Outputs op_cum_sum(const OpCall& call) {
   })};
 }
 
-constexpr OpEntry kOps[] = {
+constexpr OpEntry kReduceOps[] = {
     {"", "ReduceSum", op_reduce_sum},
     {"", "ReduceMean", op_reduce_mean},
     {"", "ReduceMax", op_reduce_max},
@@ -229,6 +229,6 @@ constexpr OpEntry kOps[] = {
 
 }  // namespace
 
-std::span<const OpEntry> reduce_ops() { return kOps; }
+std::span<const OpEntry> reduce_ops() { return kReduceOps; }
 
 }  // namespace nibble::graph

@@ -394,7 +394,7 @@ Outputs op_trilu(const OpCall& call) {
   })};
 }
 
-constexpr OpEntry kOps[] = {
+constexpr OpEntry kShapeOps[] = {
     {"", "Constant", op_constant},   {"", "ConstantOfShape", op_constant_of_shape},
     {"", "Identity", op_identity},   {"", "Dropout", op_identity},
     {"", "Shape", op_shape},         {"", "Size", op_size},
@@ -408,6 +408,6 @@ constexpr OpEntry kOps[] = {
 
 }  // namespace
 
-std::span<const OpEntry> shape_ops() { return kOps; }
+std::span<const OpEntry> shape_ops() { return kShapeOps; }
 
 }  // namespace nibble::graph

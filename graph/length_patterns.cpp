@@ -10,7 +10,7 @@ float number_at(const Array& array, size_t i) {
 }
 
 // What a Reshape makes of an input of this shape; nullopt when the target does not fit.
-std::optional<Shape> reshaped(const Shape& from, const std::vector<int64_t>& target) {
+std::optional<Shape> reshaped_shape(const Shape& from, const std::vector<int64_t>& target) {
   int64_t count = 1, given = 1, rest = -1;
   for (const int64_t size : from) count *= size;
   Shape out = target;
@@ -57,7 +57,7 @@ bool keeps_place(const std::array<Shape, 2>& from, const std::array<int64_t, 2>&
   for (size_t k = 0; k < 2; ++k) {
     std::replace(targets[k].begin(), targets[k].end(), kLengthItself, lengths[k]);
   }
-  const auto a = reshaped(from[0], targets[0]), b = reshaped(from[1], targets[1]);
+  const auto a = reshaped_shape(from[0], targets[0]), b = reshaped_shape(from[1], targets[1]);
   if (!a || !b || (*a)[axis] != times * lengths[0] || (*b)[axis] != times * lengths[1]) {
     return false;
   }
@@ -137,7 +137,8 @@ std::optional<std::vector<int64_t>> free_target(const std::array<Shape, 2>& from
   }
   if (found.size() == 1) return found[0];
   // With a -1 for what varies already.
-  if (found.empty() && !names_length && reshaped(from[0], target) && reshaped(from[1], target)) {
+  if (found.empty() && !names_length && reshaped_shape(from[0], target) &&
+      reshaped_shape(from[1], target)) {
     return target;
   }
   return std::nullopt;

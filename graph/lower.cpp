@@ -39,7 +39,7 @@ Floats floats_of(const Graph& graph, const Node& node, size_t operand) {
   return std::make_shared<const std::vector<float>>(to_f32(*graph.tensor(id)));
 }
 
-jit::Activation activation_of(const Node& node) {
+jit::Activation fused_activation_of(const Node& node) {
   const std::string name = node.get_string("activation", "none");
   const auto activation = jit::parse_activation(name);
   if (!activation) fail("Node '{}' has activation '{}', which is not known.", node.name, name);
@@ -292,7 +292,7 @@ class Lowering {
               : node.op == "Gate"     ? jit::RowOp::gate
                                       : jit::RowOp::add;
     spec.n = width_of(node.inputs[0]);
-    if (node.op != "Add") spec.activation = activation_of(node);
+    if (node.op != "Add") spec.activation = fused_activation_of(node);
     runtime::RowStep step;
     step.kernel = kernel(spec);
     step.x = operand(node.inputs[0]);
@@ -309,7 +309,7 @@ class Lowering {
     spec.weight = w.format;
     spec.n = w.n;
     spec.k = w.k;
-    spec.activation = activation_of(node);
+    spec.activation = fused_activation_of(node);
     spec.gate = step.gate = node.get_int("gate", 0) != 0;
     step.bias = floats_of(graph_, node, 2);
     spec.bias = step.bias != nullptr;

@@ -20,9 +20,9 @@ std::span<const std::byte> bytes_of(const void* data, int64_t size) {
   return {static_cast<const std::byte*>(data), static_cast<size_t>(size)};
 }
 
-class Writer {
+class ModelWriter {
  public:
-  Writer(const Graph& graph, const std::string& path, const PackWeight& pack)
+  ModelWriter(const Graph& graph, const std::string& path, const PackWeight& pack)
       : graph_(graph), path_(path), pack_(pack), file_(path), used_(graph.values.size(), false) {}
 
   void run() {
@@ -182,7 +182,7 @@ class Writer {
 
 void write_nib_model(const Graph& graph, const std::string& path, const PackWeight& pack) {
   verify(graph);
-  Writer(graph, path, pack).run();
+  ModelWriter(graph, path, pack).run();
 }
 
 }  // namespace nibble::graph

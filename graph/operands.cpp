@@ -25,7 +25,7 @@ const std::map<Name, Needs>& table() {
                          std::initializer_list<std::string_view> operators) {
       for (const std::string_view op : operators) all.emplace(Name{domain, op}, each);
     };
-    constexpr std::string_view kOnnx, kMicrosoft = "com.microsoft";
+    constexpr std::string_view kOnnx;
     add(kOnnx, {.inputs = 1},
         {"Abs",       "Cast",      "Ceil",       "Clip",       "ConstantOfShape",
          "Cos",       "Dropout",   "Erf",        "Exp",        "Flatten",
@@ -70,13 +70,13 @@ const std::map<Name, Needs>& table() {
         {"Attention", "Range", "RotaryEmbedding", "ScatterND", "Slice", "Where"});
     add(kOnnx, {.inputs = 1, .all = true}, {"Concat", "Einsum", "Max", "Min", "Sum"});
     add(kOnnx, {.inputs = 1, .outputs = 3}, {"DynamicQuantizeLinear"});
-    add(kMicrosoft, {.inputs = 1},
+    add(kMicrosoftDomain, {.inputs = 1},
         {"BiasGelu", "FastGelu", "Gelu", "GroupQueryAttention", "QuickGelu"});
-    add(kMicrosoft, {.inputs = 2}, {"DequantizeLinear", "FusedGemm", "FusedMatMul"});
-    add(kMicrosoft, {.inputs = 3},
+    add(kMicrosoftDomain, {.inputs = 2}, {"DequantizeLinear", "FusedGemm", "FusedMatMul"});
+    add(kMicrosoftDomain, {.inputs = 3},
         {"GatherBlockQuantized", "MatMulNBits", "SkipLayerNormalization",
          "SkipSimplifiedLayerNormalization"});
-    add(kMicrosoft, {.inputs = 4}, {"RotaryEmbedding"});
+    add(kMicrosoftDomain, {.inputs = 4}, {"RotaryEmbedding"});
     add(kNibbleDomain, {.inputs = 1}, {"Activation", "Attention", "Clip", "LogitScale"});
     add(kNibbleDomain, {.inputs = 2},
         {"Add", "Embedding", "Gate", "HeadNorm", "LayerNorm", "Linear", "RMSNorm"});

@@ -34,5 +34,6 @@
 namespace nibble::graph {
 
 inline constexpr std::string_view kNibbleDomain = "nibble";
+inline constexpr std::string_view kMicrosoftDomain = "com.microsoft";
 
 }  // namespace nibble::graph

@@ -15,10 +15,10 @@
 namespace nibble::graph {
 namespace {
 
-constexpr double kTolerance = 1e-3;  // frequencies that were measured are that exact
+constexpr double kSameFrequency = 1e-3;  // frequencies that were measured are that exact
 
 bool close(double a, double b) {
-  return std::fabs(a - b) <= kTolerance * std::max(std::fabs(a), std::fabs(b));
+  return std::fabs(a - b) <= kSameFrequency * std::max(std::fabs(a), std::fabs(b));
 }
 
 // What an attribute means where it is not written.

@@ -11,10 +11,6 @@
 namespace nibble::graph {
 namespace {
 
-bool is_float(DType dtype) {
-  return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
-}
-
 bool is_byte(DType dtype) { return dtype == DType::u8 || dtype == DType::i8; }
 
 // Element `index` of numbers of 2, 4 or 8 bits, the first in the lowest bits of a byte.
@@ -51,6 +47,10 @@ bool minimums_fit_half(const QuantizedMatrix& m) {
 }
 
 }  // namespace
+
+bool is_float(DType dtype) {
+  return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
+}
 
 void QuantizedMatrix::read_values(int64_t c, std::span<uint8_t> q) const {
   // Two's complement turns into offset binary by its top bit.

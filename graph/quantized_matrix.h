@@ -16,6 +16,9 @@
 
 namespace nibble::graph {
 
+// Whether scales and zero points may be numbers of this type: f32, f16 and bf16.
+bool is_float(DType dtype);
+
 // Element (column c, place p) of a tensor, counted in elements (nibbles of a 4-bit tensor): index
 // c * column + p * step, and
 // - where the places come in blocks of so many, p counts within its block, and the block has a step

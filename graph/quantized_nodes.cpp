@@ -13,10 +13,6 @@ constexpr int64_t kMostSide = int64_t{1} << 28;  // of a matrix: products of two
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-bool is_float(DType dtype) {
-  return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
-}
-
 const Node* producer_of(const Graph& graph, ValueId id) {
   for (const Node& node : graph.nodes) {
     if (std::find(node.outputs.begin(), node.outputs.end(), id) != node.outputs.end()) return &node;

@@ -111,8 +111,12 @@ std::optional<float> scalar_constant(const Graph& graph, ValueId id) {
 }
 
 bool is_swapped_product(const Node& node) {
-  return node.is("FusedMatMul", "com.microsoft") && node.get_float("alpha", 1) == 1 &&
+  return node.is("FusedMatMul", kMicrosoftDomain) && node.get_float("alpha", 1) == 1 &&
          node.get_int("transBatchA", 0) == 0 && node.get_int("transBatchB", 0) == 0;
+}
+
+bool is_norm(const Node& node) {
+  return node.is("RMSNorm", kNibbleDomain) || node.is("LayerNorm", kNibbleDomain);
 }
 
 int64_t layer_of_name(const std::string& name) {

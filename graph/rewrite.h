@@ -49,6 +49,9 @@ std::optional<float> scalar_constant(const Graph& graph, ValueId id);
 // expand_operators left, without a factor.
 bool is_swapped_product(const Node& node);
 
+// Whether a node is one of the two fused norms of a hidden state.
+bool is_norm(const Node& node);
+
 // The layer number inside a node's or value's name ("layers.3", "h.3", "blocks.3", ...), or -1.
 int64_t layer_of_name(const std::string& name);
 

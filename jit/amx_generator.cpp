@@ -17,7 +17,7 @@ using Xbyak::Label;
 
 // Activations of a row chunk: half of the L2 of the machines that have AMX. More rows share a
 // panel.
-constexpr int64_t kChunkBytes = int64_t{1} << 20;
+constexpr int64_t kAmxChunkBytes = int64_t{1} << 20;
 
 class AmxGenerator : public GemmNest {
  public:
@@ -25,7 +25,7 @@ class AmxGenerator : public GemmNest {
       : GemmNest(spec, tiling,
                  {.zmm = true,
                   .frame_bytes = kAmxFrameBytes,
-                  .chunk_bytes = kChunkBytes,
+                  .chunk_bytes = kAmxChunkBytes,
                   .panel_offset = amx_panel_offset(spec, tiling),
                   .panel_block_bytes = plan_amx(spec).block_bytes}),
         plan_(plan_amx(spec)) {}

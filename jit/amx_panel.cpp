@@ -15,8 +15,6 @@ using Xbyak::Label;
 using Xbyak::Reg64;
 using Xbyak::Zmm;
 
-constexpr int kLineBytes = 64;
-
 constexpr uint8_t kAndOr = 0xea;  // vpternlogd: a & b | c
 
 // For vpshufb: of each dword's bytes (0 to 3) four others, or zero where there is no such byte.

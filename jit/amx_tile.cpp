@@ -11,7 +11,6 @@ using Xbyak::Reg64;
 using Xbyak::Tmm;
 using Xbyak::Zmm;
 
-constexpr int kLineBytes = 64;
 constexpr int kConfigColsb = kFrameTileConfig + 16, kConfigRows = kFrameTileConfig + 48;
 
 int sums_tile(int i, int j) { return i * kMaxTileBlocks + j; }

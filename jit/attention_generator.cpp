@@ -17,7 +17,6 @@ namespace {
 
 namespace x86 = asmjit::x86;
 using Gp = CompilerMath::Gp;
-using Label = CompilerMath::Label;
 using Mask = CompilerMath::Mask;
 using Mem = CompilerMath::Mem;
 using Reg = CompilerMath::Reg;
@@ -43,6 +42,8 @@ class AttentionGenerator : public AttentionCode {
   std::vector<uint8_t> generate() { return generate_paths({{1, 1}, {spec_.rows, spec_.rows}}); }
 
  private:
+  using Label = CompilerMath::Label;
+
   // ---- addresses in the scratch ----
 
   // Row `row` of a field whose rows are `stride` bytes.

@@ -103,12 +103,12 @@ Numbers scores(const AttentionSpec& spec, const AttentionArgs& args, int64_t row
 }
 
 // The weights of a span: integers, what one of them is worth, and their sum.
-struct Weights {
+struct SpanWeights {
   std::array<int32_t, kKvSplit> integers;
   float unit = 1, sum = 0;
 };
 
-Weights int16_weights(const Span& span, const Numbers& s, float max) {
+SpanWeights int16_weights(const Span& span, const Numbers& s, float max) {
   ScalarMath v;
   const float* value_scales = span.numbers(span.record.value_scales);
   Numbers w;
@@ -121,7 +121,7 @@ Weights int16_weights(const Span& span, const Numbers& s, float max) {
     weight_sums[span.lane(i)] += w[i];
     largest = v.max(w[i], largest);
   }
-  Weights weights;
+  SpanWeights weights;
   weights.sum = reduce_add(sums);
   weights.unit = v.max(kSmallestScale,
                        v.max(largest * kByLargestWeight, reduce_add(weight_sums) * kByWeightSum));
@@ -130,11 +130,11 @@ Weights int16_weights(const Span& span, const Numbers& s, float max) {
   return weights;
 }
 
-Weights int8_weights(const Span& span, const Numbers& s, float max) {
+SpanWeights int8_weights(const Span& span, const Numbers& s, float max) {
   ScalarMath v;
   const float* value_inverses = span.numbers(span.record.value_inverses);
   Lanes sums{};
-  Weights weights;
+  SpanWeights weights;
   for (size_t i = 0; i < span.count(); ++i) {
     const float w = byte_weight(v, s[i] - max);
     float& lane = sums[span.lane(i)];
@@ -151,7 +151,7 @@ void attend(const AttentionSpec& spec, const AttentionArgs& args, const Span& sp
   const Numbers s = scores(spec, args, row, query, span);
   float max = kLowScore;
   for (size_t i = 0; i < span.count(); ++i) max = v.max(s[i], max);
-  const Weights weights =
+  const SpanWeights weights =
       spec.kv == KvType::int8 ? int8_weights(span, s, max) : int16_weights(span, s, max);
   const float new_max = v.max(state.max, max);
   const float keep = vector_exp2(v, state.max - new_max);

@@ -4,6 +4,7 @@
 
 #include "jit/error.h"
 #include "jit/float16.h"
+#include "jit/vector_math.h"
 
 namespace nibble::jit {
 namespace {
@@ -13,7 +14,6 @@ using asmjit::Operand;
 namespace Inst = asmjit::x86::Inst;
 namespace x86 = asmjit::x86;
 
-constexpr uint32_t kSignBit = 0x80000000U;
 constexpr uint8_t kSwapPairs = 0x4E;       // dwords or qwords 2, 3, 0, 1
 constexpr uint8_t kSwapNeighbours = 0xB1;  // 1, 0, 3, 2
 // 128-bit quarters that vshuff64x2 takes: two of its first operand, two of its second.
@@ -22,12 +22,12 @@ constexpr uint8_t kEvenQuarters = 0x88, kOddQuarters = 0xDD;
 
 bool is_wide(Isa isa) { return isa != Isa::avx2 && isa != Isa::avx_vnni; }
 
-bool has_vnni(Isa isa) { return isa != Isa::avx2 && isa != Isa::avx512; }
-
 }  // namespace
 
 CompilerMath::CompilerMath(Isa isa)
-    : wide_(is_wide(isa)), vnni_(has_vnni(isa)), vex_(isa == Isa::avx_vnni && cpu().avx_vnni) {
+    : wide_(is_wide(isa)),
+      vnni_(isa != Isa::avx2 && isa != Isa::avx512),
+      vex_(isa == Isa::avx_vnni && cpu().avx_vnni) {
   code_.init(asmjit::Environment::host());
   code_.setErrorHandler(this);
   code_.attach(&cc_);

@@ -11,7 +11,6 @@ namespace nibble::jit {
 namespace {
 
 constexpr int kRowsPerPointer = 5;  // base + {0, 1, 2, 3, 4} strides
-constexpr int64_t kLineBytes = 64;
 constexpr int kHalfNumbers = 16;  // bytes of eight columns' fp16 numbers
 
 bool has_byte_lines(const GemmSpec& spec, const Tiling& tiling) {

@@ -14,7 +14,7 @@ HeapAllocator& heap_allocator() {
 }
 
 constexpr size_t kFirstBytes = size_t{32} * 1024;
-constexpr int kLanes = 16;
+constexpr int kConstantLanes = 16;
 
 }  // namespace
 
@@ -31,7 +31,7 @@ std::vector<uint8_t> Assembler::finish() {
   align(64);
   for (auto& [bits, label] : constants_) {
     L(label);
-    for (int lane = 0; lane < kLanes; ++lane) dd(bits);
+    for (int lane = 0; lane < kConstantLanes; ++lane) dd(bits);
   }
   for (auto& [line, label] : lines_) {
     L(label);
@@ -39,8 +39,8 @@ std::vector<uint8_t> Assembler::finish() {
   }
   if (uses_mask_table_) {
     L(mask_table_);
-    for (int lane = 0; lane < kLanes; ++lane) dd(0xffffffffU);
-    for (int lane = 0; lane < kLanes; ++lane) dd(0);
+    for (int lane = 0; lane < kConstantLanes; ++lane) dd(0xffffffffU);
+    for (int lane = 0; lane < kConstantLanes; ++lane) dd(0);
   }
   ready();
   return {getCode(), getCode() + getSize()};

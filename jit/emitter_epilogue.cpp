@@ -12,9 +12,6 @@ using Xbyak::CodeGenerator;
 using Xbyak::Label;
 using Reg64 = Xbyak::Reg64;
 
-constexpr int64_t kLineBytes = 64;
-constexpr int kLanes = 16;
-
 class Epilogue {
  public:
   Epilogue(Assembler& out, const GemmSpec& spec, const Tiling& tiling, bool zmm)
@@ -24,7 +21,7 @@ class Epilogue {
 
  private:
   int blocks_per_output() const { return spec_.gate ? 2 : 1; }
-  bool bias_has_tail() const { return spec_.bias && spec_.n % kLanes != 0; }
+  bool bias_has_tail() const { return spec_.bias && spec_.n % kColumnBlock != 0; }
   int halves() const { return zmm_ ? 1 : 2; }
   int64_t half_bytes() const { return zmm_ ? 64 : 32; }
 
@@ -57,7 +54,7 @@ void Epilogue::row_pointer(const Reg64& dst, size_t base, size_t stride) {
   out_.mov(dst, local(kFrameRow));
   out_.imul(dst, out_.ptr[args_ + stride]);
   out_.mov(temp_, local(kFrameNb));
-  out_.imul(temp_, temp_, kLanes / blocks_per_output());
+  out_.imul(temp_, temp_, kColumnBlock / blocks_per_output());
   out_.add(dst, temp_);
   out_.shl(dst, 2);
   out_.add(dst, out_.ptr[args_ + base]);
@@ -76,14 +73,14 @@ void Epilogue::load_pointers() {
     out_.shl(residual_stride_, 2);
   }
   out_.mov(temp_, local(kFrameNb));
-  out_.imul(valid_, temp_, -kLanes / blocks_per_output());
+  out_.imul(valid_, temp_, -kColumnBlock / blocks_per_output());
   out_.add(valid_, out_.ptr[args_ + offsetof(GemmArgs, c_columns)]);
   if (spec_.bias) {
     out_.imul(bias_, temp_, kLineBytes);
     out_.add(bias_, out_.ptr[args_ + offsetof(GemmArgs, bias)]);
   }
   if (bias_has_tail()) {
-    out_.imul(bias_valid_, temp_, -kLanes);
+    out_.imul(bias_valid_, temp_, -kColumnBlock);
     out_.mov(temp_, static_cast<uint64_t>(spec_.n));
     out_.add(bias_valid_, temp_);
   }
@@ -95,7 +92,7 @@ void Epilogue::load_pointers() {
 // The first min(valid, 16) lanes, as a k register or a pointer to lanes of ones and zeros.
 void Epilogue::make_mask(const Reg64& valid, const Reg64& pointer, const Xbyak::Opmask& mask) {
   Label clamped;
-  out_.mov(rows_, kLanes);
+  out_.mov(rows_, kColumnBlock);
   out_.cmp(valid, rows_);
   out_.cmovl(rows_, valid);
   if (zmm_) {
@@ -151,7 +148,7 @@ void Epilogue::store_half(int half) {
 void Epilogue::masked_ymm(int half, const XbyakMath::Reg& value) {
   const int64_t offset = half * half_bytes();
   Label partial, done;
-  out_.cmp(valid_, kLanes);
+  out_.cmp(valid_, kColumnBlock);
   out_.jl(partial, CodeGenerator::T_NEAR);
   {
     XbyakMath::Reg x = value;
@@ -196,8 +193,8 @@ void Epilogue::next_block(Label& top) {
   move(c_, kFrameEpilogueC, kLineBytes);
   if (spec_.residual) move(residual_, kFrameEpilogueResidual, kLineBytes);
   if (spec_.bias) out_.add(bias_, blocks * kLineBytes);
-  if (bias_has_tail()) out_.sub(bias_valid_, blocks * kLanes);
-  out_.sub(valid_, kLanes);
+  if (bias_has_tail()) out_.sub(bias_valid_, blocks * kColumnBlock);
+  out_.sub(valid_, kColumnBlock);
   out_.sub(blocks_left_, blocks);
   out_.jnz(top, CodeGenerator::T_NEAR);
 }

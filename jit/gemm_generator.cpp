@@ -22,7 +22,6 @@ namespace {
 using Xbyak::CodeGenerator;
 using Xbyak::Label;
 
-constexpr int kLineBytes = 64;
 constexpr int64_t kChunkBytes =
     int64_t{512} * 1024;  // activations of a row chunk: a part of any L2
 

@@ -11,8 +11,6 @@ namespace {
 using Xbyak::CodeGenerator;
 using Xbyak::Label;
 
-constexpr int kLineBytes = 64;
-
 }  // namespace
 
 int64_t GemmNest::chunk_rows() const {

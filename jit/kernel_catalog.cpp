@@ -10,7 +10,7 @@ namespace nibble::jit {
 namespace {
 
 constexpr int64_t kDecodeRows = 1;
-constexpr int64_t kFewRows = 4;
+constexpr int64_t kFourRows = 4;
 constexpr int64_t kMoreRows = 8;
 constexpr int64_t kPrefillRows = 512;
 
@@ -248,7 +248,7 @@ std::vector<KernelKey> kernel_catalog(Isa isa) {
   add_super_blocks(gemms);
   add_epilogues(gemms);
   for (const GemmSpec& spec : gemms) {
-    for (const int64_t m : {kDecodeRows, kFewRows, kMoreRows, kPrefillRows}) {
+    for (const int64_t m : {kDecodeRows, kFourRows, kMoreRows, kPrefillRows}) {
       add(spec, default_tiling(spec, isa, m));
     }
   }

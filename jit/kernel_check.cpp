@@ -100,8 +100,8 @@ struct Result {
 // --- matmul ---
 
 // A packed matrix of which only some column blocks are filled: the others are never read.
-struct Weights {
-  Weights(const GemmSpec& spec, Random& random, const std::vector<int64_t>& blocks)
+struct FilledBlocks {
+  FilledBlocks(const GemmSpec& spec, Random& random, const std::vector<int64_t>& blocks)
       : shape(packed_shape(spec.weight, spec.n, spec.k)),
         data(shape.data_bytes),
         scales(shape.scale_bytes),
@@ -227,7 +227,7 @@ struct GemmCase {
   }
 
   GemmSpec spec;
-  Weights weights;
+  FilledBlocks weights;
   int64_t columns;
   Buffer<float> a_f32;
   Buffer<int8_t> a_s8;

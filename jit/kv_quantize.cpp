@@ -34,7 +34,7 @@ NIBBLE_AVX2 inline __m256 load_eight(const float* x, int64_t i, int64_t count) {
   return _mm256_maskload_ps(x + i, head_mask(count - i));
 }
 
-NIBBLE_AVX2 inline float reduce_add(__m256 low, __m256 high) {
+NIBBLE_AVX2 inline float sum_of(__m256 low, __m256 high) {
   const __m256 eight = _mm256_add_ps(low, high);
   __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   four = _mm_add_ps(four, _mm_movehl_ps(four, four));
@@ -53,7 +53,7 @@ NIBBLE_AVX2 float quantize_avx2(const float* x, int64_t count, const QuantizeRul
     low = _mm256_fmadd_ps(a, a, low);
     high = _mm256_fmadd_ps(b, b, high);
   }
-  const float squares = reduce_add(low, high);
+  const float squares = sum_of(low, high);
   alignas(32) std::array<float, 8> eight;
   _mm256_store_ps(eight.data(), largest);
   float most = 0;

@@ -12,7 +12,6 @@
 namespace nibble::jit {
 namespace {
 
-constexpr int64_t kLineBytes = 64;
 // Keeps every product below far from int64's end, whatever a damaged file says.
 constexpr int64_t kLargestDimension = int64_t{1} << 30;
 

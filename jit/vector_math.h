@@ -14,9 +14,13 @@
 // Reg dies.
 #pragma once
 
+#include <cstdint>
+
 #include "jit/kernel_spec.h"
 
 namespace nibble::jit {
+
+inline constexpr uint32_t kSignBit = 0x80000000U;  // what abs clears and neg flips in a lane
 
 // e^x. Below -87 it is e^-87 (about 1.6e-38), above 88 e^88; NaN stays NaN. Relative error < 2e-7.
 template <typename V>

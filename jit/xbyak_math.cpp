@@ -4,10 +4,10 @@
 #include <utility>
 
 #include "jit/error.h"
+#include "jit/vector_math.h"
 
 namespace nibble::jit {
 namespace {
-constexpr uint32_t kSignBit = 0x80000000U;
 constexpr uint8_t kNearestEven = 8;  // vroundps, vrndscaleps: half to even, no precision exception
 constexpr int kExponentBias = 127;
 constexpr int kMantissaBits = 23;

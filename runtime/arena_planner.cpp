@@ -8,8 +8,8 @@
 namespace nibble::runtime {
 namespace {
 
-constexpr int64_t kAlignment = 64;
-constexpr int64_t kMostBytes = int64_t{1} << 56;  // keeps the sums far from overflow
+constexpr int64_t kBufferAlignment = 64;
+constexpr int64_t kMostArenaBytes = int64_t{1} << 56;  // keeps the sums far from overflow
 
 struct Placed {
   int64_t begin, end;
@@ -17,7 +17,7 @@ struct Placed {
 };
 
 void check(std::span<const BufferLife> buffers) {
-  int64_t left = kMostBytes;
+  int64_t left = kMostArenaBytes;
   for (size_t i = 0; i < buffers.size(); ++i) {
     const BufferLife& b = buffers[i];
     if (b.bytes < 0 || b.bytes > left) {
@@ -59,7 +59,7 @@ ArenaPlan plan_arena(std::span<const BufferLife> buffers) {
   std::vector<Placed> placed;
   for (const size_t i : order) {
     const BufferLife& life = buffers[i];
-    const int64_t bytes = (life.bytes + kAlignment - 1) / kAlignment * kAlignment;
+    const int64_t bytes = (life.bytes + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment;
     if (bytes == 0) continue;
     const int64_t offset = first_fit(placed, life, bytes);
     plan.offsets[i] = offset;

@@ -6,6 +6,7 @@
 
 #include "jit/error.h"
 #include "jit/kv_layout.h"
+#include "runtime/pages.h"
 
 namespace nibble::runtime {
 namespace {
@@ -51,7 +52,6 @@ jit::KvHead KvCache::head(int64_t layer, int64_t kv_head) const noexcept {
 
 void KvCache::populate(int64_t positions) noexcept {
 #ifdef MADV_POPULATE_WRITE
-  constexpr size_t kPage = 4096;
   const int64_t pages = round_up(std::min(positions, capacity_), jit::kKvPage) / jit::kKvPage;
   for (const Layer& layer : layers_) {
     const auto begin = static_cast<size_t>(layer.offset) / kPage * kPage;

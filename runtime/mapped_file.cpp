@@ -13,11 +13,10 @@
 #include <mutex>
 
 #include "jit/error.h"
+#include "runtime/pages.h"
 
 namespace nibble::runtime {
 namespace {
-
-constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
 
 // Where files are mapped now: what lies elsewhere would be lost, and not read again.
 struct Maps {

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "jit/error.h"
+#include "runtime/pages.h"
 
 namespace nibble::runtime {
 namespace {
@@ -14,7 +15,7 @@ namespace {
 constexpr char kMagic[8] = {'N', 'I', 'B', 'B', 'L', 'E', '\r', '\n'};
 constexpr uint32_t kVersion = 1;
 constexpr uint64_t kHeaderBytes = 64;
-constexpr uint64_t kAlignment = 64;
+constexpr uint64_t kLeastAlignment = 64;
 constexpr uint64_t kMostAlignment = 4096;
 constexpr uint64_t kChunk = 1 << 20;  // bytes a check sum
 constexpr uint64_t kMostNameBytes = 4096;
@@ -102,7 +103,7 @@ Header read_header(const MappedFile& file) {
   if (!all_zero(bytes.subspan(sizeof(Header), kHeaderBytes - sizeof(Header)))) {
     fail("{}: the file is damaged: the end of its header is not zero.", path);
   }
-  if (header.directory_offset < kHeaderBytes || header.directory_offset % kAlignment != 0 ||
+  if (header.directory_offset < kHeaderBytes || header.directory_offset % kLeastAlignment != 0 ||
       header.directory_offset > bytes.size() ||
       header.directory_bytes != bytes.size() - header.directory_offset) {
     fail("{}: the file is damaged: a directory of {} bytes at {} does not end a file of {} bytes.",
@@ -134,7 +135,7 @@ class DirectoryReader {
   std::vector<Found> read_all() {
     std::vector<Found> found;
     while (!left_.empty()) found.push_back(read_one());
-    check_gap(data_.size(), kAlignment, "the directory");
+    check_gap(data_.size(), kLeastAlignment, "the directory");
     check_names(found);
     return found;
   }
@@ -160,7 +161,7 @@ class DirectoryReader {
     const auto name = take(head.name_bytes);
     Found found;
     found.section.name.assign(reinterpret_cast<const char*>(name.data()), name.size());
-    if (head.offset % kAlignment != 0 || head.offset > data_.size() ||
+    if (head.offset % kLeastAlignment != 0 || head.offset > data_.size() ||
         head.bytes > data_.size() - head.offset) {
       fail("{}: the section '{}' of {} bytes at {} does not lie in the file's {} bytes of data.",
            path_, found.section.name, head.bytes, head.offset, data_.size());
@@ -206,7 +207,6 @@ void populate(std::span<const std::byte> bytes) {
 #ifndef MADV_POPULATE_READ
   constexpr int MADV_POPULATE_READ = 22;  // Linux 5.14; older kernels refuse it, which is harmless
 #endif
-  constexpr size_t kPage = 4096;
   const size_t before = reinterpret_cast<uintptr_t>(bytes.data()) % kPage;  // of the same page
   auto* begin = const_cast<std::byte*>(bytes.data()) - before;
   madvise(begin, bytes.size() + before, MADV_POPULATE_READ);
@@ -253,9 +253,10 @@ void NibWriter::add(std::string_view name, std::span<const std::byte> bytes, uin
   if (name.empty() || name.size() > kMostNameBytes) {
     fail("A section's name must have 1 to {} bytes, found {}.", kMostNameBytes, name.size());
   }
-  if (alignment < kAlignment || alignment > kMostAlignment || (alignment & (alignment - 1)) != 0) {
+  if (alignment < kLeastAlignment || alignment > kMostAlignment ||
+      (alignment & (alignment - 1)) != 0) {
     fail("The section '{}' asks for an alignment of {}; expected a power of two from {} to {}.",
-         name, alignment, kAlignment, kMostAlignment);
+         name, alignment, kLeastAlignment, kMostAlignment);
   }
   for (const Entry& entry : entries_) {
     if (entry.name == name) fail("There are two sections named '{}'.", name);
@@ -273,7 +274,7 @@ void NibWriter::add(std::string_view name, std::span<const std::byte> bytes, uin
 }
 
 void NibWriter::commit() {
-  pad_to(file_, kAlignment);
+  pad_to(file_, kLeastAlignment);
   std::vector<std::byte> directory;
   for (const Entry& entry : entries_) {
     put(directory, EntryHead{entry.offset, entry.bytes, entry.name.size()});

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include "runtime/pages.h"
+
 namespace nibble::runtime {
 namespace {
 
-constexpr size_t kPage = 4096;
-constexpr size_t kHugePage = size_t{2} << 20;
 // With fewer huge pages a node, one at the border is a loss: it is read from afar by half, or
 // split.
 constexpr size_t kHugePagesPerNode = 8;

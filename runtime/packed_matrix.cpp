@@ -8,13 +8,12 @@
 
 #include "jit/error.h"
 #include "runtime/numa_memory.h"
+#include "runtime/pages.h"
 
 namespace nibble::runtime {
 namespace {
 
 constexpr size_t kLine = 64;
-constexpr size_t kPage = 4096;
-constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kLeastPlaced = 16 * kPage;  // smaller matrices stay in caches
 constexpr int64_t kMostElements = int64_t{1} << 48;
 

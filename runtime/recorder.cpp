@@ -2,16 +2,12 @@
 
 #include <x86intrin.h>
 
-#include <chrono>
+#include "runtime/clock.h"
 
 namespace nibble::runtime {
 namespace {
 
 constexpr double kCalibration = 5e-3;  // seconds; the clock is read to some 50 ns at both ends
-
-double seconds_now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 }  // namespace
 

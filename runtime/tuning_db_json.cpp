@@ -18,7 +18,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int64_t kMostBytes = int64_t{64} << 20;  // far more than any machine's tunings
+constexpr int64_t kMostFileBytes = int64_t{64} << 20;  // far more than any machine's tunings
 
 // --- writing ---
 
@@ -126,7 +126,8 @@ std::optional<std::string> read_text(const std::string& path) {
   if (fd < 0) fail("it cannot be opened: {}", std::strerror(errno));
   struct stat info = {};
   std::string out;
-  const bool plain = fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size <= kMostBytes;
+  const bool plain =
+      fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size <= kMostFileBytes;
   if (plain) out.resize(static_cast<size_t>(info.st_size));
   size_t have = 0;
   while (have < out.size()) {
@@ -136,7 +137,7 @@ std::optional<std::string> read_text(const std::string& path) {
     have += static_cast<size_t>(got);
   }
   close(fd);
-  if (!plain) fail("it is no regular file of at most {} MB", kMostBytes >> 20);
+  if (!plain) fail("it is no regular file of at most {} MB", kMostFileBytes >> 20);
   if (have != out.size()) fail("only {} of its {} bytes can be read", have, out.size());
   return out;
 }

@@ -10,10 +10,11 @@ namespace {
 using chat::Value;
 using Json = ChatTemplate::Json;
 
-constexpr int kMostDepth = 300;  // of JSON values within each other
+constexpr int kMostJsonDepth = 300;  // of JSON values within each other
 
 Value to_value(const Json& json, int depth) {
-  if (depth > kMostDepth) fail("The variables of a chat nest deeper than {} levels.", kMostDepth);
+  if (depth > kMostJsonDepth)
+    fail("The variables of a chat nest deeper than {} levels.", kMostJsonDepth);
   switch (json.type()) {
     case Json::value_t::boolean:
       return Value::of(json.get<bool>());

@@ -18,10 +18,6 @@ namespace {
 // str(value), but markup stays markup.
 Value soft_text(const Value& value) { return value.is_text() ? value : Value::of(to_text(value)); }
 
-Value like(const Value& from, std::string text) {
-  return from.is_markup() ? Value::markup(std::move(text)) : Value::of(std::move(text));
-}
-
 template <std::string (*change)(std::string_view)>
 Value change_text(Interpreter&, const Value& value, Arguments&) {
   const Value text = soft_text(value);

@@ -7,11 +7,11 @@
 namespace nibble::frontends::chat {
 namespace {
 
-constexpr int kMostDepth = 2;       // of formats within specifications
-constexpr size_t kMostDigits = 18;  // of an index
+constexpr int kMostFormatDepth = 2;      // of formats within specifications
+constexpr size_t kMostIndexDigits = 18;  // of an index
 
 // "name!conversion:specification"
-struct Field {
+struct ReplacementField {
   std::string_view name, spec;
   std::optional<char32_t> conversion;
 };
@@ -22,7 +22,7 @@ class BraceFormat {
       : arguments_(arguments), mapping_(mapping), escape_(escape) {}
 
   std::string run(std::string_view format, int depth) {
-    if (depth > kMostDepth) raise("Max string recursion exceeded");
+    if (depth > kMostFormatDepth) raise("Max string recursion exceeded");
     std::string out;
     for (size_t at = 0; at < format.size();) {
       const size_t mark = std::min(format.find_first_of("{}", at), format.size());
@@ -46,8 +46,8 @@ class BraceFormat {
 
  private:
   // The field that starts at `at`, which is past its end afterwards.
-  static Field parse(std::string_view format, size_t& at) {
-    Field out;
+  static ReplacementField parse(std::string_view format, size_t& at) {
+    ReplacementField out;
     const size_t first = at;
     char c = '\0';
     for (; at < format.size(); ++at) {
@@ -83,7 +83,7 @@ class BraceFormat {
     raise("unmatched '{{' in format spec");
   }
 
-  std::string written(const Field& field, int depth) {
+  std::string written(const ReplacementField& field, int depth) {
     Value value = looked_up(field.name);
     if (field.conversion == U'r') {
       value = Value::of(to_repr(value));
@@ -108,7 +108,7 @@ class BraceFormat {
     int64_t number = 0;
     for (const char c : text) {
       if (c < '0' || c > '9') return std::nullopt;
-      if (text.size() > kMostDigits) raise("Too many decimal digits in format string");
+      if (text.size() > kMostIndexDigits) raise("Too many decimal digits in format string");
       number = number * 10 + (c - '0');
     }
     return text.empty() ? std::nullopt : std::optional(number);

@@ -31,7 +31,7 @@ std::string sign_of(const Conversion& how, bool negative) {
   return negative ? "-" : how.plus ? "+" : how.blank ? " " : "";
 }
 
-int64_t truncated(double value) {
+int64_t whole_of(double value) {
   if (std::isnan(value)) raise("cannot convert float NaN to integer");
   if (std::isinf(value)) raise("cannot convert float infinity to integer");
   if (std::fabs(value) >= 9.2e18) fail("The chat template makes an integer of more than 64 bits.");
@@ -93,7 +93,7 @@ std::string converted(const Conversion& how, const Value& value, bool escape) {
       if (!value.is_number()) {
         raise("%{} format: a real number is required, not {}", name, type_name(value));
       }
-      return integer(how, value.is_float() ? truncated(value.real()) : value.integer());
+      return integer(how, value.is_float() ? whole_of(value.real()) : value.integer());
     case U'x':
     case U'X':
     case U'o':

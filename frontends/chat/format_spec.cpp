@@ -9,7 +9,7 @@
 namespace nibble::frontends::chat {
 namespace {
 
-constexpr size_t kMostDigits = 18;  // of a number in a specification
+constexpr size_t kMostSpecDigits = 18;  // of a number in a specification
 
 // [[fill]align][sign][z][#][0][width][grouping][.precision[grouping]][type]
 struct Spec {
@@ -75,7 +75,7 @@ class SpecParser {
     int64_t out = -1;
     const size_t first = at_;
     for (; at_ < text_.size() && text_[at_] >= '0' && text_[at_] <= '9'; ++at_) {
-      if (at_ - first >= kMostDigits) raise("Too many decimal digits in format string");
+      if (at_ - first >= kMostSpecDigits) raise("Too many decimal digits in format string");
       out = std::max<int64_t>(out, 0) * 10 + (text_[at_] - '0');
     }
     if (out > kWidest) fail("The chat template formats with a width above {}.", kWidest);

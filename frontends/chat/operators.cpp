@@ -8,11 +8,11 @@
 namespace nibble::frontends::chat {
 namespace {
 
-constexpr const char* kSigns[] = {"+", "-", "*", "/", "//", "%", "** or pow()"};
+constexpr const char* kOperatorSigns[] = {"+", "-", "*", "/", "//", "%", "** or pow()"};
 constexpr const char* kComparisons[] = {"==", "!=", "<", "<=", ">", ">="};
 
 [[noreturn]] void unsupported(Operator op, const Value& a, const Value& b) {
-  raise("unsupported operand type(s) for {}: '{}' and '{}'", kSigns[static_cast<int>(op)],
+  raise("unsupported operand type(s) for {}: '{}' and '{}'", kOperatorSigns[static_cast<int>(op)],
         type_name(a), type_name(b));
 }
 
@@ -242,6 +242,10 @@ Value slice_text(const Value& value, const Value& start, const Value& stop, cons
 
 Value escaped(const Value& value) {
   return value.is_markup() ? value : Value::markup(escape_html(to_text(value)));
+}
+
+Value like(const Value& from, std::string text) {
+  return from.is_markup() ? Value::markup(std::move(text)) : Value::of(std::move(text));
 }
 
 Value join_escaped(const Items& items, const Value& between) {

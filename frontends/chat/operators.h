@@ -39,5 +39,7 @@ Value join_escaped(const Items& items, const Value& between);
 Value join_texts(const Value& left, const Value& right);
 // Markup as it is, anything else as text with its HTML escaped.
 Value escaped(const Value& value);
+// Text made from `from`: markup where that is.
+Value like(const Value& from, std::string text);
 
 }  // namespace nibble::frontends::chat

@@ -25,7 +25,7 @@ struct Parsed {
   }
 };
 
-Parsed parse(std::string_view signature) {
+Parsed parse_signature(std::string_view signature) {
   Parsed out;
   const size_t open = signature.find('(');
   out.name = signature.substr(0, open);
@@ -145,7 +145,7 @@ void bind_named(const Parsed& to, const Arguments& arguments, Values& values) {
 }  // namespace
 
 Parameters::Parameters(std::string_view signature, Arguments& arguments) {
-  const Parsed to = parse(signature);
+  const Parsed to = parse_signature(signature);
   values_.resize(to.parameters.size());
   const size_t placed = std::min(values_.size(), arguments.positional.size());
   std::copy_n(arguments.positional.begin(), placed, values_.begin());

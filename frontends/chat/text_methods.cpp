@@ -11,10 +11,6 @@
 namespace nibble::frontends::chat {
 namespace {
 
-Value like(const Value& self, std::string text) {
-  return self.is_markup() ? Value::markup(std::move(text)) : Value::of(std::move(text));
-}
-
 // What a method of Markup takes into its text is escaped first.
 Value escaped_like(const Value& self, const Value& value) {
   return self.is_markup() ? escaped(value) : value;
@@ -139,7 +135,7 @@ Value find_method(Interpreter&, const Value& self, Arguments& arguments) {
   return Value::of(int64_t{-1});
 }
 
-Value count_method(Interpreter&, const Value& self, Arguments& arguments) {
+Value count_text_method(Interpreter&, const Value& self, Arguments& arguments) {
   const Parameters given("str.count(sub, start=, end=, /)", arguments);
   const std::string& wanted = need_text(given.need(0), "count() argument 1");
   int64_t first = 0;
@@ -359,7 +355,7 @@ const Method* find_text_method(std::string_view name) {
       {"rfind", {find_method<true, false>}},
       {"index", {find_method<false, true>}},
       {"rindex", {find_method<true, true>}},
-      {"count", {count_method}},
+      {"count", {count_text_method}},
       {"replace", {replace_method}},
       {"join", {join_method}},
       {"ljust", {justify_method<'<'>}},

@@ -44,15 +44,16 @@ void append_title(std::string& out, char32_t c) {
   if (!append_special_case(out, c, true)) append_utf8(out, titled(c));
 }
 
-struct Range {
+struct CharacterRange {
   char32_t first, last;
 };
 
 // Of the few characters that have a property beside those of its category.
 template <size_t count>
-bool among(const Range (&ranges)[count], char32_t c) {
-  return std::any_of(std::begin(ranges), std::end(ranges),
-                     [&](const Range& range) { return c >= range.first && c <= range.last; });
+bool among(const CharacterRange (&ranges)[count], char32_t c) {
+  return std::any_of(std::begin(ranges), std::end(ranges), [&](const CharacterRange& range) {
+    return c >= range.first && c <= range.last;
+  });
 }
 
 bool is_line_end(char32_t c) {
@@ -96,15 +97,15 @@ bool is_digit(char32_t c) {
 }
 bool is_numeral(char32_t c) { return is_numeric(c); }
 bool is_upper(char32_t c) {
-  static constexpr Range kOthers[] = {{0x2160, 0x216F},
-                                      {0x24B6, 0x24CF},
-                                      {0x1F130, 0x1F149},
-                                      {0x1F150, 0x1F169},
-                                      {0x1F170, 0x1F189}};
+  static constexpr CharacterRange kOthers[] = {{0x2160, 0x216F},
+                                               {0x24B6, 0x24CF},
+                                               {0x1F130, 0x1F149},
+                                               {0x1F150, 0x1F169},
+                                               {0x1F170, 0x1F189}};
   return category(c) == UTF8PROC_CATEGORY_LU || among(kOthers, c);
 }
 bool is_lower(char32_t c) {
-  static constexpr Range kOthers[] = {
+  static constexpr CharacterRange kOthers[] = {
       {0xAA, 0xAA},       {0xBA, 0xBA},       {0x2B0, 0x2B8},    {0x2C0, 0x2C1},
       {0x2E0, 0x2E4},     {0x345, 0x345},     {0x37A, 0x37A},    {0x10FC, 0x10FC},
       {0x1D2C, 0x1D6A},   {0x1D78, 0x1D78},   {0x1D9B, 0x1DBF},  {0x2071, 0x2071},

@@ -10,7 +10,7 @@
 namespace nibble::frontends::safetensors {
 namespace {
 
-void layer_norms(const Config& config, Description& d) {
+void gpt_layer_norms(const Config& config, Description& d) {
   d.norm = Norm::layer;
   d.epsilon = static_cast<float>(config.number({"layer_norm_epsilon", "layer_norm_eps"}, 1e-5));
 }
@@ -31,7 +31,7 @@ Names gpt2_names() {
 }
 
 void gpt2_like(const Config& config, Description& d) {
-  layer_norms(config, d);
+  gpt_layer_norms(config, d);
   d.names = gpt2_names();
   d.biases = {.qkv = true, .o = true, .mlp = true};
   d.position_rows = config.size({"n_positions", "max_position_embeddings"}, 1024);
@@ -67,7 +67,7 @@ void describe_gpt_bigcode(const Config& config, Description& d) {
 }
 
 void describe_gptj(const Config& config, Description& d) {
-  layer_norms(config, d);
+  gpt_layer_norms(config, d);
   d.names = gpt2_names();
   d.names.positions.clear();
   d.names.q = "attn.q_proj";
@@ -89,7 +89,7 @@ void describe_gptj(const Config& config, Description& d) {
 }
 
 void describe_gpt_neox(const Config& config, Description& d) {
-  layer_norms(config, d);
+  gpt_layer_norms(config, d);
   d.names = {.base = "gpt_neox.",
              .embedding = "gpt_neox.embed_in",
              .layers = "gpt_neox.layers.",
@@ -125,7 +125,7 @@ void describe_opt(const Config& config, Description& d) {
              .mlp_norm = "final_layer_norm",
              .up = "fc1",
              .down = "fc2"};
-  layer_norms(config, d);
+  gpt_layer_norms(config, d);
   config.only("do_layer_norm_before", true);
   config.only("_remove_final_layer_norm", false);
   config.only("layer_norm_elementwise_affine", true);
@@ -140,7 +140,7 @@ void describe_opt(const Config& config, Description& d) {
 }
 
 void describe_bloom(const Config& config, Description& d) {
-  layer_norms(config, d);
+  gpt_layer_norms(config, d);
   d.names = {.base = "transformer.",
              .embedding = "transformer.word_embeddings",
              .embedding_norm = "transformer.word_embeddings_layernorm",
@@ -162,7 +162,7 @@ void describe_bloom(const Config& config, Description& d) {
 }
 
 void describe_falcon(const Config& config, Description& d) {
-  layer_norms(config, d);
+  gpt_layer_norms(config, d);
   d.names = {.base = "transformer.",
              .embedding = "transformer.word_embeddings",
              .layers = "transformer.h.",
@@ -212,7 +212,7 @@ void describe_mpt(const Config& config, Description& d) {
              .mlp_norm = "norm_2",
              .up = "ffn.up_proj",
              .down = "ffn.down_proj"};
-  layer_norms(config, d);
+  gpt_layer_norms(config, d);
   d.norm_bias = false;
   d.mlp = config.size({"expansion_ratio"}, 4) * d.hidden;
   d.activation = "gelu";

@@ -19,7 +19,7 @@ using nlohmann::json;
 
 constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
-constexpr size_t kMostTensors = size_t{1} << 19;
+constexpr size_t kMostNames = size_t{1} << 19;
 
 // The object weight_map of an index: tensor -> file. Other members are passed over.
 class IndexReader : public json::json_sax_t {
@@ -65,8 +65,8 @@ class IndexReader : public json::json_sax_t {
     if (!names_.insert(name_).second) {
       fail("{}: weight_map has the tensor '{}' twice.", path_, name_);
     }
-    if (names_.size() > kMostTensors) {
-      fail("{}: weight_map has more than {} tensors.", path_, kMostTensors);
+    if (names_.size() > kMostNames) {
+      fail("{}: weight_map has more than {} tensors.", path_, kMostNames);
     }
     files[text].insert(name_);
     return true;

@@ -14,18 +14,18 @@ namespace nibble::frontends {
 namespace {
 
 // A stretch of the word; size 0: joined to the one before. Whole: takes part in no joining.
-struct Symbol {
+struct Stretch {
   uint32_t begin = 0, size = 0;
   int32_t previous = -1, next = -1;
   bool whole = false;
 };
 
-struct Candidate {
+struct Joining {
   float score;
   int32_t left, right;
   uint32_t size;  // of both; another size now: one of the two has changed
   // std::priority_queue pops the largest: best score first, then leftmost.
-  bool operator<(const Candidate& other) const {
+  bool operator<(const Joining& other) const {
     return score != other.score ? score < other.score : left > other.left;
   }
 };
@@ -37,7 +37,7 @@ class SentencePieceBpe : public Model {
 
  private:
   void tokenize_word(std::string_view word, std::vector<int32_t>& ids) const override;
-  std::vector<Symbol> split(std::string_view word) const;
+  std::vector<Stretch> split(std::string_view word) const;
 
   std::vector<float> scores_;     // by id
   std::vector<PieceType> types_;  // by id
@@ -68,11 +68,11 @@ SentencePieceBpe::SentencePieceBpe(const SentencePieceModel& model)
   find_byte_tokens();
 }
 
-std::vector<Symbol> SentencePieceBpe::split(std::string_view word) const {
-  std::vector<Symbol> symbols;
+std::vector<Stretch> SentencePieceBpe::split(std::string_view word) const {
+  std::vector<Stretch> symbols;
   symbols.reserve(word.size());
   for (size_t at = 0; at < word.size();) {
-    Symbol symbol;
+    Stretch symbol;
     size_t length = kept_.longest(word.substr(at)).length;
     symbol.whole = length > 0;
     if (length == 0) length = utf8_length(word[at]);
@@ -87,15 +87,15 @@ std::vector<Symbol> SentencePieceBpe::split(std::string_view word) const {
 }
 
 void SentencePieceBpe::tokenize_word(std::string_view word, std::vector<int32_t>& ids) const {
-  std::vector<Symbol> symbols = split(word);
-  std::priority_queue<Candidate> queue;
+  std::vector<Stretch> symbols = split(word);
+  std::priority_queue<Joining> queue;
   // How an unused piece came about: the size of its left part.
   std::unordered_map<std::string_view, uint32_t> left_sizes;
-  auto text_of = [&](const Symbol& symbol) { return word.substr(symbol.begin, symbol.size); };
+  auto text_of = [&](const Stretch& symbol) { return word.substr(symbol.begin, symbol.size); };
   auto propose = [&](int32_t left, int32_t right) {
     if (left < 0 || right < 0) return;
-    const Symbol& l = symbols[static_cast<size_t>(left)];
-    const Symbol& r = symbols[static_cast<size_t>(right)];
+    const Stretch& l = symbols[static_cast<size_t>(left)];
+    const Stretch& r = symbols[static_cast<size_t>(right)];
     if (l.whole || r.whole) return;
     const std::string_view joined = word.substr(l.begin, l.size + r.size);
     const auto piece = joinable_.find(joined);
@@ -108,10 +108,10 @@ void SentencePieceBpe::tokenize_word(std::string_view word, std::vector<int32_t>
     propose(static_cast<int32_t>(i), static_cast<int32_t>(i) + 1);
   }
   while (!queue.empty()) {
-    const Candidate best = queue.top();
+    const Joining best = queue.top();
     queue.pop();
-    Symbol& left = symbols[static_cast<size_t>(best.left)];
-    Symbol& right = symbols[static_cast<size_t>(best.right)];
+    Stretch& left = symbols[static_cast<size_t>(best.left)];
+    Stretch& right = symbols[static_cast<size_t>(best.right)];
     if (left.size == 0 || right.size == 0 || left.size + right.size != best.size) continue;
     left.size += right.size;
     left.next = right.next;

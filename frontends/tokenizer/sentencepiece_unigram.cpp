@@ -11,7 +11,7 @@
 namespace nibble::frontends {
 namespace {
 
-constexpr float kUnknownPenalty = 10;
+constexpr float kUnknownPiecePenalty = 10;
 
 class SentencePieceUnigram : public Model {
  public:
@@ -52,7 +52,7 @@ SentencePieceUnigram::SentencePieceUnigram(const SentencePieceModel& model)
     lowest = std::min(lowest, piece.score);
     highest_ = std::max(highest_, piece.score);
   }
-  unknown_score_ = lowest - kUnknownPenalty;
+  unknown_score_ = lowest - kUnknownPiecePenalty;
   trie_ = ByteTrie(std::move(texts));
   find_byte_tokens();
 }

@@ -8,11 +8,10 @@
 
 #include "quant/blocks/attention_node.h"
 #include "quant/blocks/norm_gradient.h"
+#include "quant/products/sizes.h"
 
 namespace nibble::quant {
 namespace {
-
-size_t at(int64_t i) { return static_cast<size_t>(i); }
 
 // What all threads share.
 struct Shared {

@@ -5,11 +5,10 @@
 #include "jit/error.h"
 #include "quant/blocks/linear_node.h"
 #include "quant/products/row_kernel.h"
+#include "quant/products/sizes.h"
 
 namespace nibble::quant {
 namespace {
-
-size_t at(int64_t i) { return static_cast<size_t>(i); }
 
 // A thread's room for one head.
 struct HeadRoom {

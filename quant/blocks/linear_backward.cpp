@@ -4,13 +4,12 @@
 
 #include "quant/blocks/activation_gradient.h"
 #include "quant/blocks/linear_node.h"
+#include "quant/products/sizes.h"
 
 namespace nibble::quant {
 namespace {
 
 using jit::kColumnBlock;
-
-size_t at(int64_t i) { return static_cast<size_t>(i); }
 
 // z, products before the activation, becomes the gradient by them.
 void through_activation(runtime::ThreadPool& pool, jit::Activation activation, ConstMatrix dy,

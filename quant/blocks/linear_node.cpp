@@ -8,6 +8,7 @@
 #include "jit/packed_layout.h"
 #include "quant/products/parallel_rows.h"
 #include "quant/products/row_kernel.h"
+#include "quant/products/sizes.h"
 
 namespace nibble::quant {
 namespace {
@@ -16,8 +17,6 @@ using graph::Graph;
 using graph::kNoValue;
 using graph::Node;
 using jit::kColumnBlock;
-
-size_t at(int64_t i) { return static_cast<size_t>(i); }
 
 const graph::Constant& weight_constant(const Graph& graph, const Node& node) {
   const auto& constant = graph.values[at(node.input(1))].constant;

@@ -12,6 +12,7 @@
 #include "quant/blocks/linear_node.h"
 #include "quant/blocks/norm_gradient.h"
 #include "quant/products/row_kernel.h"
+#include "quant/products/sizes.h"
 
 namespace nibble::quant {
 namespace {
@@ -19,8 +20,6 @@ namespace {
 using graph::kNoValue;
 using graph::Node;
 using graph::ValueId;
-
-size_t at(int64_t i) { return static_cast<size_t>(i); }
 
 }  // namespace
 

@@ -12,6 +12,7 @@
 #include "quant/blocks/linear_node.h"
 #include "quant/products/parallel_rows.h"
 #include "quant/products/row_kernel.h"
+#include "quant/products/sizes.h"
 
 namespace nibble::quant {
 namespace {
@@ -20,8 +21,6 @@ using graph::Graph;
 using graph::kNoValue;
 using graph::Node;
 using graph::ValueId;
-
-size_t at(int64_t i) { return static_cast<size_t>(i); }
 
 // A token table in any of its three forms.
 struct Table {

@@ -123,7 +123,7 @@ bool is_table_alone(const Graph& graph, ValueId id) {
   });
 }
 
-QuantizedWeight::Part part_of(const Graph& graph, ValueId id) {
+QuantizedWeight::Part weight_part(const Graph& graph, ValueId id) {
   if (id == head_weight(graph)) return QuantizedWeight::Part::head;
   for (const Node& node : graph.nodes) {
     if (node.is("Embedding", graph::kNibbleDomain) && node.input(1) == id) {
@@ -166,7 +166,7 @@ std::vector<QuantizedWeight> quantized_weights(const Graph& graph, const Quantiz
   for (const auto& [id, wanted] : wanted_formats(graph, options)) {
     const MatrixSource* source = graph.matrix(id);
     if (!source->has_quantized()) continue;
-    QuantizedWeight weight{graph.value_name(id), part_of(graph, id), wanted, std::nullopt, ""};
+    QuantizedWeight weight{graph.value_name(id), weight_part(graph, id), wanted, std::nullopt, ""};
     weight.own = source->packed_format(weight.why_not);
     found.push_back(std::move(weight));
   }

@@ -23,9 +23,9 @@ using jit::WeightType;
 }
 
 // Four weights at a time: SSE2 is the baseline.
-struct Rounding {
+struct GridRounding {
   __m128 scale, low, high;
-  Rounding(float s, const GridLimits& limits)
+  GridRounding(float s, const GridLimits& limits)
       : scale(_mm_set1_ps(s)),
         low(_mm_set1_ps(static_cast<float>(limits.low))),
         high(_mm_set1_ps(static_cast<float>(limits.high))) {}
@@ -82,7 +82,7 @@ GridLimits grid_limits(const WeightFormat& format, uint8_t zero) {
 uint8_t symmetric_zero(const WeightFormat& format) { return jit::middle_value(format.type); }
 
 void round_group(std::span<const float> w, float scale, const GridLimits& limits, uint8_t* q) {
-  const Rounding rounding(scale, limits);
+  const GridRounding rounding(scale, limits);
   const __m128i offset = _mm_set1_epi32(limits.offset);
   const auto four = [&](const float* p) {
     return _mm_add_epi32(rounding(_mm_loadu_ps(p)), offset);
@@ -99,7 +99,7 @@ void round_group(std::span<const float> w, float scale, const GridLimits& limits
 
 float grid_error(std::span<const float> w, std::span<const float> weight, float scale,
                  const GridLimits& limits) {
-  const Rounding rounding(scale, limits);
+  const GridRounding rounding(scale, limits);
   __m128 sums = _mm_setzero_ps();
   size_t i = 0;
   for (; i + 4 <= w.size(); i += 4) {

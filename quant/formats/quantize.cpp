@@ -23,7 +23,7 @@ using jit::WeightType;
 
 // What the threads share while one matrix is packed. Tasks are noexcept, so an exception is kept
 // here: that of the lowest block, which is the same whatever the threads did.
-struct Job {
+struct PackingJob {
   const MatrixSource& source;
   const WeightFormat& format;
   RtnRange range;
@@ -58,7 +58,7 @@ struct BlockRoom {
   std::vector<float> super_scales, super_minimums;
 };
 
-BlockRoom make_room(const Job& job) {
+BlockRoom make_room(const PackingJob& job) {
   BlockRoom room;
   room.columns.resize(static_cast<size_t>(kColumnBlock * job.shape.k));
   if (job.format.type == WeightType::f32) return room;
@@ -72,7 +72,7 @@ BlockRoom make_room(const Job& job) {
   return room;
 }
 
-void check_finite(const Job& job, std::span<const float> columns, int64_t first_column) {
+void check_finite(const PackingJob& job, std::span<const float> columns, int64_t first_column) {
   for (size_t i = 0; i < columns.size(); ++i) {
     if (std::isfinite(columns[i])) continue;
     const auto at = static_cast<int64_t>(i);
@@ -100,7 +100,7 @@ void nest_column(const Job& job, BlockRoom& room, int64_t c) {
 }
 
 // Quantizes column `c` of the block; `column` is its number in the matrix.
-void quantize_column(const Job& job, BlockRoom& room, int64_t c, int64_t column) {
+void quantize_column(const PackingJob& job, BlockRoom& room, int64_t c, int64_t column) {
   const PackedShape& shape = job.shape;
   for (int64_t g = 0; g < shape.groups; ++g) {
     const int64_t begin = g * shape.group, end = std::min(shape.k, begin + shape.group);
@@ -125,7 +125,8 @@ void quantize_column(const Job& job, BlockRoom& room, int64_t c, int64_t column)
 }
 
 // Columns past the last are zeros from the start or of the block before.
-void check_scales(const Job& job, std::span<const float> numbers, const char* what, int64_t first) {
+void check_scales(const PackingJob& job, std::span<const float> numbers, const char* what,
+                  int64_t first) {
   for (size_t i = 0; i < numbers.size(); ++i) {
     if (std::isfinite(numbers[i])) continue;
     fail("The weight '{}' has the {} {} in column {}, expected a finite number in {}.", job.name,
@@ -134,7 +135,7 @@ void check_scales(const Job& job, std::span<const float> numbers, const char* wh
   }
 }
 
-void pack_one(Job& job, BlockRoom& room, int64_t nb) {
+void pack_one(PackingJob& job, BlockRoom& room, int64_t nb) {
   const PackedShape& shape = job.shape;
   const int64_t first = nb * kColumnBlock;
   const int64_t count = std::min(kColumnBlock, shape.n - first);
@@ -163,7 +164,7 @@ void pack_one(Job& job, BlockRoom& room, int64_t nb) {
 }
 
 // One thread's part: column blocks as they come, until all are packed or one failed.
-void pack_blocks(Job& job) noexcept {
+void pack_blocks(PackingJob& job) noexcept {
   int64_t nb = 0;
   try {
     BlockRoom room = make_room(job);
@@ -197,14 +198,14 @@ runtime::PackedMatrix quantize_matrix(const MatrixSource& source, const WeightFo
     fail("The weight '{}' is a matrix of {} columns of {}, which cannot be packed.", name, source.n,
          source.k);
   }
-  Job job{.source = source,
-          .format = format,
-          .range = range,
-          .name = name,
-          .shape = jit::packed_shape(format, source.n, source.k),
-          .as_it_is = holds_as_it_is(source, format),
-          .buffer = runtime::allocate_packed(format, source.n, source.k, &pool.placement())};
-  pool.run([](void* arg, int) noexcept { pack_blocks(*static_cast<Job*>(arg)); }, &job);
+  PackingJob job{.source = source,
+                 .format = format,
+                 .range = range,
+                 .name = name,
+                 .shape = jit::packed_shape(format, source.n, source.k),
+                 .as_it_is = holds_as_it_is(source, format),
+                 .buffer = runtime::allocate_packed(format, source.n, source.k, &pool.placement())};
+  pool.run([](void* arg, int) noexcept { pack_blocks(*static_cast<PackingJob*>(arg)); }, &job);
   source.release();
   if (job.error) std::rethrow_exception(job.error);
   return std::move(job.buffer.matrix);

@@ -16,8 +16,6 @@
 namespace nibble::quant {
 namespace {
 
-using Json = nlohmann::json;
-
 // A block's file is a model without nodes: a constant a weight and a fold, named by its number.
 constexpr std::string_view kWeight = "weight ", kFold = "fold ";
 constexpr const char* kOutcomes = "outcomes.json";
@@ -33,7 +31,7 @@ graph::Graph to_graph(const BlockOutcome& outcome) {
     graph.outputs.push_back(
         graph.add_constant(fmt::format("{}{}", kFold, fold), std::move(tensor)));
   }
-  Json outcomes = Json::array();
+  nlohmann::json outcomes = nlohmann::json::array();
   for (const WeightOutcome& weight : outcome.outcomes) {
     outcomes.push_back({{"name", weight.name},
                         {"layer", weight.layer},
@@ -66,7 +64,8 @@ BlockOutcome from_graph(const graph::Graph& graph) {
                               graph::to_f32(std::get<graph::TensorData>(value.constant.value())));
     }
   }
-  for (const Json& weight : runtime::parse_json(graph.documents.at(kOutcomes), kOutcomes)) {
+  for (const nlohmann::json& weight :
+       runtime::parse_json(graph.documents.at(kOutcomes), kOutcomes)) {
     outcome.outcomes.push_back({.name = weight.at("name").get<std::string>(),
                                 .layer = weight.at("layer").get<int64_t>(),
                                 .error = weight.at("error").get<double>(),

@@ -1,7 +1,6 @@
 #include "quant/recipes/quantize_model.h"
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <set>
 #include <span>
@@ -18,6 +17,7 @@
 #include "quant/recipes/work.h"
 #include "quant/solvers/awq.h"
 #include "quant/tuning/block_tuning.h"
+#include "runtime/clock.h"
 
 namespace nibble::quant {
 namespace {
@@ -27,10 +27,6 @@ using graph::Node;
 using graph::ValueId;
 using jit::WeightFormat;
 using jit::WeightType;
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 class ModelQuantizer {
  public:
@@ -214,7 +210,7 @@ class ModelQuantizer {
                        const std::map<ValueId, SolvedMatrix>& tuned) {
     const std::string name = graph_.value_name(id);
     work_.begin(name);
-    const double start = now();
+    const double start = runtime::seconds_now();
     const WeightFormat& format = formats_.at(id);
     const WeightCost& cost = costs_.at(id);
     runtime::PackedMatrix packed;
@@ -240,7 +236,7 @@ class ModelQuantizer {
                                    .layer = block.layer,
                                    .error = errors.error,
                                    .nearest_error = errors.nearest,
-                                   .seconds = now() - start});
+                                   .seconds = runtime::seconds_now() - start});
     }
     outcome_.weights.emplace(id, packed);
     set_packed(id, std::move(packed));

@@ -11,8 +11,8 @@
 namespace nibble::quant {
 namespace {
 
-constexpr size_t kStep = 8;     // logits a turn of a loop: two registers
-constexpr size_t kBlock = 256;  // logits summed in fp32
+constexpr size_t kStep = 8;        // logits a turn of a loop: two registers
+constexpr size_t kFloatSum = 256;  // logits summed in fp32
 constexpr float kLeast = -87.0F;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -102,7 +102,7 @@ double sum_of_exponentials(std::span<const float> x, float shift) {
   };
   size_t i = 0;
   while (i + kStep <= x.size()) {
-    const size_t end = std::min(i + kBlock, x.size() / kStep * kStep);
+    const size_t end = std::min(i + kFloatSum, x.size() / kStep * kStep);
     for (; i < end; i += kStep) take(x.data() + i);
     sum.end_block();
   }

@@ -1,17 +1,13 @@
 #include "quant/scores/perplexity.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
 #include "jit/error.h"
+#include "runtime/clock.h"
 
 namespace nibble::quant {
 namespace {
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 void check(const runtime::Decoder& decoder, std::span<const int32_t> ids,
            const Protocol& protocol) {
@@ -34,7 +30,7 @@ class Reader {
       : decoder_(decoder), vocabulary_(static_cast<size_t>(decoder.vocab_size())) {}
 
   void read(const Chunk& chunk) {
-    const double start = now();
+    const double start = runtime::seconds_now();
     if (chunk.begins_window) decoder_.reset();
     if (chunk.targets.empty()) {
       decoder_.forward(chunk.fed);
@@ -42,7 +38,7 @@ class Reader {
       logits_.resize(chunk.fed.size() * vocabulary_);
       decoder_.forward_all(chunk.fed, logits_);
     }
-    seconds_ += now() - start;
+    seconds_ += runtime::seconds_now() - start;
   }
   std::span<const float> row(int64_t row) const {
     return std::span(logits_).subspan(static_cast<size_t>(row) * vocabulary_, vocabulary_);
@@ -102,7 +98,7 @@ template <typename ReadBase, typename BaseRowOf>
 Comparison compare_by(runtime::Decoder& decoder, std::span<const int32_t> ids,
                       const Protocol& protocol, const Scoring& scoring, ReadBase&& read_base,
                       BaseRowOf&& base_row) {
-  const double start = now();
+  const double start = runtime::seconds_now();
   check(decoder, ids, protocol);
   Comparison out;
   Reader reader(decoder);
@@ -133,7 +129,7 @@ Comparison compare_by(runtime::Decoder& decoder, std::span<const int32_t> ids,
   });
   out.same_best = std::count(same.begin(), same.end(), uint8_t{1});
   out.model.decoder_seconds = reader.seconds();
-  out.model.seconds = now() - start;
+  out.model.seconds = runtime::seconds_now() - start;
   return out;
 }
 
@@ -141,7 +137,7 @@ Comparison compare_by(runtime::Decoder& decoder, std::span<const int32_t> ids,
 
 Scores score(runtime::Decoder& decoder, std::span<const int32_t> ids, const Protocol& protocol,
              const Scoring& scoring) {
-  const double start = now();
+  const double start = runtime::seconds_now();
   check(decoder, ids, protocol);
   Scores out;
   Reader reader(decoder);
@@ -157,7 +153,7 @@ Scores score(runtime::Decoder& decoder, std::span<const int32_t> ids, const Prot
     check_finite(std::span(out.nll).subspan(before), chunk, "model's");
   });
   out.decoder_seconds = reader.seconds();
-  out.seconds = now() - start;
+  out.seconds = runtime::seconds_now() - start;
   return out;
 }
 

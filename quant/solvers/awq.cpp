@@ -7,6 +7,7 @@
 #include "jit/error.h"
 #include "quant/formats/group_grid.h"
 #include "quant/products/parallel_rows.h"
+#include "quant/products/sizes.h"
 
 namespace nibble::quant {
 namespace {
@@ -15,20 +16,18 @@ constexpr float kSmallest = 1e-4F;        // as in the paper's code
 constexpr int64_t kRowsOfProduct = 4096;  // candidates times rows that are multiplied at a time
 constexpr int64_t kRowsForHeats = 512;    // fewer are all looked at
 constexpr int64_t kHeat = 4;              // of so many rows one, and of so many candidates one
-constexpr int64_t kRowsAtATime = 64;      // whose magnitudes are added up before the sums are
-
-size_t elements(int64_t rows, int64_t columns) { return static_cast<size_t>(rows * columns); }
+constexpr int64_t kMagnitudeRows = 64;    // whose magnitudes are added up before the sums are
 
 // sums[k] += |W| / (largest |W| of the group), over all rows.
 void add_magnitudes(const AwqSharer& sharer, int64_t k, std::vector<double>& sums,
                     runtime::ThreadPool& pool) {
   const GroupShape shape = group_shape(sharer.format, sharer.n, k);
-  const int64_t parts = (sharer.n + kRowsAtATime - 1) / kRowsAtATime;
+  const int64_t parts = (sharer.n + kMagnitudeRows - 1) / kMagnitudeRows;
   std::vector<float> partial(elements(parts, k));
   for_each_row(pool, parts, [&](int64_t part, int) {
     float* out = partial.data() + part * k;
-    const int64_t end = std::min(sharer.n, (part + 1) * kRowsAtATime);
-    for (int64_t row = part * kRowsAtATime; row < end; ++row) {
+    const int64_t end = std::min(sharer.n, (part + 1) * kMagnitudeRows);
+    for (int64_t row = part * kMagnitudeRows; row < end; ++row) {
       const float* w = sharer.w.data() + row * k;
       for (int64_t g = 0; g < shape.groups; ++g) {
         const Extremes extremes =

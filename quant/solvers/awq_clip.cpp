@@ -10,7 +10,7 @@
 namespace nibble::quant {
 namespace {
 
-constexpr int64_t kRowsAtATime = 128;
+constexpr int64_t kClipRows = 128;
 
 float share_of(int step) { return 1.0F - 0.05F * static_cast<float>(step); }
 
@@ -19,7 +19,7 @@ void clip(std::span<float> w, const Extremes& extremes, float share) {
   for (float& value : w) value = std::clamp(value, low, high);
 }
 
-double dot(const float* a, const float* b, int64_t count) {
+double dot_in_order(const float* a, const float* b, int64_t count) {
   double sum = 0;
   for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(a[i]) * b[i];
   return sum;
@@ -50,13 +50,13 @@ std::vector<float> search_clips(std::span<const float> w, int64_t n, int64_t k,
   check_weights(w, n, k, pool);
   check_stats(stats, k);
   std::vector<float> shares(static_cast<size_t>(n * shape.groups));
-  std::vector<float> d(static_cast<size_t>(std::min(n, kRowsAtATime) * kClipSteps * shape.end(0)));
+  std::vector<float> d(static_cast<size_t>(std::min(n, kClipRows) * kClipSteps * shape.end(0)));
   std::vector<float> product(d.size());
   for (int64_t g = 0; g < shape.groups; ++g) {
     const int64_t begin = shape.begin(g), length = shape.end(g) - begin;
     const ConstMatrix block{stats.gram.data() + begin * k + begin, length, length, k};
-    for (int64_t first = 0; first < n; first += kRowsAtATime) {
-      const int64_t rows = std::min(kRowsAtATime, n - first);
+    for (int64_t first = 0; first < n; first += kClipRows) {
+      const int64_t rows = std::min(kClipRows, n - first);
       for_each_row(pool, rows, [&](int64_t row, int) {
         const float* from = w.data() + (first + row) * k + begin;
         try {
@@ -74,7 +74,7 @@ std::vector<float> search_clips(std::span<const float> w, int64_t n, int64_t k,
         int best_step = 0;
         for (int step = 0; step < kClipSteps; ++step) {
           const int64_t at = (row * kClipSteps + step) * length;
-          const double loss = dot(d.data() + at, product.data() + at, length);
+          const double loss = dot_in_order(d.data() + at, product.data() + at, length);
           if (step > 0 && !(loss < best)) continue;
           best = loss;
           best_step = step;

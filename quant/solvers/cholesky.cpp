@@ -11,7 +11,7 @@
 namespace nibble::quant {
 namespace {
 
-constexpr int64_t kBlock = 128;
+constexpr int64_t kDiagonalBlock = 128;
 constexpr double kNoise = 4 * std::numeric_limits<float>::epsilon();  // of a diagonal element
 constexpr int64_t kStrip = 512;  // rows of the inverse that are multiplied at a time
 
@@ -26,11 +26,12 @@ Matrix part(const Matrix& a, int64_t row, int64_t column, int64_t rows, int64_t 
 }
 
 // A block of the diagonal in double, [size][size].
-struct Block {
+struct DiagonalBlock {
   int64_t size;
   std::vector<double> data;
 
-  explicit Block(const Matrix& a) : size(a.rows), data(static_cast<size_t>(a.rows * a.rows)) {
+  explicit DiagonalBlock(const Matrix& a)
+      : size(a.rows), data(static_cast<size_t>(a.rows * a.rows)) {
     for (int64_t r = 0; r < size; ++r) {
       for (int64_t c = 0; c <= r; ++c) at(r, c) = a.data[r * a.stride + c];
     }
@@ -58,7 +59,7 @@ double dot(const double* a, const double* b, int64_t count) {
 }
 
 // `diagonal` is what the matrix had before the columns to the left were taken off.
-std::optional<BadPivot> factorise(Block& block, const std::vector<float>& diagonal) {
+std::optional<BadPivot> factorise(DiagonalBlock& block, const std::vector<float>& diagonal) {
   for (int64_t r = 0; r < block.size; ++r) {
     for (int64_t c = 0; c < r; ++c) {
       block.at(r, c) = (block.at(r, c) - dot(block.row(r), block.row(c), c)) / block.at(c, c);
@@ -72,7 +73,7 @@ std::optional<BadPivot> factorise(Block& block, const std::vector<float>& diagon
 }
 
 // Row by row: x_r = (e_r - sum over i < r of l_ri x_i) / l_rr.
-void invert(Block& block) {
+void invert(DiagonalBlock& block) {
   std::vector<double> row(static_cast<size_t>(block.size));
   for (int64_t r = 0; r < block.size; ++r) {
     std::fill(row.begin(), row.end(), 0.0);
@@ -101,11 +102,11 @@ void copy_negated(runtime::ThreadPool& pool, const Matrix& from, float* to) {
 std::optional<BadPivot> cholesky(runtime::ThreadPool& pool, Matrix a, const Steps& steps) {
   check_square(a);
   const int64_t k = a.rows;
-  std::vector<float> left(static_cast<size_t>(std::min(k, kBlock) * k));
-  std::vector<float> inverse(static_cast<size_t>(kBlock * kBlock));
+  std::vector<float> left(static_cast<size_t>(std::min(k, kDiagonalBlock) * k));
+  std::vector<float> inverse(static_cast<size_t>(kDiagonalBlock * kDiagonalBlock));
   std::vector<float> below(left.size());
-  for (int64_t j = 0; j < k; j += kBlock) {
-    const int64_t width = std::min(kBlock, k - j), rest = k - j - width;
+  for (int64_t j = 0; j < k; j += kDiagonalBlock) {
+    const int64_t width = std::min(kDiagonalBlock, k - j), rest = k - j - width;
     tell(steps, static_cast<double>(j) / static_cast<double>(k));
     std::vector<float> diagonal;
     for (int64_t i = j; i < j + width; ++i) diagonal.push_back(a.data[i * a.stride + i]);
@@ -114,7 +115,7 @@ std::optional<BadPivot> cholesky(runtime::ThreadPool& pool, Matrix a, const Step
       matmul(pool, part(a, j, 0, k - j, j), false, {left.data(), width, j, j}, true,
              part(a, j, j, k - j, width), true);
     }
-    Block block(part(a, j, j, width, width));
+    DiagonalBlock block(part(a, j, j, width, width));
     if (const auto bad = factorise(block, diagonal)) return BadPivot{j + bad->index, bad->value};
     block.store(part(a, j, j, width, width));
     for (int64_t r = 0; r < j; ++r) std::fill_n(a.data + r * a.stride + j, width, 0.0F);
@@ -136,12 +137,12 @@ void invert_lower(runtime::ThreadPool& pool, Matrix l, const Steps& steps) {
   check_square(l);
   const int64_t k = l.rows;
   if (k == 0) return;
-  std::vector<float> turned(static_cast<size_t>(std::min(k, kBlock) * k));
-  std::vector<float> inverse(static_cast<size_t>(kBlock * kBlock));
-  for (int64_t j = (k - 1) / kBlock * kBlock; j >= 0; j -= kBlock) {
-    const int64_t width = std::min(kBlock, k - j), below = j + width, rest = k - below;
+  std::vector<float> turned(static_cast<size_t>(std::min(k, kDiagonalBlock) * k));
+  std::vector<float> inverse(static_cast<size_t>(kDiagonalBlock * kDiagonalBlock));
+  for (int64_t j = (k - 1) / kDiagonalBlock * kDiagonalBlock; j >= 0; j -= kDiagonalBlock) {
+    const int64_t width = std::min(kDiagonalBlock, k - j), below = j + width, rest = k - below;
     tell(steps, static_cast<double>(rest) / static_cast<double>(k));
-    Block block(part(l, j, j, width, width));
+    DiagonalBlock block(part(l, j, j, width, width));
     invert(block);
     block.store(part(l, j, j, width, width));
     if (rest == 0) continue;

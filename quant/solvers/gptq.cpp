@@ -15,12 +15,12 @@ namespace {
 constexpr int64_t kBatch = 128;  // positions whose errors reach those after them in one product
 constexpr int64_t kTile = 8;     // rows that share a row of U in the cache
 
-struct Batch {
+struct PositionBatch {
   int64_t begin, end;  // positions
 };
 
 // One matrix on its way. Everything is by positions but `solved` and what says otherwise.
-struct Job {
+struct GptqJob {
   const GroupShape& shape;
   const GptqOptions& options;
   const GptqFactor& factor;
@@ -38,15 +38,15 @@ struct Job {
   }
 };
 
-void cut(int64_t begin, int64_t end, std::vector<Batch>& batches) {
+void cut(int64_t begin, int64_t end, std::vector<PositionBatch>& batches) {
   for (; begin < end; begin += kBatch) batches.push_back({begin, std::min(end, begin + kBatch)});
 }
 
 // As many whole groups as fit, or a longer one in parts: a group begins with its batch unless it
 // ends with it too, so that all of its weights are up to date when it begins.
-std::vector<Batch> make_batches(const Job& job) {
+std::vector<PositionBatch> make_batches(const GptqJob& job) {
   const int64_t k = job.shape.k;
-  std::vector<Batch> batches;
+  std::vector<PositionBatch> batches;
   if (job.options.order == ChannelOrder::full) {
     cut(0, k, batches);
     return batches;
@@ -65,7 +65,7 @@ std::vector<Batch> make_batches(const Job& job) {
   return batches;
 }
 
-void set_grid(Job& job, int64_t row, int64_t g, std::span<const float> w,
+void set_grid(GptqJob& job, int64_t row, int64_t g, std::span<const float> w,
               std::span<const float> weight) {
   try {
     const GroupResult grid = choose_range(w, job.solved.format, job.options.range, weight);
@@ -84,7 +84,7 @@ std::span<const float> weights_of(const std::vector<float>& weights, int64_t beg
 }
 
 // All grids from the weights as they were, dead channels left out.
-void set_static_grids(Job& job, std::span<const float> w, const InputStats& stats,
+void set_static_grids(GptqJob& job, std::span<const float> w, const InputStats& stats,
                       runtime::ThreadPool& pool) {
   const std::vector<float> weights = diagonal_weights(stats);
   for_each_row(pool, job.solved.n, [&](int64_t row, int) {
@@ -104,7 +104,7 @@ void set_static_grids(Job& job, std::span<const float> w, const InputStats& stat
 }
 
 // One position of one row: rounds it and takes its error off the rest of the batch.
-void round_position(Job& job, int64_t row, int64_t p, const Batch& batch) {
+void round_position(GptqJob& job, int64_t row, int64_t p, const PositionBatch& batch) {
   const int64_t k = job.shape.k, g = job.group_at(p);
   float* w = job.w.data() + row * k;
   if (!job.options.static_groups && job.starts_group(p)) {
@@ -123,7 +123,7 @@ void round_position(Job& job, int64_t row, int64_t p, const Batch& batch) {
   for (int64_t j = p + 1; j < batch.end; ++j) w[j] -= error * u[j];
 }
 
-void solve_batch(Job& job, const Batch& batch, runtime::ThreadPool& pool) {
+void solve_batch(GptqJob& job, const PositionBatch& batch, runtime::ThreadPool& pool) {
   const int64_t n = job.solved.n, k = job.shape.k;
   for_each_row(pool, (n + kTile - 1) / kTile, [&](int64_t tile, int) {
     for (int64_t p = batch.begin; p < batch.end; ++p) {
@@ -140,7 +140,7 @@ void solve_batch(Job& job, const Batch& batch, runtime::ThreadPool& pool) {
 }
 
 // The weights by positions.
-void take_weights(Job& job, std::span<const float> w, runtime::ThreadPool& pool) {
+void take_weights(GptqJob& job, std::span<const float> w, runtime::ThreadPool& pool) {
   const int64_t k = job.shape.k;
   job.w.resize(w.size());
   for_each_row(pool, job.solved.n, [&](int64_t row, int) {
@@ -184,17 +184,17 @@ GptqResult solve_gptq(std::span<const float> w, int64_t n, int64_t k,
                     .retries = factor.retries,
                     .floored = factor.floored,
                     .dead = std::count(factor.dead.begin(), factor.dead.end(), true)};
-  Job job{.shape = shape,
-          .options = options,
-          .factor = factor,
-          .solved = result.matrix,
-          .w = {},
-          .errors = {},
-          .weights = cost_of_errors(factor, k)};
+  GptqJob job{.shape = shape,
+              .options = options,
+              .factor = factor,
+              .solved = result.matrix,
+              .w = {},
+              .errors = {},
+              .weights = cost_of_errors(factor, k)};
   take_weights(job, w, pool);
   job.errors.resize(static_cast<size_t>(n * kBatch));
   if (options.static_groups) set_static_grids(job, w, stats, pool);
-  for (const Batch& batch : make_batches(job)) {
+  for (const PositionBatch& batch : make_batches(job)) {
     const double left = 1 - static_cast<double>(batch.begin) / static_cast<double>(k);
     tell(options.steps, factored + (1 - factored) * (1 - left * left));
     solve_batch(job, batch, pool);

@@ -7,14 +7,15 @@
 #include "jit/error.h"
 #include "quant/products/dense_matmul.h"
 #include "quant/products/parallel_rows.h"
+#include "quant/products/sizes.h"
 
 namespace nibble::quant {
 namespace {
 
-constexpr int64_t kRowsAtATime = 4096;  // the Gram matrix is packed once for each
-constexpr int64_t kPanel = 768;         // columns of the Gram matrix; two tasks of dense_matmul.cpp
+constexpr int64_t kGramRows = 4096;  // the Gram matrix is packed once for each
+constexpr int64_t kPanel = 768;      // columns of the Gram matrix; two tasks of dense_matmul.cpp
 
-double dot(const float* a, const float* b, int64_t count) {
+double dot_by_fours(const float* a, const float* b, int64_t count) {
   double sums[4] = {0, 0, 0, 0};
   int64_t i = 0;
   for (; i + 4 <= count; i += 4) {
@@ -23,8 +24,6 @@ double dot(const float* a, const float* b, int64_t count) {
   for (; i < count; ++i) sums[0] += static_cast<double>(a[i]) * b[i];
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
-
-size_t elements(int64_t rows, int64_t columns) { return static_cast<size_t>(rows * columns); }
 
 void check_sizes(std::span<const float> d, int64_t n, int64_t k, std::span<const float> gram,
                  std::span<const double> out) {
@@ -70,10 +69,10 @@ void row_errors(std::span<const float> d, int64_t n, int64_t k, std::span<const 
                 runtime::ThreadPool& pool, std::span<double> out, const Steps& steps) {
   check_sizes(d, n, k, gram, out);
   std::fill(out.begin(), out.end(), 0.0);
-  std::vector<float> product(elements(std::min(n, kRowsAtATime), std::min(k, kPanel)));
+  std::vector<float> product(elements(std::min(n, kGramRows), std::min(k, kPanel)));
   const int64_t panels = (k + kPanel - 1) / kPanel;
-  for (int64_t begin = 0; begin < n; begin += kRowsAtATime) {
-    const int64_t rows = std::min(kRowsAtATime, n - begin);
+  for (int64_t begin = 0; begin < n; begin += kGramRows) {
+    const int64_t rows = std::min(kGramRows, n - begin);
     for (int64_t panel = 0; panel < panels; ++panel) {
       const int64_t first = panel * kPanel, width = std::min(kPanel, k - first);
       const double before =
@@ -88,7 +87,7 @@ void row_errors(std::span<const float> d, int64_t n, int64_t k, std::span<const 
                {product.data(), rows, width, width}, false);
         for_each_row(pool, rows, [&](int64_t row, int) {
           out[static_cast<size_t>(begin + row)] +=
-              times * dot(a + row * k + first, product.data() + row * width, width);
+              times * dot_by_fours(a + row * k + first, product.data() + row * width, width);
         });
       };
       if (first > 0) add(0, first, 2);
@@ -107,7 +106,7 @@ void row_errors_and_products(std::span<const float> d, int64_t n, int64_t k,
   matmul(pool, {d.data(), n, k, k}, false, {gram.data(), k, k, k}, false, {product.data(), n, k, k},
          false);
   for_each_row(pool, n, [&](int64_t row, int) {
-    out[static_cast<size_t>(row)] = dot(d.data() + row * k, product.data() + row * k, k);
+    out[static_cast<size_t>(row)] = dot_by_fours(d.data() + row * k, product.data() + row * k, k);
   });
 }
 
@@ -126,9 +125,9 @@ double output_error_sum(std::span<const float> w, std::span<const float> changed
          changed.size(), n, k);
   }
   std::vector<double> errors(static_cast<size_t>(n));
-  std::vector<float> difference(elements(std::min(n, kRowsAtATime), k));
-  for (int64_t begin = 0; begin < n; begin += kRowsAtATime) {
-    const int64_t rows = std::min(kRowsAtATime, n - begin);
+  std::vector<float> difference(elements(std::min(n, kGramRows), k));
+  for (int64_t begin = 0; begin < n; begin += kGramRows) {
+    const int64_t rows = std::min(kGramRows, n - begin);
     const size_t count = elements(rows, k), first = elements(begin, k);
     for_each_row(pool, rows, [&](int64_t row, int) {
       for (int64_t i = row * k; i < (row + 1) * k; ++i) {

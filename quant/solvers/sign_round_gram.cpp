@@ -11,7 +11,7 @@
 namespace nibble::quant {
 namespace {
 
-constexpr int64_t kRowsAtATime = 4096;  // bounds the memory; rows do not know of each other
+constexpr int64_t kTunedRows = 4096;  // bounds the memory; rows do not know of each other
 
 // Rows [first, first + n) of the matrix and all that changes while they are tuned.
 struct Part {
@@ -108,8 +108,8 @@ SignRoundResult solve_sign_round(std::span<const float> w, int64_t n, int64_t k,
   }
   SignRoundResult result;
   result.matrix = make_solved(format, n, k);
-  for (int64_t first = 0; first < n; first += kRowsAtATime) {
-    const int64_t rows = std::min(kRowsAtATime, n - first);
+  for (int64_t first = 0; first < n; first += kTunedRows) {
+    const int64_t rows = std::min(kTunedRows, n - first);
     const auto count = static_cast<size_t>(rows * k);
     const std::span<const float> values = w.subspan(static_cast<size_t>(first * k), count);
     Part part{.w = values,

@@ -7,6 +7,7 @@
 #include "quant/formats/group_grid.h"
 #include "quant/formats/nested_scales.h"
 #include "quant/products/parallel_rows.h"
+#include "quant/products/sizes.h"
 
 namespace nibble::quant {
 namespace {
@@ -14,8 +15,6 @@ namespace {
 using jit::kColumnBlock;
 using jit::WeightFormat;
 using jit::WeightType;
-
-size_t elements(int64_t rows, int64_t columns) { return static_cast<size_t>(rows * columns); }
 
 void check_sizes(const SolvedMatrix& solved, const GroupShape& shape) {
   const size_t groups = elements(solved.n, shape.groups);

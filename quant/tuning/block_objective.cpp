@@ -5,13 +5,12 @@
 #include <utility>
 
 #include "jit/error.h"
+#include "quant/products/sizes.h"
 
 namespace nibble::quant {
 namespace {
 
 using graph::ValueId;
-
-size_t at(int64_t i) { return static_cast<size_t>(i); }
 
 // body(row) of every row, added up in the order of the rows.
 template <typename Body>

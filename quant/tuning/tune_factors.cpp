@@ -5,6 +5,7 @@
 
 #include "jit/error.h"
 #include "quant/products/parallel_rows.h"
+#include "quant/products/sizes.h"
 #include "quant/solvers/fake_quantize.h"
 #include "quant/tuning/block_tuning.h"
 #include "quant/tuning/block_weights.h"
@@ -15,8 +16,6 @@ namespace {
 constexpr float kFloor = 1e-5F;  // of a factor
 constexpr float kBeta = 0.9F;    // both of Adam's
 constexpr float kWarmUp = 0.05F;
-
-size_t at(int64_t i) { return static_cast<size_t>(i); }
 
 using Factors = std::vector<std::vector<float>>;  // by fold
 

@@ -13,11 +13,6 @@ namespace {
 
 using Json = ChatTemplate::Json;
 
-std::string read_text(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
 // What the references were rendered with: 2026-01-31 12:00.
 ChatTemplate::Options options() {
   ChatTemplate::Options out;
@@ -52,8 +47,8 @@ TEST(ChatReference, RealTemplatesRenderTheSameBytesOrFailWithTheSameMessage) {
   }
   int count = 0;
   for (const auto& model : std::filesystem::directory_iterator(folder)) {
-    const std::string source = read_text(model.path() / "template.jinja");
-    for (const Json& reference : Json::parse(read_text(model.path() / "reference.json"))) {
+    const std::string source = test::read_text(model.path() / "template.jinja");
+    for (const Json& reference : Json::parse(test::read_text(model.path() / "reference.json"))) {
       SCOPED_TRACE(model.path().string() + ": " + reference["case"].get<std::string>());
       Json variables = {{"tools", nullptr}, {"documents", nullptr}};
       variables.update(reference["input"]);
@@ -70,7 +65,7 @@ TEST(ChatReference, RealTemplatesRenderTheSameBytesOrFailWithTheSameMessage) {
 TEST(ChatReference, EveryRuleOfTheLanguageIsJinjas) {
   const std::filesystem::path path =
       std::filesystem::path(NIBBLE_SOURCE_DIR) / "tests/frontends/chat_cases.json";
-  const Json all = Json::parse(read_text(path));
+  const Json all = Json::parse(test::read_text(path));
   for (const Json& each : all["cases"]) {
     SCOPED_TRACE(each["template"].get<std::string>());
     EXPECT_EQ(result(each["template"], all["variables"]), expected(each));

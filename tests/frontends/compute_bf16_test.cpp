@@ -113,16 +113,11 @@ TEST_P(AttentionBf16, SameBitsEverywhere) {
   expect_same_bits(graph, options, test::zoo_reference(GetParam()).ids(0));
 }
 
-std::string test_name(const testing::TestParamInfo<std::string>& info) {
-  std::string name = info.param;
-  for (char& c : name) c = c == '-' ? '_' : c;
-  return name;
-}
-
 INSTANTIATE_TEST_SUITE_P(Families, ComputeBf16, testing::Values("llama", "falcon-7b", "gpt2"),
-                         test_name);
+                         test::zoo_test_name);
 INSTANTIATE_TEST_SUITE_P(Families, AttentionBf16,
-                         testing::Values("gemma2", "mistral-window", "mpt", "phi-2"), test_name);
+                         testing::Values("gemma2", "mistral-window", "mpt", "phi-2"),
+                         test::zoo_test_name);
 
 // The bundled model, GQA, over two pages of the cache.
 class TaleBf16 : public testing::Test {

@@ -22,12 +22,6 @@ namespace {
 
 using test::FusedOptions;
 
-std::string test_name(const testing::TestParamInfo<std::string>& info) {
-  std::string name = info.param;
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-}
-
 // Every packed u4 matrix of a Linear with zero points 0 to 15 in turn.
 void set_all_zero_points(graph::Graph& graph) {
   for (const graph::Node& node : graph.nodes) {
@@ -94,7 +88,8 @@ TEST_P(GptqExport, EveryZeroPointInBothVersions) {
   for (const bool v2 : {false, true}) round_trip(graph, options, v2);
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, GptqExport, testing::ValuesIn(test::zoo_families()), test_name);
+INSTANTIATE_TEST_SUITE_P(Families, GptqExport, testing::ValuesIn(test::zoo_families()),
+                         test::zoo_test_name);
 
 class GptqFormats : public GptqExport {};
 
@@ -169,7 +164,7 @@ TEST_P(GptqFormats, WhatDoesNotFitIsRefusedByName) {
   refused(graph, {"config.json"});
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, GptqFormats, testing::Values("llama"), test_name);
+INSTANTIATE_TEST_SUITE_P(Families, GptqFormats, testing::Values("llama"), test::zoo_test_name);
 
 }  // namespace
 }  // namespace nibble::frontends

@@ -31,12 +31,6 @@ using test::FusedOptions;
   return model;
 }
 
-std::string test_name(const testing::TestParamInfo<std::string>& info) {
-  std::string name = info.param;
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-}
-
 class OnnxExport : public testing::TestWithParam<std::string> {
  protected:
   // Exports the family's model, reads it back and compares.
@@ -68,7 +62,8 @@ TEST_P(OnnxExport, Int4) {
   round_trip({.weights = "int4", .asym = true});
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, OnnxExport, testing::ValuesIn(test::zoo_families()), test_name);
+INSTANTIATE_TEST_SUITE_P(Families, OnnxExport, testing::ValuesIn(test::zoo_families()),
+                         test::zoo_test_name);
 
 class OnnxExportForms : public OnnxExport {};
 
@@ -84,7 +79,7 @@ TEST_P(OnnxExportForms, OtherFormats) {
 
 // Tied, with gates, with learned positions.
 INSTANTIATE_TEST_SUITE_P(Families, OnnxExportForms, testing::Values("llama", "gemma2", "gpt2"),
-                         test_name);
+                         test::zoo_test_name);
 
 TEST(OnnxExportBlocks, GroupsBecomeBlocksThatOnnxruntimeMultiplies) {
   EXPECT_EQ(onnx::block_of_group(32, 128, "w"), 32);

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -48,6 +50,22 @@ class OnnxTest : public testing::Test {
     return std::filesystem::path(path).parent_path().string();
   }
 };
+
+// What the models of one layer read: ids below 24.
+inline const std::vector<int32_t> kSomeIds = {3, 7, 1, 1, 12, 5, 0, 9, 23, 14, 2};
+
+// A tensor of numbers around `middle` that differ, by its name.
+inline WireMessage onnx_waves(const std::string& name, const std::vector<int64_t>& shape,
+                              float amplitude = 0.4F, float middle = 0) {
+  int64_t count = 1;
+  for (const int64_t dim : shape) count *= dim;
+  std::vector<float> values;
+  const auto seed = static_cast<float>(std::hash<std::string>()(name) % 97) + 1;
+  for (int64_t i = 0; i < count; ++i) {
+    values.push_back(middle + amplitude * std::sin(seed * static_cast<float>(i + 1) * 0.37F));
+  }
+  return onnx_floats(name, shape, values);
+}
 
 inline const graph::Value& value_named(const graph::Graph& graph, std::string_view name) {
   for (const graph::Value& value : graph.values) {

@@ -13,7 +13,8 @@
 namespace nibble::test {
 namespace {
 
-constexpr int64_t kVocab = 24, kWidth = 32, kDim = 8, kHeads = 4, kKvHeads = 2, kContext = 48;
+constexpr int64_t kNormVocab = 24, kNormWidth = 32, kNormDim = 8, kNormHeads = 4, kNormKvHeads = 2,
+                  kNormContext = 48;
 
 enum class Norm {
   none,
@@ -25,7 +26,7 @@ enum class Norm {
   one_a_head,  // a LayerNorm node a head (StableLM 2 12B)
 };
 
-struct Variant {
+struct NormVariant {
   const char* name = "";
   Norm norm = Norm::none;
   const char* clip = "";  // the operator: Clip, or Min for Min and Max
@@ -33,41 +34,29 @@ struct Variant {
   const char* fused = "";  // the operator that it becomes, beside or within the attention
 };
 
-WireMessage matrix(const std::string& name, const std::vector<int64_t>& shape,
-                   float amplitude = 0.4F, float middle = 0) {
-  int64_t count = 1;
-  for (const int64_t dim : shape) count *= dim;
-  std::vector<float> values;
-  const auto seed = static_cast<float>(std::hash<std::string>()(name) % 97) + 1;
-  for (int64_t i = 0; i < count; ++i) {
-    values.push_back(middle + amplitude * std::sin(seed * static_cast<float>(i + 1) * 0.37F));
-  }
-  return onnx_floats(name, shape, values);
-}
-
-class Builder {
+class NormBuilder {
  public:
-  explicit Builder(const Variant& v) : v_(v) {}
+  explicit NormBuilder(const NormVariant& v) : v_(v) {}
 
   OnnxModel build() {
     model_.opsets = {{"", 23}};
     signature();
     tables();
-    weight("table", {kVocab, kWidth}, 1);
+    weight("table", {kNormVocab, kNormWidth}, 1);
     add("Gather", {"table", "input_ids"}, "x", {onnx_int("axis", 0)});
-    const std::string q = heads("q", kHeads), k = heads("k", kKvHeads);
+    const std::string q = heads("q", kNormHeads), k = heads("k", kNormKvHeads);
     const std::string v =
-        transposed(split_heads(clipped(projected("v", kKvHeads), false), kKvHeads));
+        transposed(split_heads(clipped(projected("v", kNormKvHeads), false), kNormKvHeads));
     model_.nodes.push_back(
         onnx_node("Attention", {q, k, v, "", "past_key_values.0.key", "past_key_values.0.value"},
                   {"mixed", "present.0.key", "present.0.value"}, {onnx_int("is_causal", 1)}));
     add("Transpose", {"mixed"}, "tokens", {onnx_ints("perm", {0, 2, 1, 3})});
-    list("flat", {0, 0, kHeads * kDim});
+    list("flat", {0, 0, kNormHeads * kNormDim});
     add("Reshape", {"tokens", "flat"}, "rows");
-    weight("wo", {kHeads * kDim, kWidth});
+    weight("wo", {kNormHeads * kNormDim, kNormWidth});
     add("MatMul", {"rows", "wo"}, "out");
     add("Add", {"x", "out"}, "sum");
-    weight("head", {kWidth, kVocab});
+    weight("head", {kNormWidth, kNormVocab});
     add("MatMul", {"sum", "head"}, "logits");
     return std::move(model_);
   }
@@ -84,39 +73,39 @@ class Builder {
   }
   std::string weight(const std::string& name, const std::vector<int64_t>& shape,
                      float amplitude = 0.4F, float middle = 0) {
-    model_.initializers.push_back(matrix(name, shape, amplitude, middle));
+    model_.initializers.push_back(onnx_waves(name, shape, amplitude, middle));
     return name;
   }
 
   void signature() {
-    const std::vector<int64_t> cache = {-1, kKvHeads, -1, kDim};
+    const std::vector<int64_t> cache = {-1, kNormKvHeads, -1, kNormDim};
     model_.inputs = {onnx_value("input_ids", kOnnxInt64, {-1, -1}),
                      onnx_value("position_ids", kOnnxInt64, {-1, -1}),
                      onnx_value("past_key_values.0.key", kOnnxFloat, cache),
                      onnx_value("past_key_values.0.value", kOnnxFloat, cache)};
-    model_.outputs = {onnx_value("logits", kOnnxFloat, {-1, -1, kVocab}),
+    model_.outputs = {onnx_value("logits", kOnnxFloat, {-1, -1, kNormVocab}),
                       onnx_value("present.0.key", kOnnxFloat, cache),
                       onnx_value("present.0.value", kOnnxFloat, cache)};
   }
 
   void tables() {
     std::vector<float> cos, sin;
-    for (int64_t p = 0; p < kContext; ++p) {
-      for (int64_t i = 0; i < kDim / 2; ++i) {
+    for (int64_t p = 0; p < kNormContext; ++p) {
+      for (int64_t i = 0; i < kNormDim / 2; ++i) {
         const double angle =
-            static_cast<double>(p) * std::pow(100.0, -2.0 * static_cast<double>(i) / kDim);
+            static_cast<double>(p) * std::pow(100.0, -2.0 * static_cast<double>(i) / kNormDim);
         cos.push_back(static_cast<float>(std::cos(angle)));
         sin.push_back(static_cast<float>(std::sin(angle)));
       }
     }
-    model_.initializers.push_back(onnx_floats("cos", {kContext, kDim / 2}, cos));
-    model_.initializers.push_back(onnx_floats("sin", {kContext, kDim / 2}, sin));
+    model_.initializers.push_back(onnx_floats("cos", {kNormContext, kNormDim / 2}, cos));
+    model_.initializers.push_back(onnx_floats("sin", {kNormContext, kNormDim / 2}, sin));
     model_.initializers.push_back(onnx_floats("limit", {}, {0.5F}));
     model_.initializers.push_back(onnx_floats("low", {}, {-0.5F}));
   }
 
   std::string projected(const std::string& name, int64_t heads) {
-    weight("w" + name, {kWidth, heads * kDim});
+    weight("w" + name, {kNormWidth, heads * kNormDim});
     return add("MatMul", {"x", "w" + name}, name);
   }
 
@@ -130,7 +119,7 @@ class Builder {
   }
 
   std::string split_heads(const std::string& x, int64_t heads) {
-    list(x + "_shape", {0, 0, heads, kDim});
+    list(x + "_shape", {0, 0, heads, kNormDim});
     return add("Reshape", {x, x + "_shape"}, x + "_heads");
   }
   std::string transposed(const std::string& x) {
@@ -148,18 +137,18 @@ class Builder {
   // [B, heads, S, head_dim], normalised, clipped and rotated.
   std::string heads(const std::string& name, int64_t heads) {
     std::string x = clipped(projected(name, heads), false);
-    if (v_.norm == Norm::whole) x = clipped(rms(x, heads * kDim), true);
+    if (v_.norm == Norm::whole) x = clipped(rms(x, heads * kNormDim), true);
     x = split_heads(x, heads);
-    if (v_.norm == Norm::heads) x = rms(x, kDim);
+    if (v_.norm == Norm::heads) x = rms(x, kNormDim);
     if (v_.norm == Norm::layer) {
       x = norm("LayerNormalization", x,
-               {weight(x + "_gamma", {kDim}, 0.5F, 1), weight(x + "_beta", {kDim})});
+               {weight(x + "_gamma", {kNormDim}, 0.5F, 1), weight(x + "_beta", {kNormDim})});
     }
     if (v_.norm == Norm::by_head) x = spelled_out(x, heads);
     x = transposed(x);
     if (v_.norm == Norm::one_a_head) x = one_by_one(x, heads);
     x = add("RotaryEmbedding", {x, "cos", "sin", "position_ids"}, x + "_rotated");
-    return v_.norm == Norm::heads_last ? rms(x, kDim) : x;
+    return v_.norm == Norm::heads_last ? rms(x, kNormDim) : x;
   }
 
   // The chain of operators, and factors [heads, head_dim].
@@ -174,7 +163,8 @@ class Builder {
     add("Add", {x + "_variance", x + "_eps"}, x + "_above");
     add("Sqrt", {x + "_above"}, x + "_root");
     add("Div", {x + "_centred", x + "_root"}, x + "_unit");
-    return add("Mul", {x + "_unit", weight(x + "_gamma", {heads, kDim}, 0.5F, 1)}, x + "_scaled");
+    return add("Mul", {x + "_unit", weight(x + "_gamma", {heads, kNormDim}, 0.5F, 1)},
+               x + "_scaled");
   }
 
   std::string one_by_one(const std::string& x, int64_t heads) {
@@ -184,29 +174,27 @@ class Builder {
         onnx_node("Split", {x}, parts, {onnx_int("axis", 1), onnx_int("num_outputs", heads)}));
     for (const std::string& part : parts) {
       normed.push_back(
-          norm("LayerNormalization", part, {weight(part + "_gamma", {kDim}, 0.5F, 1)}));
+          norm("LayerNormalization", part, {weight(part + "_gamma", {kNormDim}, 0.5F, 1)}));
     }
     return add("Concat", normed, x + "_whole", {onnx_int("axis", 1)});
   }
 
-  Variant v_;
+  NormVariant v_;
   OnnxModel model_;
 };
 
-class OnnxQkNorms : public OnnxTest, public testing::WithParamInterface<Variant> {};
-
-const std::vector<int32_t> kIds = {3, 7, 1, 1, 12, 5, 0, 9, 23, 14, 2};
+class OnnxQkNorms : public OnnxTest, public testing::WithParamInterface<NormVariant> {};
 
 std::vector<float> compiled(const graph::Graph& graph, const FusedOptions& options) {
-  return logits_of_two_passes(*session_of(graph, options), kIds, 6);
+  return logits_of_two_passes(*session_of(graph, options), kSomeIds, 6);
 }
 
 TEST_P(OnnxQkNorms, FuseAndComputeAsTheOperators) {
   folder_.write("config.json", R"({"max_position_embeddings": 48})");
-  const std::string path = write(Builder(GetParam()).build());
+  const std::string path = write(NormBuilder(GetParam()).build());
   graph::InterpretedDecoder operators(
-      std::make_shared<const graph::Graph>(frontends::load_onnx(path)), kContext);
-  const auto wanted = all_logits(operators, kIds);
+      std::make_shared<const graph::Graph>(frontends::load_onnx(path)), kNormContext);
+  const auto wanted = all_logits(operators, kSomeIds);
 
   FusedOptions options;
   options.compute = graph::Compute::f32;
@@ -231,20 +219,20 @@ TEST_P(OnnxQkNorms, FuseAndComputeAsTheOperators) {
 INSTANTIATE_TEST_SUITE_P(
     Variants, OnnxQkNorms,
     testing::Values(
-        Variant{.name = "whole", .norm = Norm::whole, .fused = "HeadNorm"},
-        Variant{.name = "heads", .norm = Norm::heads, .fused = "norm_epsilon"},
-        Variant{.name = "heads_last", .norm = Norm::heads_last, .fused = "norm_last"},
-        Variant{.name = "layer", .norm = Norm::layer, .fused = "HeadNorm"},
-        Variant{.name = "by_head", .norm = Norm::by_head, .fused = "HeadNorm"},
-        Variant{.name = "one_a_head", .norm = Norm::one_a_head, .fused = "HeadNorm"},
-        Variant{.name = "clip", .clip = "Clip", .fused = "Clip"},
-        Variant{.name = "min_and_max", .clip = "Min", .fused = "Clip"},
-        Variant{.name = "clip_then_norm", .norm = Norm::whole, .clip = "Clip", .fused = "Clip"},
-        Variant{.name = "norm_then_clip",
-                .norm = Norm::whole,
-                .clip = "Min",
-                .clip_behind_norm = true,
-                .fused = "Clip"}),
+        NormVariant{.name = "whole", .norm = Norm::whole, .fused = "HeadNorm"},
+        NormVariant{.name = "heads", .norm = Norm::heads, .fused = "norm_epsilon"},
+        NormVariant{.name = "heads_last", .norm = Norm::heads_last, .fused = "norm_last"},
+        NormVariant{.name = "layer", .norm = Norm::layer, .fused = "HeadNorm"},
+        NormVariant{.name = "by_head", .norm = Norm::by_head, .fused = "HeadNorm"},
+        NormVariant{.name = "one_a_head", .norm = Norm::one_a_head, .fused = "HeadNorm"},
+        NormVariant{.name = "clip", .clip = "Clip", .fused = "Clip"},
+        NormVariant{.name = "min_and_max", .clip = "Min", .fused = "Clip"},
+        NormVariant{.name = "clip_then_norm", .norm = Norm::whole, .clip = "Clip", .fused = "Clip"},
+        NormVariant{.name = "norm_then_clip",
+                    .norm = Norm::whole,
+                    .clip = "Min",
+                    .clip_behind_norm = true,
+                    .fused = "Clip"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

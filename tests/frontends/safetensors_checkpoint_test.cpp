@@ -24,7 +24,7 @@ std::string one_tensor(const std::string& name, float value) {
   return writer.bytes();
 }
 
-std::string message_of(const std::string& path) {
+std::string opening_error(const std::string& path) {
   try {
     open_checkpoint(path);
   } catch (const Error& e) {
@@ -34,7 +34,7 @@ std::string message_of(const std::string& path) {
 }
 
 void expect_complaint(const std::string& path, const std::string& part) {
-  const std::string message = message_of(path);
+  const std::string message = opening_error(path);
   EXPECT_NE(message.find(part), std::string::npos) << message << "\n  expected: " << part;
 }
 
@@ -56,7 +56,7 @@ TEST(SafetensorsCheckpoint, WhatIsMissingIsNamed) {
   const TemporaryFolder folder;
   expect_complaint(folder.folder(), "0 .safetensors files");
   folder.write("one.safetensors", one_tensor("a", 1));
-  EXPECT_EQ(message_of(folder.folder()), "");
+  EXPECT_EQ(opening_error(folder.folder()), "");
   folder.write("two.safetensors", one_tensor("b", 1));
   expect_complaint(folder.folder(), "2 .safetensors files");
   folder.write(kIndex, R"({"weight_map":{"a":"one.safetensors","c":"one.safetensors"}})");
@@ -101,7 +101,7 @@ TEST(SafetensorsCheckpoint, LinksMayLeadWhereTheIndexReallyIs) {
   fs::create_symlink("../../blobs/1", folder.path("snapshots/x/" + std::string(kIndex)));
   const fs::path shard = folder.path("snapshots/x/one.safetensors");
   fs::create_symlink("../../blobs/2", shard);
-  EXPECT_EQ(message_of(folder.path("snapshots/x")), "");
+  EXPECT_EQ(opening_error(folder.path("snapshots/x")), "");
   fs::remove(shard);
   fs::create_symlink("../../elsewhere/3", shard);
   expect_complaint(folder.path("snapshots/x"), "outside the model's folder");

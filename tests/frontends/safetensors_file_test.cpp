@@ -18,7 +18,7 @@ TensorFile read(const std::string& bytes) {
   return read_tensor_file(folder.write("model.safetensors", bytes));
 }
 
-std::string message_of(const std::string& bytes) {
+std::string reading_error(const std::string& bytes) {
   try {
     read(bytes);
   } catch (const Error& e) {
@@ -109,24 +109,24 @@ TEST(SafetensorsFile, LiesAreNamed) {
   };
   for (const Lie& lie : lies) {
     const std::string message =
-        message_of(safetensors_bytes(lie.header, std::string(lie.data_bytes, '\0')));
+        reading_error(safetensors_bytes(lie.header, std::string(lie.data_bytes, '\0')));
     EXPECT_NE(message.find(lie.complaint), std::string::npos)
         << lie.header << "\n  found: " << message << "\n  expected: " << lie.complaint;
   }
 }
 
 TEST(SafetensorsFile, LengthsThatLieAreNamed) {
-  EXPECT_NE(message_of("1234567").find("only 7"), std::string::npos);
+  EXPECT_NE(reading_error("1234567").find("only 7"), std::string::npos);
   std::string bytes = safetensors_bytes("{}", "");
   bytes[0] = 3;
-  EXPECT_NE(message_of(bytes).find("only 2 follow"), std::string::npos);
+  EXPECT_NE(reading_error(bytes).find("only 2 follow"), std::string::npos);
   for (int i = 0; i < 8; ++i) bytes[static_cast<size_t>(i)] = '\xff';
-  EXPECT_NE(message_of(bytes).find("allowed at most"), std::string::npos);
+  EXPECT_NE(reading_error(bytes).find("allowed at most"), std::string::npos);
 }
 
 TEST(SafetensorsFile, DeepNestingEndsAtItsThirdLevel) {
   const std::string deep(100000, '[');
-  EXPECT_NE(message_of(safetensors_bytes("{\"a\":" + deep, "")).find("an array"),
+  EXPECT_NE(reading_error(safetensors_bytes("{\"a\":" + deep, "")).find("an array"),
             std::string::npos);
 }
 
@@ -135,7 +135,7 @@ TEST(SafetensorsFile, MoreTensorsThanAnyModelHas) {
   for (int i = 0; i <= 1 << 17; ++i)
     header += "\"\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]},";
   header.back() = '}';
-  EXPECT_NE(message_of(safetensors_bytes(header, "")).find("more than 131072 tensors"),
+  EXPECT_NE(reading_error(safetensors_bytes(header, "")).find("more than 131072 tensors"),
             std::string::npos);
 }
 
@@ -144,9 +144,9 @@ TEST(SafetensorsFile, TruncatedFilesAreRefused) {
   test::SafetensorsWriter writer;
   writer.add("weight", {2, 3}, {1, 2, 3, 4, 5, 6});
   const std::string bytes = writer.bytes();
-  EXPECT_EQ(message_of(bytes), "");
+  EXPECT_EQ(reading_error(bytes), "");
   for (size_t length = 0; length < bytes.size(); ++length) {
-    EXPECT_NE(message_of(bytes.substr(0, length)), "") << length;
+    EXPECT_NE(reading_error(bytes.substr(0, length)), "") << length;
   }
 }
 

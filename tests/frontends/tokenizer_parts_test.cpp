@@ -13,26 +13,25 @@
 namespace nibble::frontends {
 namespace {
 
-using Json = nlohmann::json;
 using Strings = std::vector<std::string>;
 
 // A BPE over single characters: the words show as the merges "ab" and "bc" do not cross them.
-Json base() {
-  return Json::parse(R"({
+nlohmann::json base() {
+  return nlohmann::json::parse(R"({
     "model": {"type": "BPE", "vocab": {"a":0,"b":1,"c":2,"ab":3,"bc":4,"<unk>":5," ":6,"1":7,"2":8,
       "12":9,"▁":10,"▁a":11,"-":12,"A":13,"é":14,"abc":15},
       "merges": ["a b", ["b", "c"], "1 2", "▁ a", "ab c"], "unk_token": "<unk>"},
     "added_tokens": []})");
 }
 
-Strings tokens(const Json& json, const std::string& text, bool add_special = false) {
+Strings tokens(const nlohmann::json& json, const std::string& text, bool add_special = false) {
   Tokenizer tokenizer = Tokenizer::from_json(json.dump(), "test.json");
   Strings out;
   for (int32_t id : tokenizer.encode(text, add_special)) out.push_back(tokenizer.token_of(id));
   return out;
 }
 
-std::string message_of(const Json& json, const std::string& text = "") {
+std::string message_of(const nlohmann::json& json, const std::string& text = "") {
   try {
     Tokenizer::from_json(json.dump(), "test.json").encode(text, false);
   } catch (const Error& error) {
@@ -41,9 +40,9 @@ std::string message_of(const Json& json, const std::string& text = "") {
   return "no error";
 }
 
-Json with(const char* part, const char* text) {
-  Json json = base();
-  json[part] = Json::parse(text);
+nlohmann::json with(const char* part, const char* text) {
+  nlohmann::json json = base();
+  json[part] = nlohmann::json::parse(text);
   return json;
 }
 
@@ -55,7 +54,7 @@ TEST(TokenizerParts, BpeMergesLowestRankFirstThenLeftmost) {
 
 TEST(TokenizerParts, UnknownCharactersFuseOnlyWhenAsked) {
   EXPECT_EQ(tokens(base(), "axyb"), (Strings{"a", "<unk>", "<unk>", "b"}));
-  Json json = base();
+  nlohmann::json json = base();
   json["model"]["fuse_unk"] = true;
   EXPECT_EQ(tokens(json, "axybz"), (Strings{"a", "<unk>", "b", "<unk>"}));
   json["model"].erase("unk_token");
@@ -63,7 +62,7 @@ TEST(TokenizerParts, UnknownCharactersFuseOnlyWhenAsked) {
 }
 
 TEST(TokenizerParts, ByteFallbackNeedsEveryByte) {
-  Json json = base();
+  nlohmann::json json = base();
   json["model"]["byte_fallback"] = true;
   json["model"]["vocab"]["<0xC3>"] = 16;
   EXPECT_EQ(tokens(json, "\xC3\xA0"), (Strings{"<unk>"}));
@@ -72,7 +71,7 @@ TEST(TokenizerParts, ByteFallbackNeedsEveryByte) {
 }
 
 TEST(TokenizerParts, IgnoreMergesTakesWholeWordsFirst) {
-  Json json = base();
+  nlohmann::json json = base();
   json["model"]["vocab"]["cab"] = 16;
   EXPECT_EQ(tokens(json, "cab"), (Strings{"c", "ab"}));
   json["model"]["ignore_merges"] = true;
@@ -81,13 +80,13 @@ TEST(TokenizerParts, IgnoreMergesTakesWholeWordsFirst) {
 
 TEST(TokenizerParts, SplitBehaviours) {
   auto split = [](const std::string& behavior, bool invert = false) {
-    Json json = base();
+    nlohmann::json json = base();
     json["pre_tokenizer"] = {{"type", "Split"},
                              {"pattern", {{"String", "-"}}},
                              {"behavior", behavior},
                              {"invert", invert}};
     json["model"]["ignore_merges"] = true;
-    json["model"]["merges"] = Json::array();
+    json["model"]["merges"] = nlohmann::json::array();
     int id = 16;
     for (const char* word : {"a-", "-b", "--", "a--", "--b"}) json["model"]["vocab"][word] = id++;
     return json;
@@ -113,9 +112,9 @@ TEST(TokenizerParts, DigitsAndPunctuation) {
 
 TEST(TokenizerParts, MetaspacePrependsBySchemeAndKeepsWordsApart) {
   auto scheme = [](const std::string& name) {
-    Json json = with("pre_tokenizer", R"({"type":"Metaspace","replacement":"▁"})");
+    nlohmann::json json = with("pre_tokenizer", R"({"type":"Metaspace","replacement":"▁"})");
     json["pre_tokenizer"]["prepend_scheme"] = name;
-    json["added_tokens"] = Json::parse(R"([{"id":16,"content":"<s>","special":true}])");
+    json["added_tokens"] = nlohmann::json::parse(R"([{"id":16,"content":"<s>","special":true}])");
     return json;
   };
   EXPECT_EQ(tokens(scheme("always"), "a<s>a a"), (Strings{"▁a", "<s>", "▁a", "▁a"}));
@@ -138,8 +137,8 @@ TEST(TokenizerParts, Normalizers) {
 }
 
 TEST(TokenizerParts, AddedTokensLongestLeftmostWithTheirSpaces) {
-  Json json = base();
-  json["added_tokens"] = Json::parse(R"([
+  nlohmann::json json = base();
+  json["added_tokens"] = nlohmann::json::parse(R"([
     {"id":16,"content":"<x>","special":true},
     {"id":17,"content":"<x>a","special":false,"normalized":false},
     {"id":18,"content":"<l>","special":true,"lstrip":true},
@@ -152,7 +151,7 @@ TEST(TokenizerParts, AddedTokensLongestLeftmostWithTheirSpaces) {
 }
 
 TEST(TokenizerParts, SpacesAreTakenByOneAddedToken) {
-  Json json = base();
+  nlohmann::json json = base();
   json["added_tokens"] = {{{"id", 16},
                            {"content", "\n\n"},
                            {"lstrip", true},
@@ -163,22 +162,22 @@ TEST(TokenizerParts, SpacesAreTakenByOneAddedToken) {
 }
 
 TEST(TokenizerParts, UnigramNeedsNoUnknownTokenWhereAllIsKnown) {
-  Json json = base();
-  json["model"] = Json::parse(
+  nlohmann::json json = base();
+  json["model"] = nlohmann::json::parse(
       R"({"type":"Unigram","vocab":[["a",-1],["bc",-1],["b",-2]],"byte_fallback":false})");
-  json["added_tokens"] = Json::array();
+  json["added_tokens"] = nlohmann::json::array();
   EXPECT_EQ(tokens(json, "abc"), (Strings{"a", "bc"}));
   EXPECT_NE(message_of(json, "ac").find("no token for \"c\""), std::string::npos);
 }
 
 TEST(TokenizerParts, NormalizedAddedTokensAreFoundInNormalizedText) {
-  Json json = with("normalizer", R"({"type":"Lowercase"})");
-  json["added_tokens"] = Json::parse(R"([{"id":16,"content":"AB!","normalized":true}])");
+  nlohmann::json json = with("normalizer", R"({"type":"Lowercase"})");
+  json["added_tokens"] = nlohmann::json::parse(R"([{"id":16,"content":"AB!","normalized":true}])");
   EXPECT_EQ(tokens(json, "cAb!c"), (Strings{"c", "AB!", "c"}));
 }
 
 TEST(TokenizerParts, TheTemplateGoesAroundTheText) {
-  Json json = with("post_processor", R"({"type":"TemplateProcessing","single":[
+  nlohmann::json json = with("post_processor", R"({"type":"TemplateProcessing","single":[
       {"SpecialToken":{"id":"<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}},
       {"SpecialToken":{"id":"</s>","type_id":0}}],
       "special_tokens":{"<s>":{"id":"<s>","ids":[5],"tokens":["<s>"]},
@@ -196,7 +195,7 @@ TEST(TokenizerParts, ProcessorsInSequence) {
                                                   "2":{"id":"2","ids":[8],"tokens":["2"]}}})";
   const auto form = [&](const std::string& single, const std::string& pair) {
     const auto items = [](const std::string& spelled) {
-      Json out = Json::array();
+      nlohmann::json out = nlohmann::json::array();
       for (const char c : spelled) {
         const char* kind = c == 'A' || c == 'B' ? "Sequence" : "SpecialToken";
         out.push_back({{kind, {{"id", std::string(1, c)}, {"type_id", 0}}}});
@@ -225,7 +224,7 @@ TEST(TokenizerParts, ProcessorsInSequence) {
   EXPECT_EQ(around(one, bert), (Strings{"1", "1", "2", "a", "2"}));
   EXPECT_EQ(around(bert, roberta), (Strings{"1", "1", "a", "2", "2"}));
   EXPECT_EQ(around(R"({"type":"ByteLevel"})", one), (Strings{"1", "a"}));
-  const Json three = with(
+  const nlohmann::json three = with(
       "post_processor", (R"({"type":"Sequence","processors":[)" + both + "," + one + "]}").c_str());
   EXPECT_NE(message_of(three).find("make 3 parts"), std::string::npos);
 }
@@ -233,7 +232,7 @@ TEST(TokenizerParts, ProcessorsInSequence) {
 // Each word shows as one token: it stands in the vocabulary whole.
 TEST(TokenizerParts, UnicodeScripts) {
   const auto split = [](const std::string& text, const Strings& words) {
-    Json json = with("pre_tokenizer", R"({"type":"UnicodeScripts"})");
+    nlohmann::json json = with("pre_tokenizer", R"({"type":"UnicodeScripts"})");
     json["model"]["ignore_merges"] = true;
     int id = 16;
     for (const std::string& word : words) json["model"]["vocab"][word] = id++;
@@ -248,7 +247,7 @@ TEST(TokenizerParts, UnicodeScripts) {
   split("aa\u0378bb", {"aa\u0378bb"});
 }
 
-std::string decoded(const Json& json, const Strings& names, bool skip = false) {
+std::string decoded(const nlohmann::json& json, const Strings& names, bool skip = false) {
   Tokenizer tokenizer = Tokenizer::from_json(json.dump(), "test.json");
   std::vector<int32_t> ids;
   for (const std::string& name : names) ids.push_back(tokenizer.id_of(name));
@@ -280,7 +279,7 @@ TEST(TokenizerParts, CtcKeepsOneTokenOfARun) {
 }
 
 TEST(TokenizerParts, ByteFallbackDecodesRunsAsAWhole) {
-  Json json = with("decoder", R"({"type":"ByteFallback"})");
+  nlohmann::json json = with("decoder", R"({"type":"ByteFallback"})");
   json["model"]["vocab"]["<0xC3>"] = 16;
   json["model"]["vocab"]["<0xA9>"] = 17;
   EXPECT_EQ(decoded(json, {"a", "<0xC3>", "<0xA9>", "b"}), "aéb");
@@ -289,14 +288,14 @@ TEST(TokenizerParts, ByteFallbackDecodesRunsAsAWhole) {
 }
 
 TEST(TokenizerParts, SpecialTokensAreSkippedOnlyWhenAsked) {
-  Json json = with("decoder", R"({"type":"Fuse"})");
-  json["added_tokens"] = Json::parse(R"([{"id":16,"content":"<s>","special":true}])");
+  nlohmann::json json = with("decoder", R"({"type":"Fuse"})");
+  json["added_tokens"] = nlohmann::json::parse(R"([{"id":16,"content":"<s>","special":true}])");
   EXPECT_EQ(decoded(json, {"<s>", "a"}, false), "<s>a");
   EXPECT_EQ(decoded(json, {"<s>", "a"}, true), "a");
 }
 
 TEST(TokenizerParts, UnigramTakesTheBestScore) {
-  Json json = Json::parse(R"({"model": {"type": "Unigram", "unk_id": 0, "vocab":
+  nlohmann::json json = nlohmann::json::parse(R"({"model": {"type": "Unigram", "unk_id": 0, "vocab":
       [["<unk>",0],["a",-1],["b",-1],["ab",-1.5],["abb",-9],["c",-2]]},
       "decoder": {"type": "Fuse"}})");
   EXPECT_EQ(tokens(json, "abb"), (Strings{"ab", "b"}));
@@ -339,15 +338,15 @@ TEST(TokenizerParts, PatternsMeanWhatTheirDialectMeans) {
 
 TEST(TokenizerParts, NormalizersOfTheRarerKind) {
   auto normalized = [](const char* normalizer, const std::string& text) {
-    Json json = with("normalizer", normalizer);
-    Json vocabulary = Json::object();
+    nlohmann::json json = with("normalizer", normalizer);
+    nlohmann::json vocabulary = nlohmann::json::object();
     int id = 0;
     for (char32_t c = 1; c < 0x2600; ++c) {
       std::string name;
       append_utf8(name, c);
       vocabulary[name] = id++;
     }
-    json["model"] = {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", Json::array()}};
+    json["model"] = {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", nlohmann::json::array()}};
     json["decoder"] = {{"type", "Fuse"}};
     Tokenizer tokenizer = Tokenizer::from_json(json.dump(), "test.json");
     return tokenizer.decode(tokenizer.encode(text, false), false);
@@ -387,10 +386,12 @@ TEST(TokenizerParts, NormalizersOfTheRarerKind) {
 }
 
 TEST(TokenizerParts, WordLevelAndWordPiece) {
-  Json json = Json::parse(R"({"model":{"type":"WordLevel","vocab":{"the":0,"<unk>":1},
+  nlohmann::json json =
+      nlohmann::json::parse(R"({"model":{"type":"WordLevel","vocab":{"the":0,"<unk>":1},
       "unk_token":"<unk>"},"pre_tokenizer":{"type":"Whitespace"}})");
   EXPECT_EQ(tokens(json, "the cat, the"), (Strings{"the", "<unk>", "<unk>", "the"}));
-  json = Json::parse(R"({"model":{"type":"WordPiece","vocab":{"[UNK]":0,"play":1,"##ing":2,"##s":3},
+  json = nlohmann::json::parse(
+      R"({"model":{"type":"WordPiece","vocab":{"[UNK]":0,"play":1,"##ing":2,"##s":3},
       "unk_token":"[UNK]","continuing_subword_prefix":"##","max_input_chars_per_word":12},
       "pre_tokenizer":{"type":"BertPreTokenizer"},
       "decoder":{"type":"WordPiece","prefix":"##","cleanup":true}})");
@@ -400,7 +401,7 @@ TEST(TokenizerParts, WordLevelAndWordPiece) {
 }
 
 TEST(TokenizerParts, WordsAreCutWhereNoMergeCrosses) {
-  Json json = base();
+  nlohmann::json json = base();
   EXPECT_EQ(tokens(json, "ab\u2581ab\u2581ab"), (Strings{"ab", "\u2581", "ab", "\u2581", "ab"}));
   // A merge that crosses keeps the words together: "b" and the mark join before the mark and "a".
   json["model"]["vocab"]["b\u2581"] = 16;
@@ -413,7 +414,7 @@ TEST(TokenizerErrors, MembersThatAreNotKnownAreNamed) {
     EXPECT_NE(message_of(with("normalizer", part)).find("whose meaning is not known"),
               std::string::npos);
   }
-  Json json = base();
+  nlohmann::json json = base();
   json["model"]["alpha"] = 0.5;
   EXPECT_NE(message_of(json).find("\"alpha\""), std::string::npos);
   json = base();
@@ -437,16 +438,16 @@ TEST(TokenizerErrors, NameTheFileTheFieldExpectedAndFound) {
   EXPECT_THROW(Tokenizer::from_json("", "x"), Error);
   EXPECT_THROW(Tokenizer::from_json("[]", "x"), Error);
   EXPECT_THROW(Tokenizer::from_json("{}", "x"), Error);
-  auto expect = [](Json json, const std::string& part) {
+  auto expect = [](nlohmann::json json, const std::string& part) {
     std::string message = message_of(json, "abc");
     EXPECT_NE(message.find(part), std::string::npos) << message << "\nlacks " << part;
     EXPECT_NE(message.find("test.json"), std::string::npos) << message;
   };
-  Json json = base();
+  nlohmann::json json = base();
   json["model"].erase("vocab");
   expect(json, "no member \"vocab\"");
   json = base();
-  json["model"]["vocab"] = Json::array();
+  json["model"]["vocab"] = nlohmann::json::array();
   expect(json, "an object");
   json = base();
   json["model"]["vocab"]["a"] = "zero";
@@ -477,10 +478,10 @@ TEST(TokenizerErrors, NameTheFileTheFieldExpectedAndFound) {
 
 TEST(TokenizerErrors, NameTheComponentThatIsNotKnown) {
   for (const char* part : {"normalizer", "pre_tokenizer", "post_processor", "decoder", "model"}) {
-    Json json = base();
+    nlohmann::json json = base();
     json[part] = {{"type", "Quantum"}};
     EXPECT_NE(message_of(json).find("\"Quantum\""), std::string::npos) << part;
-    json[part] = Json::object();
+    json[part] = nlohmann::json::object();
     EXPECT_NE(message_of(json).find("\"type\""), std::string::npos) << part;
     json[part] = 7;
     EXPECT_NE(message_of(json).find("an object"), std::string::npos) << part;
@@ -488,9 +489,9 @@ TEST(TokenizerErrors, NameTheComponentThatIsNotKnown) {
 }
 
 TEST(TokenizerErrors, NestingWithoutEndIsRefused) {
-  Json inner = {{"type", "Lowercase"}};
+  nlohmann::json inner = {{"type", "Lowercase"}};
   for (int i = 0; i < 20; ++i) inner = {{"type", "Sequence"}, {"normalizers", {inner}}};
-  Json json = base();
+  nlohmann::json json = base();
   json["normalizer"] = inner;
   EXPECT_NE(message_of(json).find("8 deep"), std::string::npos);
 }
@@ -515,7 +516,7 @@ TEST(TokenizerErrors, NestingOfAnyKindIsNoStackOverflow) {
 
 // A table by id must not be millions long for a few tokens.
 TEST(TokenizerErrors, IdsFarBeyondTheVocabulary) {
-  Json json = base();
+  nlohmann::json json = base();
   json["model"]["vocab"]["far"] = (1 << 24) - 1;
   EXPECT_NE(message_of(json).find("the id 16777215"), std::string::npos);
   json["model"]["vocab"]["far"] = 100000;  // gaps are fine
@@ -527,8 +528,8 @@ TEST(TokenizerErrors, IdsFarBeyondTheVocabulary) {
 
 TEST(TokenizerErrors, AddedTokensThatContradict) {
   auto message = [](const char* tokens) {
-    Json json = base();
-    json["added_tokens"] = Json::parse(tokens);
+    nlohmann::json json = base();
+    json["added_tokens"] = nlohmann::json::parse(tokens);
     return message_of(json);
   };
   EXPECT_EQ(message(R"([{"id":0,"content":"a"}])"), "no error");

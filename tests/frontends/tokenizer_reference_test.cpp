@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "frontends/tokenizer/tokenizer.h"
+#include "tests/support/shared_files.h"
 
 namespace nibble::frontends {
 namespace {
@@ -17,18 +18,11 @@ std::filesystem::path shared() {
   return std::filesystem::path(NIBBLE_SOURCE_DIR) / ".." / "shared";
 }
 
-std::string read_text(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
 Tokenizer load(const std::filesystem::path& path) {
   if (path.extension() == ".model") {
-    return Tokenizer::from_sentencepiece(read_text(path), path.string());
+    return Tokenizer::from_sentencepiece(test::read_text(path), path.string());
   }
-  return Tokenizer::from_json(read_text(path), path.string());
+  return Tokenizer::from_json(test::read_text(path), path.string());
 }
 
 struct Case {

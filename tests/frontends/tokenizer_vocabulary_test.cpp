@@ -15,6 +15,7 @@
 #include "frontends/tokenizer/sentencepiece_model.h"
 #include "frontends/tokenizer/tokenizer.h"
 #include "jit/error.h"
+#include "tests/support/shared_files.h"
 
 namespace nibble::frontends {
 namespace {
@@ -157,12 +158,6 @@ std::filesystem::path shared(const std::string& name) {
                           : std::filesystem::path(NIBBLE_SOURCE_DIR) / ".." / "shared") /
          "data" / "tokenizers" / name;
 }
-std::string read_text(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
 void expect_same(const Tokenizer& tokenizer, const std::filesystem::path& folder) {
   std::ifstream lines(folder / "reference.jsonl");
   int count = 0;
@@ -178,7 +173,8 @@ void expect_same(const Tokenizer& tokenizer, const std::filesystem::path& folder
 TEST(GgufVocabulary, OfSentencePieceGivesTheSameIds) {
   const auto folder = shared("llama2");
   if (!std::filesystem::exists(folder)) GTEST_SKIP() << folder << " is not here";
-  const SentencePieceModel model = parse_sentencepiece(read_text(folder / "tokenizer.model"), "x");
+  const SentencePieceModel model =
+      parse_sentencepiece(test::read_text(folder / "tokenizer.model"), "x");
   GgufVocabulary vocabulary;
   vocabulary.model = "llama";
   for (const auto& piece : model.pieces) {
@@ -202,7 +198,7 @@ TEST(GgufVocabulary, OfByteLevelBpeGivesTheSameIds) {
        {std::pair{"gpt2", "gpt-2"}, std::pair{"llama3-style", "llama-bpe"}}) {
     const auto folder = shared(name);
     if (!std::filesystem::exists(folder)) GTEST_SKIP() << folder << " is not here";
-    const auto json = nlohmann::json::parse(read_text(folder / "tokenizer.json"));
+    const auto json = nlohmann::json::parse(test::read_text(folder / "tokenizer.json"));
     GgufVocabulary vocabulary;
     vocabulary.model = "gpt2";
     vocabulary.pre = pre;

@@ -25,12 +25,6 @@ std::vector<std::string> fused_families() {
   return names;
 }
 
-std::string test_name(const testing::TestParamInfo<std::string>& info) {
-  std::string name = info.param;
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-}
-
 class ZooFused : public testing::TestWithParam<std::string> {};
 
 TEST_P(ZooFused, LogitsAgreeWithTheReference) {
@@ -185,7 +179,8 @@ TEST_P(ZooFused, WithoutItsConfiguration) {
   EXPECT_LE(test::max_abs_difference(logits, wanted), 1e-4F * test::max_abs(wanted));
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, ZooFused, testing::ValuesIn(fused_families()), test_name);
+INSTANTIATE_TEST_SUITE_P(Families, ZooFused, testing::ValuesIn(fused_families()),
+                         test::zoo_test_name);
 
 // Quantized by its exporter: fused it computes what its own operators do, on the very numbers.
 TEST(GenaiFused, EqualsItsOperators) {

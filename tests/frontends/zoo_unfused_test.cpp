@@ -73,16 +73,10 @@ TEST(ZooUnfusedDynamo, LogitsAgreeWithTheReference) {
   }
 }
 
-std::string test_name(const testing::TestParamInfo<std::string>& info) {
-  std::string name = info.param;
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-}
-
 INSTANTIATE_TEST_SUITE_P(Families, ZooUnfused,
                          testing::ValuesIn(test::zoo_families().begin(),
                                            test::zoo_families().end()),
-                         test_name);
+                         test::zoo_test_name);
 
 class TaleUnfused : public testing::TestWithParam<std::pair<const char*, float>> {};
 

@@ -16,7 +16,7 @@ using namespace graph;
 constexpr int64_t kVocabulary = 11, kWidth = 8, kHeads = 2, kDim = 4, kPositions = 16;
 
 // How an export writes what depends on its length.
-struct Form {
+struct ExportForm {
   bool position_table = false;  // rows of a table instead of an index into it
   int64_t window = 0;
   bool selects = false;       // a boolean mask that selects, instead of numbers that are added
@@ -27,7 +27,7 @@ struct Form {
 
 class Export {
  public:
-  Export(int64_t n, const Form& form) : n_(n), form_(form) {
+  Export(int64_t n, const ExportForm& form) : n_(n), form_(form) {
     values(maker_.graph.io.input_ids).shape = Shape{1, n};
   }
 
@@ -101,7 +101,7 @@ class Export {
   }
 
   int64_t n_;
-  Form form_;
+  ExportForm form_;
   GraphMaker maker_;
 };
 
@@ -129,7 +129,7 @@ int free_places(Graph& graph) {
   return places;
 }
 
-void expect_free(const Form& form, int64_t longest = kPositions) {
+void expect_free(const ExportForm& form, int64_t longest = kPositions) {
   // 4 and 8 are sizes of heads and hidden states too.
   for (const int64_t n : {5, 4, 8, 12}) {
     Graph graph = Export(n, form).build();

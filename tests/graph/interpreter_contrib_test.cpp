@@ -11,11 +11,6 @@ namespace {
 using F = std::vector<float>;
 using graph::Array;
 
-void expect_near(const Array& found, const F& wanted, float tolerance = 1e-6F) {
-  ASSERT_EQ(found.floats().size(), wanted.size());
-  for (size_t i = 0; i < wanted.size(); ++i) EXPECT_NEAR(found.floats()[i], wanted[i], tolerance);
-}
-
 TEST(ContribNorms, RmsInItsThreeNames) {
   for (const auto& [op, domain] : {std::pair{"RMSNormalization", ""},
                                    {"SimplifiedLayerNormalization", ""},

@@ -13,11 +13,6 @@ using F = std::vector<float>;
 using graph::Array;
 using graph::Shape;
 
-void expect_near(const Array& found, const F& wanted, float tolerance = 1e-6F) {
-  ASSERT_EQ(found.floats().size(), wanted.size());
-  for (size_t i = 0; i < wanted.size(); ++i) EXPECT_NEAR(found.floats()[i], wanted[i], tolerance);
-}
-
 Array zeros(Shape shape) {
   const auto count = static_cast<size_t>(graph::element_count(shape));
   return Array::of(std::move(shape), F(count, 0.0F));

@@ -19,11 +19,6 @@ using graph::Shape;
 
 OneNode nibble_op(const std::string& op) { return OneNode(op, "nibble"); }
 
-void expect_near(std::span<const float> values, const F& wanted, float tolerance = 1e-6F) {
-  ASSERT_EQ(values.size(), wanted.size());
-  for (size_t i = 0; i < wanted.size(); ++i) EXPECT_NEAR(values[i], wanted[i], tolerance) << i;
-}
-
 F random_floats(int64_t count, uint32_t seed) {
   std::mt19937 random(seed);
   F values(static_cast<size_t>(count));

@@ -1,6 +1,9 @@
 // A graph of one node, to run one operator: inputs are fed arrays, constants or absent.
 #pragma once
 
+#include <gtest/gtest.h>
+
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,6 +26,16 @@ inline std::vector<float> values_f(const graph::Array& x) {
 }
 inline std::vector<int64_t> values_i(const graph::Array& x) {
   return {x.ints().begin(), x.ints().end()};
+}
+
+inline void expect_near(std::span<const float> values, const std::vector<float>& wanted,
+                        float tolerance = 1e-6F) {
+  ASSERT_EQ(values.size(), wanted.size());
+  for (size_t i = 0; i < wanted.size(); ++i) EXPECT_NEAR(values[i], wanted[i], tolerance) << i;
+}
+inline void expect_near(const graph::Array& found, const std::vector<float>& wanted,
+                        float tolerance = 1e-6F) {
+  expect_near(found.floats(), wanted, tolerance);
 }
 
 class OneNode {

@@ -6,6 +6,7 @@
 #include "graph/passes.h"
 #include "jit/error.h"
 #include "tests/graph/one_node.h"
+#include "tests/support/error_of.h"
 #include "tests/support/quantized_tensors.h"
 
 namespace nibble::test {
@@ -34,14 +35,14 @@ int zero_of(int64_t c, int64_t g, int bits) {
   return static_cast<int>((c * 3 + g * 5 + 1) % (1 << bits));
 }
 
-struct Form {
+struct StoredForm {
   int bits = 4;
   enum Zeros { absent, packed, floats, fractions } zeros = absent;
   bool flat = false, halves = false;
   std::vector<int64_t> g_idx = {};
 };
 
-TensorData reals(const Form& form, graph::Shape shape, const F& values) {
+TensorData reals(const StoredForm& form, graph::Shape shape, const F& values) {
   if (!form.halves) return graph::make_f32(std::move(shape), values);
   std::vector<uint8_t> bytes;  // multiples of 1/8 below 16, exactly halves
   for (const float value : values) {
@@ -59,7 +60,7 @@ TensorData reals(const Form& form, graph::Shape shape, const F& values) {
 }
 
 // A graph of one MatMulNBits of N = 3, K = 20 in blocks of 16: the last block has 12 to spare.
-Graph nbits_graph(const Form& form) {
+Graph nbits_graph(const StoredForm& form) {
   Graph graph;
   graph.origin = "test.onnx";
   std::vector<int> values, zeros;
@@ -72,7 +73,7 @@ Graph nbits_graph(const Form& form) {
       scales.push_back(scale_of(c, g));
       zeros.push_back(zero_of(c, g, form.bits));
       zero_floats.push_back(static_cast<float>(zeros.back()) +
-                            (form.zeros == Form::fractions ? 0.5F : 0.0F));
+                            (form.zeros == StoredForm::fractions ? 0.5F : 0.0F));
     }
   }
   // Rows of `width` numbers in whole bytes, the first in the lowest bits.
@@ -93,10 +94,10 @@ Graph nbits_graph(const Form& form) {
                        bytes(values, kBlocks * kBlock)));
   const graph::Shape shape = form.flat ? graph::Shape{kN * kBlocks} : graph::Shape{kN, kBlocks};
   add("s", reals(form, shape, scales));
-  if (form.zeros == Form::packed) {
+  if (form.zeros == StoredForm::packed) {
     const auto packed = bytes(zeros, kBlocks);
     add("z", byte_tensor(DType::u8, {static_cast<int64_t>(packed.size())}, packed));
-  } else if (form.zeros != Form::absent) {
+  } else if (form.zeros != StoredForm::absent) {
     add("z", reals(form, {kN, kBlocks}, zero_floats));
   } else {
     node.inputs.push_back(kNoValue);
@@ -110,29 +111,30 @@ Graph nbits_graph(const Form& form) {
   return graph;
 }
 
-float expected_weight(const Form& form, int64_t c, int64_t kk) {
+float expected_weight(const StoredForm& form, int64_t c, int64_t kk) {
   const int64_t g = form.g_idx.empty() ? kk / kBlock : form.g_idx[static_cast<size_t>(kk)];
-  float zero = form.zeros == Form::absent ? static_cast<float>(1 << (form.bits - 1))
-                                          : static_cast<float>(zero_of(c, g, form.bits));
-  if (form.zeros == Form::fractions) zero += 0.5F;
+  float zero = form.zeros == StoredForm::absent ? static_cast<float>(1 << (form.bits - 1))
+                                                : static_cast<float>(zero_of(c, g, form.bits));
+  if (form.zeros == StoredForm::fractions) zero += 0.5F;
   return (static_cast<float>(number(c, kk, form.bits)) - zero) * scale_of(c, g);
 }
 
-std::vector<Form> all_forms() {
-  std::vector<Form> forms;
+std::vector<StoredForm> all_forms() {
+  std::vector<StoredForm> forms;
   for (const int bits : {2, 4, 8}) {
-    for (const auto zeros : {Form::absent, Form::packed, Form::floats, Form::fractions}) {
+    for (const auto zeros :
+         {StoredForm::absent, StoredForm::packed, StoredForm::floats, StoredForm::fractions}) {
       for (const bool other : {false, true}) forms.push_back({bits, zeros, other, other, {}});
     }
   }
-  Form grouped;
+  StoredForm grouped;
   for (int64_t kk = 0; kk < kK; ++kk) grouped.g_idx.push_back(kk % 2);
   forms.push_back(grouped);
   return forms;
 }
 
 TEST(MatMulNBits, EveryFormReadsAsItsNumbers) {
-  for (const Form& form : all_forms()) {
+  for (const StoredForm& form : all_forms()) {
     const Graph graph = nbits_graph(form);
     const SharedMatrix matrix = graph::matmul_nbits_weight(graph, graph.nodes[0]);
     for (int64_t c = 0; c < kN; ++c) {
@@ -147,7 +149,7 @@ TEST(MatMulNBits, EveryFormReadsAsItsNumbers) {
 }
 
 TEST(MatMulNBits, TheInterpreterMultiplies) {
-  const Form form{4, Form::packed, false, false, {}};
+  const StoredForm form{4, StoredForm::packed, false, false, {}};
   const Graph graph = nbits_graph(form);
   F x(kK);
   for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 5) - 2;
@@ -166,7 +168,7 @@ TEST(MatMulNBits, TheInterpreterMultiplies) {
 
 TEST(MatMulNBits, PackedFormats) {
   std::string why_not;
-  const auto format = [&](const Form& form) {
+  const auto format = [&](const StoredForm& form) {
     why_not.clear();
     const Graph graph = nbits_graph(form);
     return graph::matmul_nbits_weight(graph, graph.nodes[0])->packed_format(why_not);
@@ -174,14 +176,14 @@ TEST(MatMulNBits, PackedFormats) {
   const auto plain = format({});
   ASSERT_TRUE(plain);
   EXPECT_EQ(*plain, (jit::WeightFormat{jit::WeightType::u4, kBlock, false, jit::ScaleType::f16}));
-  EXPECT_EQ(format({8, Form::packed, false, false, {}}),
+  EXPECT_EQ(format({8, StoredForm::packed, false, false, {}}),
             (jit::WeightFormat{jit::WeightType::u8, kBlock, true, jit::ScaleType::f16}));
-  EXPECT_TRUE(format({4, Form::floats, false, false, {}})->asym);
-  EXPECT_TRUE(format({4, Form::fractions, false, false, {}})->minimum);
-  EXPECT_FALSE(format({4, Form::floats, false, false, {}})->minimum);
+  EXPECT_TRUE(format({4, StoredForm::floats, false, false, {}})->asym);
+  EXPECT_TRUE(format({4, StoredForm::fractions, false, false, {}})->minimum);
+  EXPECT_FALSE(format({4, StoredForm::floats, false, false, {}})->minimum);
   EXPECT_FALSE(format(all_forms().back()));
   EXPECT_NE(why_not.find("g_idx"), std::string::npos) << why_not;
-  Form in_order;
+  StoredForm in_order;
   for (int64_t kk = 0; kk < kK; ++kk) in_order.g_idx.push_back(kk / kBlock);
   EXPECT_TRUE(format(in_order));
 }
@@ -197,20 +199,15 @@ TEST(MatMulNBits, ScalesThatHalvesCannotHoldStayFloats) {
   EXPECT_EQ(matrix->packed_format(why_not)->scale, jit::ScaleType::f32);
 }
 
-std::string error_of(const Graph& graph) {
-  try {
-    graph::matmul_nbits_weight(graph, graph.nodes[0]);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
+std::string weight_error(const Graph& graph) {
+  return error_of([&] { graph::matmul_nbits_weight(graph, graph.nodes[0]); });
 }
 
 TEST(MatMulNBits, WhatCannotBeIsAnError) {
   const auto with = [](const char* key, int64_t value) {
     Graph graph = nbits_graph({});
     graph.nodes[0].attributes[key] = value;
-    return error_of(graph);
+    return weight_error(graph);
   };
   EXPECT_NE(with("bits", 3).find("3 bits"), std::string::npos);
   EXPECT_NE(with("block_size", 24).find("blocks of 24"), std::string::npos);
@@ -224,12 +221,12 @@ TEST(MatMulNBits, WhatCannotBeIsAnError) {
   EXPECT_NE(with("block_size", int64_t{1} << 62).find("blocks of"), std::string::npos);
   Graph computed = nbits_graph({});
   computed.nodes[0].inputs[2] = computed.inputs[0];
-  EXPECT_NE(error_of(computed).find("constants are expected"), std::string::npos);
+  EXPECT_NE(weight_error(computed).find("constants are expected"), std::string::npos);
   Graph outside = nbits_graph(all_forms().back());
   const ValueId groups = outside.nodes[0].inputs[4];
   outside.values[static_cast<size_t>(groups)].constant =
       graph::make_i64({kK}, std::vector<int64_t>(kK, 2));
-  EXPECT_NE(error_of(outside).find("group 2 of 2"), std::string::npos);
+  EXPECT_NE(weight_error(outside).find("group 2 of 2"), std::string::npos);
 }
 
 // A DequantizeLinear of int4 numbers -8..7 in blocks of 16 along k, as [n][k] or as [k][n].

@@ -390,8 +390,8 @@ std::vector<uint8_t> reference_bytes(const Product& p, bool a_signed, bool b_sig
   return out;
 }
 
-constexpr int kShapes[][3] = {{16, 16, 16}, {1, 1, 1},   {16, 16, 4},
-                              {7, 16, 8},   {16, 3, 15}, {5, 9, 11}};
+constexpr int kTileShapes[][3] = {{16, 16, 16}, {1, 1, 1},   {16, 16, 4},
+                                  {7, 16, 8},   {16, 3, 15}, {5, 9, 11}};
 
 void check_bytes(const Product& p) {
   const auto label = fmt::format("{} x {} x {}", p.m, p.n, p.k);
@@ -411,7 +411,7 @@ void check_bytes(const Product& p) {
 
 TEST_F(AmxEmulatorTest, DotsOfBytesEqualTheirReference) {
   uint64_t seed = 10;
-  for (const auto& [m, n, k] : kShapes) check_bytes(random_product(m, n, k, seed += 3));
+  for (const auto& [m, n, k] : kTileShapes) check_bytes(random_product(m, n, k, seed += 3));
 }
 
 TEST_F(AmxEmulatorTest, DotsOfBytesWrapAndTakeExtremes) {
@@ -461,7 +461,7 @@ void check_bf16(const Product& p) {
 
 TEST_F(AmxEmulatorTest, DotsOfBf16EqualTheirReference) {
   std::mt19937_64 random(50);
-  for (const auto& [m, n, k] : kShapes) {
+  for (const auto& [m, n, k] : kTileShapes) {
     Product p = random_product(m, n, k, random());
     // Exponents near each other, so that rounding happens at every step.
     for (std::vector<uint8_t>* bytes : {&p.a, &p.b}) {

@@ -19,12 +19,11 @@
 #include "jit/kv_layout.h"
 #include "tests/support/generated_code.h"
 #include "tests/support/guarded_buffer.h"
+#include "tests/support/not_finite.h"
 
 namespace nibble::test {
 
 using namespace jit;  // NOLINT(google-build-using-namespace)
-
-inline constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 struct PositionRange {
   int64_t lo, hi;

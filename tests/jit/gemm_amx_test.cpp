@@ -13,22 +13,15 @@
 #include "tests/jit/amx_code.h"
 #include "tests/jit/gemm_runner.h"
 #include "tests/jit/spec_groups.h"
+#include "tests/jit/spec_parts.h"
 
 namespace nibble::test {
 namespace {
 
 using namespace jit;  // NOLINT(google-build-using-namespace)
 
-WeightFormat weights(WeightType type, int64_t group, bool asym, ScaleType scale) {
-  return {.type = type, .group = group, .asym = asym, .scale = scale};
-}
-
-WeightFormat minimums(WeightType type, int64_t group, ScaleType scale) {
-  return {.type = type, .group = group, .asym = true, .scale = scale, .minimum = true};
-}
-
 // Two groups and a short one that is no multiple of 8; n = 40 is two blocks and a half.
-void add_groups(std::vector<GemmSpec>& out) {
+void add_tile_groups(std::vector<GemmSpec>& out) {
   for (const int64_t group : {8, 16, 24, 32, 40, 64, 72, 88, 96, 128, 256, 512, 1024, 0}) {
     for (const bool asym : {false, true}) {
       const ScaleType scale = asym ? ScaleType::f32 : ScaleType::f16;
@@ -39,7 +32,7 @@ void add_groups(std::vector<GemmSpec>& out) {
 }
 
 // Whole groups, tails in n and k, k shorter than a group and than a tile.
-void add_types(std::vector<GemmSpec>& out) {
+void add_tile_types(std::vector<GemmSpec>& out) {
   for (const WeightType type : {WeightType::u4, WeightType::u8}) {
     for (const bool asym : {false, true}) {
       for (const ScaleType scale : {ScaleType::f16, ScaleType::f32}) {
@@ -100,7 +93,7 @@ void add_bf16(std::vector<GemmSpec>& out) {
                  .gate = true});
 }
 
-void add_epilogues(std::vector<GemmSpec>& out) {
+void add_tile_epilogues(std::vector<GemmSpec>& out) {
   for (const Activation activation :
        {Activation::none, Activation::silu, Activation::gelu, Activation::gelu_tanh,
         Activation::quick_gelu, Activation::relu, Activation::relu2}) {
@@ -118,13 +111,13 @@ void add_epilogues(std::vector<GemmSpec>& out) {
   }
 }
 
-std::vector<GemmSpec> all_specs() {
+std::vector<GemmSpec> tile_specs() {
   std::vector<GemmSpec> out;
-  add_groups(out);
+  add_tile_groups(out);
   add_stored_types(out);
-  add_types(out);
+  add_tile_types(out);
   add_bf16(out);
-  add_epilogues(out);
+  add_tile_epilogues(out);
   return out;
 }
 
@@ -196,7 +189,7 @@ TEST_P(AmxGemmSpec, EqualsTheAvx2Kernel) {
 
 std::string group_name(const ::testing::TestParamInfo<SpecGroup>& info) { return info.param.name; }
 
-INSTANTIATE_TEST_SUITE_P(All, AmxGemmSpec, ::testing::ValuesIn(grouped(all_specs())), group_name);
+INSTANTIATE_TEST_SUITE_P(All, AmxGemmSpec, ::testing::ValuesIn(grouped(tile_specs())), group_name);
 
 // --- the whole list ---
 
@@ -226,10 +219,6 @@ TEST_F(AmxGemm, EveryKernelOfTheCatalogEqualsItsReference) {
 }
 
 // --- tiles ---
-
-GemmSpec llama_spec(int64_t n = 64) {
-  return {.weight = weights(WeightType::u4, 128, false, ScaleType::f16), .n = n, .k = 4096};
-}
 
 TEST_F(AmxGemm, RowsBeyondOneChunkOfActivations) {
   const GemmSpec spec = llama_spec(40);

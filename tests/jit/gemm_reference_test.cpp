@@ -14,7 +14,7 @@
 namespace nibble::jit {
 namespace {
 
-constexpr int64_t kRows = 3;
+constexpr int64_t kReferenceRows = 3;
 
 // One random problem, its dequantized operands and room for the result.
 struct Problem {
@@ -23,8 +23,8 @@ struct Problem {
     make_activations();
     columns = s.gate ? s.n / 2 : s.n;
     bias = floats(s.n);
-    residual = floats(kRows * columns);
-    c.assign(kRows * columns, NAN);
+    residual = floats(kReferenceRows * columns);
+    c.assign(kReferenceRows * columns, NAN);
   }
 
   std::vector<float> floats(int64_t count) {
@@ -66,12 +66,12 @@ struct Problem {
   }
 
   void make_activations() {
-    a_f32 = floats(kRows * spec.k);
+    a_f32 = floats(kReferenceRows * spec.k);
     if (spec.act == ActType::f32) return;
     if (spec.act == ActType::bf16) return make_bf16();
-    a_s8.assign(kRows * shape.kpad, 0);
+    a_s8.assign(kReferenceRows * shape.kpad, 0);
     const int zero = spec.weight.asym ? 1 : middle_value(spec.weight.type);
-    for (int64_t row = 0; row < kRows; ++row) {
+    for (int64_t row = 0; row < kReferenceRows; ++row) {
       std::vector<int32_t> sums(shape.groups);
       for (int64_t g = 0; g < shape.act_groups; ++g) {
         a_scale.push_back(0.01F + static_cast<float>(random() % 100) * 0.001F);
@@ -92,8 +92,8 @@ struct Problem {
   }
 
   void make_bf16() {
-    a_bf16.assign(kRows * shape.kpad, 0);
-    for (int64_t row = 0; row < kRows; ++row) {
+    a_bf16.assign(kReferenceRows * shape.kpad, 0);
+    for (int64_t row = 0; row < kReferenceRows; ++row) {
       for (int64_t kk = 0; kk < spec.k; ++kk) {
         float& x = a_f32[row * spec.k + kk];
         a_bf16[row * shape.kpad + kk] = bf16_activation(x);
@@ -115,7 +115,7 @@ struct Problem {
                   .c = c.data(),
                   .c_stride = columns,
                   .c_columns = columns,
-                  .m = kRows,
+                  .m = kReferenceRows,
                   .nb_begin = nb_begin,
                   .nb_end = nb_end};
     args.a = spec.act == ActType::s8 ? static_cast<const void*>(a_s8.data()) : a_f32.data();
@@ -176,7 +176,7 @@ void expect_close(const GemmSpec& spec) {
   SCOPED_TRACE(name(spec));
   Problem problem(spec);
   problem.run(0, problem.shape.nblocks);
-  for (int64_t row = 0; row < kRows; ++row) {
+  for (int64_t row = 0; row < kReferenceRows; ++row) {
     for (int64_t column = 0; column < problem.columns; ++column) {
       const double expected = problem.expected(row, column);
       // Products with q up to 255 and minimums cancel, where zero points are taken off first.

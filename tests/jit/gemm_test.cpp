@@ -10,6 +10,7 @@
 #include "jit/gemm_generator.h"
 #include "tests/jit/gemm_runner.h"
 #include "tests/jit/spec_groups.h"
+#include "tests/jit/spec_parts.h"
 
 namespace nibble::test {
 namespace {
@@ -44,14 +45,6 @@ std::vector<Tiling> tilings(const GemmSpec& spec, Isa isa) {
   }
   std::erase_if(all, [&](const Tiling& t) { return !tiling_fits(spec, isa, t); });
   return all;
-}
-
-WeightFormat weights(WeightType type, int64_t group, bool asym, ScaleType scale) {
-  return {.type = type, .group = group, .asym = asym, .scale = scale};
-}
-
-WeightFormat minimums(WeightType type, int64_t group, ScaleType scale) {
-  return {.type = type, .group = group, .asym = true, .scale = scale, .minimum = true};
 }
 
 void add_groups(std::vector<GemmSpec>& out) {
@@ -219,10 +212,6 @@ INSTANTIATE_TEST_SUITE_P(All, GemmKernel,
                          ::testing::Combine(::testing::ValuesIn(grouped(all_specs())),
                                             ::testing::ValuesIn(kIsas)),
                          param_name);
-
-GemmSpec llama_spec() {
-  return {.weight = weights(WeightType::u4, 128, false, ScaleType::f16), .n = 64, .k = 4096};
-}
 
 TEST(GemmGenerator, RowsBeyondOneChunkOfActivations) {
   // 4096 bytes a row: more than one chunk of the outermost loop.

@@ -7,13 +7,12 @@
 #include <unordered_set>
 
 #include "jit/error.h"
+#include "tests/jit/spec_parts.h"
 
 namespace nibble::jit {
 namespace {
 
-constexpr Activation kActivations[] = {
-    Activation::none,       Activation::silu, Activation::gelu, Activation::gelu_tanh,
-    Activation::quick_gelu, Activation::relu, Activation::relu2};
+using test::kActivations;
 
 TEST(KernelName, Examples) {
   KernelKey key{.spec = GemmSpec{.weight = {.group = 128}, .n = 4096, .k = 4096},

@@ -15,13 +15,12 @@
 #include "jit/float16.h"
 #include "jit/kv_quantize.h"
 #include "tests/support/guarded_buffer.h"
+#include "tests/support/not_finite.h"
 
 namespace nibble::test {
 namespace {
 
 using namespace jit;  // NOLINT(google-build-using-namespace)
-
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 TEST(KvQuantize, EqualsItsReference) {
   std::mt19937 random(7);
@@ -137,7 +136,6 @@ TEST(KvLayout, PutsInt8InFours) {
 
 // Weights have no way to say that a value is not finite; the score of its position has.
 TEST(KvLayout, IntegersThatAreNotFiniteHaveNoScore) {
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
   for (const KvType type : {KvType::int16, KvType::int8}) {
     for (const float bad : {kNaN, kInfinity, -kInfinity}) {
       const float with_bad[] = {4, bad, 6};
@@ -190,7 +188,6 @@ TEST(KvLayout, PutsBf16InPairs) {
 TEST(KvLayout, KeepsValuesFinite) {
   constexpr int64_t kDim = 3;
   constexpr KvType kType = KvType::bf16_pairs;
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
   std::vector<std::byte> pages(static_cast<size_t>(kv_page_bytes(kType, kDim)));
   const KvHead head{pages.data(), 0};
   for (const float bad : {kNaN, kInfinity, -kInfinity, 3.4e38F}) {

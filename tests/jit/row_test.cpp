@@ -13,6 +13,7 @@
 #include "jit/row_kernels.h"
 #include "tests/support/generated_code.h"
 #include "tests/support/guarded_buffer.h"
+#include "tests/support/not_finite.h"
 
 namespace nibble::jit {
 namespace {
@@ -22,8 +23,8 @@ using test::GuardedBuffer;
 using test::same_bits;
 
 constexpr int64_t kRows = 3;
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+using test::kInfinity;
+using test::kNaN;
 
 size_t count(int64_t n) { return static_cast<size_t>(n); }
 

@@ -12,8 +12,10 @@
 
 #include "jit/compiler_math.h"
 #include "jit/scalar_math.h"
+#include "tests/jit/spec_parts.h"
 #include "tests/support/generated_code.h"
 #include "tests/support/guarded_buffer.h"
+#include "tests/support/not_finite.h"
 
 namespace nibble::jit {
 namespace {
@@ -22,8 +24,9 @@ using test::GeneratedCode;
 using test::GuardedBuffer;
 using test::same_bits;
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+using test::kActivations;
+using test::kInfinity;
+using test::kNaN;
 
 double exact_activation(Activation activation, double x) {
   switch (activation) {
@@ -44,10 +47,6 @@ double exact_activation(Activation activation, double x) {
   }
   return x;
 }
-
-constexpr Activation kActivations[] = {
-    Activation::none,       Activation::silu, Activation::gelu, Activation::gelu_tanh,
-    Activation::quick_gelu, Activation::relu, Activation::relu2};
 
 // Calls `visit` on a grid of [from, to] with `steps` steps.
 void grid(float from, float to, int steps, const std::function<void(float)>& visit) {

@@ -13,7 +13,6 @@ namespace nibble::quant {
 namespace {
 
 using Ids = std::vector<int32_t>;
-constexpr int64_t kVocabulary = 50;
 
 double expected(Ids context, const Ids& continuation) {
   double sum = 0;

@@ -73,6 +73,12 @@ class FusedMaker : public GraphMaker {
 };
 
 // A serial layer as Llama has it: grouped heads, RMSNorm, gated SiLU.
+inline graph::ValueId input(FusedMaker& maker, const std::string& name) {
+  const graph::ValueId id = maker.graph.add_value(name);
+  maker.graph.inputs.push_back(id);
+  return id;
+}
+
 inline graph::ValueId add_llama_layer(FusedMaker& maker, const std::string& name, graph::ValueId x,
                                       int64_t width, int64_t mlp) {
   const int64_t heads = width / 8, kv_heads = heads / 2;

@@ -20,10 +20,10 @@ using quant::FormatCandidate;
 using quant::Recipe;
 using quant::WeightCandidates;
 
-constexpr int64_t kWidth = 64, kVocabulary = 50;
+constexpr int64_t kModelWidth = 64, kModelVocabulary = 50;
 
 Calibration calibration() {
-  return {.sequences = 3, .length = 12, .ids = random_ids(36, kVocabulary, 5)};
+  return {.sequences = 3, .length = 12, .ids = random_ids(36, kModelVocabulary, 5)};
 }
 
 Recipe recipe(int64_t group, double bits) {
@@ -92,7 +92,7 @@ Outputs outputs_of(const graph::Graph& graph, const std::string& node_name,
 }
 
 TEST(MixedRecipe, LossesAreErrorsOfWhatALayerAddsRelativeToWhatGoesOn) {
-  const graph::Graph graph = llama_graph(2, kWidth, 128, kVocabulary);
+  const graph::Graph graph = llama_graph(2, kModelWidth, 128, kModelVocabulary);
   const auto all = measure(graph, recipe(0, 4.75));
   ASSERT_EQ(all.size(), 8U);  // of each layer qkv, o, gate and up, down; not the head
   for (const std::string layer : {"layers.0", "layers.1"}) {
@@ -130,7 +130,7 @@ void add_outliers(graph::Graph& graph, const std::string& name) {
 }
 
 TEST(MixedRecipe, BitsGoWhereRoundingHurts) {
-  graph::Graph graph = llama_graph(3, kWidth, 128, kVocabulary);
+  graph::Graph graph = llama_graph(3, kModelWidth, 128, kModelVocabulary);
   add_outliers(graph, "layers.1.down.weight");
   runtime::ThreadPool pool(2);
   Recipe wanted = recipe(32, 4.85);
@@ -158,7 +158,7 @@ TEST(MixedRecipe, BitsGoWhereRoundingHurts) {
 }
 
 TEST(MixedRecipe, WithoutRoomThereIsNone) {
-  const graph::Graph graph = llama_graph(2, kWidth, 128, kVocabulary);
+  const graph::Graph graph = llama_graph(2, kModelWidth, 128, kModelVocabulary);
   runtime::ThreadPool pool(2);
   for (const double bits : {4.0, 4.5, 4.51}) {
     EXPECT_FALSE(mix_formats(graph, recipe(32, bits), calibration(), pool, {}).recipe) << bits;
@@ -168,7 +168,7 @@ TEST(MixedRecipe, WithoutRoomThereIsNone) {
 }
 
 TEST(MixedRecipe, AFormatThatIsGivenStays) {
-  const graph::Graph graph = llama_graph(2, kWidth, 128, kVocabulary);
+  const graph::Graph graph = llama_graph(2, kModelWidth, 128, kModelVocabulary);
   runtime::ThreadPool pool(2);
   Recipe wanted = recipe(32, 8.4);
   const WeightFormat coarse{WeightType::u4, 64, false, ScaleType::f16};

@@ -141,12 +141,6 @@ void expect_derivatives(const Graph& graph, const Batch& batch, const Activation
   }
 }
 
-ValueId input(FusedMaker& maker, const std::string& name) {
-  const ValueId id = maker.graph.add_value(name);
-  maker.graph.inputs.push_back(id);
-  return id;
-}
-
 // Values that no step of the differences takes over a kink at zero.
 std::shared_ptr<const Activation> away_from_zero(int64_t rows, int64_t width, uint32_t seed) {
   Activation x = *activation(rows, width, seed);

@@ -48,12 +48,6 @@ void expect_as_interpreted(const graph::Graph& graph, const Batch& batch, Activa
   }
 }
 
-ValueId input(FusedMaker& maker, const std::string& name) {
-  const ValueId id = maker.graph.add_value(name);
-  maker.graph.inputs.push_back(id);
-  return id;
-}
-
 TEST(NodeForward, Embeddings) {
   FusedMaker maker;
   const ValueId ids = maker.graph.io.input_ids;

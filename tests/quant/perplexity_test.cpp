@@ -16,7 +16,6 @@ namespace {
 
 using test::error_of;
 
-constexpr int64_t kVocabulary = 50;
 constexpr int32_t kBos = 49;
 
 std::vector<int32_t> text(size_t length) {

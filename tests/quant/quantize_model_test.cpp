@@ -19,7 +19,7 @@
 namespace nibble::quant {
 namespace {
 
-constexpr int64_t kLayers = 5, kVocabulary = 400;
+constexpr int64_t kLayers = 5, kIds = 400;
 
 const graph::Graph& float_graph() {
   static const runtime::TemporaryFolder folder;
@@ -29,7 +29,7 @@ const graph::Graph& float_graph() {
                       .mlp = 192,
                       .heads = 4,
                       .kv_heads = 2,
-                      .vocabulary = kVocabulary},
+                      .vocabulary = kIds},
                      folder.path("model"));
     graph::Graph loaded = frontends::load_onnx(folder.path("model"));
     graph::fuse(loaded);
@@ -43,8 +43,7 @@ Calibration calibration() {
   Calibration out{.sequences = 4, .length = 16, .ids = {}};
   std::mt19937 random(7);
   std::geometric_distribution<int32_t> word(0.02);
-  for (int64_t i = 0; i < out.sequences * out.length; ++i)
-    out.ids.push_back(word(random) % kVocabulary);
+  for (int64_t i = 0; i < out.sequences * out.length; ++i) out.ids.push_back(word(random) % kIds);
   return out;
 }
 

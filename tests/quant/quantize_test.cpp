@@ -14,6 +14,7 @@
 #include "jit/error.h"
 #include "quant/formats/dequantize.h"
 #include "quant/formats/random_weights.h"
+#include "tests/quant/solver_inputs.h"
 
 namespace nibble::quant {
 namespace {
@@ -25,17 +26,9 @@ using jit::ScaleType;
 using jit::WeightFormat;
 using jit::WeightType;
 
-std::vector<float> gaussian(int64_t count, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0.0F, 0.02F);
-  std::vector<float> w(static_cast<size_t>(count));
-  for (float& x : w) x = normal(random);
-  return w;
-}
-
 MatrixSource matrix(int64_t n, int64_t k, bool k_major, uint32_t seed = 1) {
   const graph::Shape shape = k_major ? graph::Shape{k, n} : graph::Shape{n, k};
-  return MatrixSource::whole(graph::make_f32(shape, gaussian(n * k, seed)), k_major);
+  return MatrixSource::whole(graph::make_f32(shape, normal_numbers(n * k, seed, 0.02F)), k_major);
 }
 
 std::vector<WeightFormat> all_formats() {
@@ -156,7 +149,7 @@ TEST(QuantizeMatrix, ABadWeightIsNamed) {
   for (const float bad :
        {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
     for (const WeightFormat& format : all_formats()) {
-      std::vector<float> w = gaussian(int64_t{100} * 64, 1);
+      std::vector<float> w = normal_numbers(int64_t{100} * 64, 1, 0.02F);
       w[37 * 64 + 40] = bad;     // column 37, k 40
       w[size_t{90} * 64] = bad;  // later: the first one is named, whatever the threads do
       const std::string message =
@@ -276,7 +269,7 @@ TEST(QuantizeGraph, PacksEveryWeightAndSharesTiedOnes) {
 TEST(QuantizeGraph, ABadWeightIsNamed) {
   runtime::ThreadPool pool(2);
   SmallModel model(false);
-  std::vector<float> w = gaussian(int64_t{32} * 32, 5);
+  std::vector<float> w = normal_numbers(int64_t{32} * 32, 5, 0.02F);
   w[100] = std::numeric_limits<float>::quiet_NaN();
   model.graph.values[at(model.linear)].constant =
       MatrixSource::whole(graph::make_f32({32, 32}, w), true);

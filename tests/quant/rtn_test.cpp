@@ -10,6 +10,7 @@
 
 #include "jit/error.h"
 #include "jit/float16.h"
+#include "tests/quant/solver_inputs.h"
 
 namespace nibble::quant {
 namespace {
@@ -33,14 +34,6 @@ Quantized quantize(const std::vector<float>& w, const WeightFormat& format,
   std::vector<uint8_t> q(w.size());
   const GroupResult group = rtn_group(w, format, range, q);
   return {group, {q.begin(), q.end()}};
-}
-
-std::vector<float> gaussian(size_t count, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0.0F, 0.02F);
-  std::vector<float> w(count);
-  for (float& x : w) x = normal(random);
-  return w;
 }
 
 double squared_error(const std::vector<float>& w, const WeightFormat& format, RtnRange range,
@@ -128,7 +121,7 @@ TEST(Rtn, TheScaleIsRoundedBeforeQ) {
   format.scale = ScaleType::f16;
   int differs = 0;
   for (uint32_t seed = 0; seed < 200; ++seed) {
-    const std::vector<float> w = gaussian(32, seed);
+    const std::vector<float> w = normal_numbers(32, seed, 0.02F);
     const Quantized r = quantize(w, format);
     EXPECT_EQ(jit::f16_to_f32(jit::f32_to_f16(r.group.scale)), r.group.scale);
     const Quantized exact = quantize(w, kU4);
@@ -144,7 +137,7 @@ TEST(Rtn, TheScaleIsRoundedBeforeQ) {
 // Every length: the vector part and the tail compute the same.
 TEST(Rtn, EveryLengthFollowsTheFormula) {
   for (size_t length = 1; length <= 70; ++length) {
-    const std::vector<float> w = gaussian(length, static_cast<uint32_t>(length));
+    const std::vector<float> w = normal_numbers(length, static_cast<uint32_t>(length), 0.02F);
     const float low = std::min(0.0F, *std::min_element(w.begin(), w.end()));
     const float high = std::max(0.0F, *std::max_element(w.begin(), w.end()));
     const float largest = std::max(high, -low);
@@ -172,7 +165,7 @@ TEST(Rtn, EveryLengthFollowsTheFormula) {
 }
 
 TEST(Rtn, ErrorsAreOrderedAsTheyShouldBe) {
-  const std::vector<float> w = gaussian(1 << 14, 1);
+  const std::vector<float> w = normal_numbers(1 << 14, 1, 0.02F);
   const double plain = squared_error(w, kU4, RtnRange::plain, 32);
   const double full = squared_error(w, kU4, RtnRange::full, 32);
   EXPECT_LE(full, plain);
@@ -218,7 +211,7 @@ TEST(Rtn, NonFiniteWeightsAreRefused) {
        {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
         -std::numeric_limits<float>::infinity()}) {
     for (size_t at = 0; at < 11; ++at) {  // in the vector part and in the tail
-      std::vector<float> w = gaussian(11, 3);
+      std::vector<float> w = normal_numbers(11, 3, 0.02F);
       w[at] = bad;
       for (const WeightFormat& format : {kU4, kU4Asym, kU8, kU8Asym}) {
         try {

@@ -12,6 +12,8 @@
 
 namespace nibble::quant {
 
+inline constexpr int64_t kVocabulary = 50;  // of tests that do not ask for another
+
 // The logits after `context`: `vocabulary` numbers in [-4, 4), by a hash of all of it. `noise`
 // scales another hash that is added: two decoders of different noise are near each other.
 inline std::vector<float> scripted_logits(std::span<const int32_t> context, int64_t vocabulary,

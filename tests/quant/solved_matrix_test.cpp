@@ -18,7 +18,7 @@ using jit::ScaleType;
 using jit::WeightFormat;
 using jit::WeightType;
 
-std::vector<WeightFormat> all_formats() {
+std::vector<WeightFormat> solvable_formats() {
   std::vector<WeightFormat> formats;
   for (const WeightType type : {WeightType::u4, WeightType::u6, WeightType::u8}) {
     for (const int64_t group : {int64_t{0}, int64_t{16}, int64_t{48}, int64_t{128}}) {
@@ -46,7 +46,7 @@ TEST(SolvedMatrixTest, DequantizesToWhatThePackedMatrixHolds) {
   runtime::ThreadPool pool(2);
   const int64_t n = 37, k = 101;
   const std::vector<float> w = normal_numbers(n * k, 1, 0.02F);
-  for (const WeightFormat& format : all_formats()) {
+  for (const WeightFormat& format : solvable_formats()) {
     const SolvedMatrix solved = solve_rtn(w, n, k, format, {}, nullptr, pool);
     const std::vector<float> own = dequantize(solved, pool);
     const runtime::PackedMatrix packed = pack(solved, pool);

@@ -17,11 +17,7 @@
 namespace nibble::runtime {
 namespace {
 
-std::span<const std::byte> bytes_of(std::string_view text) {
-  return std::as_bytes(std::span(text.data(), text.size()));
-}
-
-std::string failure(const std::string& path) {
+std::string writing_failure(const std::string& path) {
   try {
     AtomicFile file(path);
   } catch (const Error& error) {
@@ -91,28 +87,30 @@ TEST(AtomicFile, TheTemporaryNameSaysWhatItIs) {
 
 TEST(AtomicFile, RefusesBadTargets) {
   const TemporaryFolder folder;
-  EXPECT_EQ(failure(folder.folder()),
+  EXPECT_EQ(writing_failure(folder.folder()),
             folder.folder() + ": cannot be written: there is a folder of that name.");
-  EXPECT_NE(failure(folder.path("no/such/folder.nib")).find("No such file or directory"),
+  EXPECT_NE(writing_failure(folder.path("no/such/folder.nib")).find("No such file or directory"),
             std::string::npos);
-  EXPECT_NE(failure(folder.write("file", "x") + "/below").find("Not a directory"),
+  EXPECT_NE(writing_failure(folder.write("file", "x") + "/below").find("Not a directory"),
             std::string::npos);
-  EXPECT_NE(failure("/dev/null").find("no regular file"), std::string::npos);
-  EXPECT_NE(failure("").find("path is empty"), std::string::npos);
-  EXPECT_NE(failure(folder.path(std::string(300, 'n'))).find("too long"), std::string::npos);
+  EXPECT_NE(writing_failure("/dev/null").find("no regular file"), std::string::npos);
+  EXPECT_NE(writing_failure("").find("path is empty"), std::string::npos);
+  EXPECT_NE(writing_failure(folder.path(std::string(300, 'n'))).find("too long"),
+            std::string::npos);
   EXPECT_EQ(folder.entries(), 1);
 }
 
 TEST(AtomicFile, RefusesAFileSystemWithoutNewFiles) {
   // /proc refuses them even to root.
-  EXPECT_NE(failure("/proc/out.nib").find("/proc/out.nib: cannot be written"), std::string::npos);
+  EXPECT_NE(writing_failure("/proc/out.nib").find("/proc/out.nib: cannot be written"),
+            std::string::npos);
 }
 
 TEST(AtomicFile, RefusesAnUnwritableFolder) {
   if (geteuid() == 0) GTEST_SKIP() << "root may write into a read-only folder";
   const TemporaryFolder folder;
   ASSERT_EQ(chmod(folder.folder().c_str(), 0500), 0);
-  EXPECT_NE(failure(folder.path("a.nib")).find("Permission denied"), std::string::npos);
+  EXPECT_NE(writing_failure(folder.path("a.nib")).find("Permission denied"), std::string::npos);
   chmod(folder.folder().c_str(), 0700);
 }
 

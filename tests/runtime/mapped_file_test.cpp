@@ -17,7 +17,7 @@
 namespace nibble::runtime {
 namespace {
 
-std::string failure(const std::string& path) {
+std::string mapping_failure(const std::string& path) {
   try {
     MappedFile::open(path);
   } catch (const Error& error) {
@@ -90,18 +90,20 @@ TEST(MappedFile, WhatIsNotMappedIsNotReleased) {
 TEST(MappedFile, RefusesWhatIsNoFile) {
   const TemporaryFolder folder;
   const std::string missing = folder.path("missing");
-  EXPECT_EQ(failure(missing), missing + ": the file cannot be opened: No such file or directory.");
-  EXPECT_EQ(failure(folder.folder()),
+  EXPECT_EQ(mapping_failure(missing),
+            missing + ": the file cannot be opened: No such file or directory.");
+  EXPECT_EQ(mapping_failure(folder.folder()),
             folder.folder() + ": expected a regular file, found a folder.");
-  EXPECT_NE(failure(folder.write("file", "x") + "/below").find("Not a directory"),
+  EXPECT_NE(mapping_failure(folder.write("file", "x") + "/below").find("Not a directory"),
             std::string::npos);
-  EXPECT_NE(failure("/dev/null").find("expected a regular file"), std::string::npos);
+  EXPECT_NE(mapping_failure("/dev/null").find("expected a regular file"), std::string::npos);
 }
 
 TEST(MappedFile, ANamedPipeDoesNotHang) {
   const TemporaryFolder folder;
   ASSERT_EQ(mkfifo(folder.path("pipe").c_str(), 0600), 0);
-  EXPECT_NE(failure(folder.path("pipe")).find("expected a regular file"), std::string::npos);
+  EXPECT_NE(mapping_failure(folder.path("pipe")).find("expected a regular file"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 #include "tests/support/shared_files.h"
 
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
 
 namespace nibble::test {
 
@@ -14,6 +16,11 @@ std::filesystem::path shared_folder() {
 
 std::string skip_reason() {
   return "SKIPPED: the shared models are absent (looked in $NIBBLE_SHARED and ../shared)";
+}
+
+std::string read_text(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
 }
 
 }  // namespace nibble::test

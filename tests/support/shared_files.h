@@ -11,4 +11,7 @@ namespace nibble::test {
 std::filesystem::path shared_folder();
 std::string skip_reason();
 
+// All of a file; "" when it cannot be read.
+std::string read_text(const std::filesystem::path& path);
+
 }  // namespace nibble::test

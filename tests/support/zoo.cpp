@@ -24,6 +24,12 @@ std::span<const std::string> zoo_families() {
   return families;
 }
 
+std::string zoo_test_name(const testing::TestParamInfo<std::string>& info) {
+  std::string name = info.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
 std::string zoo_folder(const std::string& family) {
   return (shared_folder() / "models/zoo" / family).string();
 }

@@ -2,6 +2,8 @@
 // repository: tests that need them say NIBBLE_NEED_MODELS() first.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cstdint>
 #include <span>
 #include <string>
@@ -21,6 +23,8 @@ inline constexpr const char* kZooDynamo[] = {"dynamo-llama-opset20", "dynamo-lla
 // (accuracy_level 4), of which fp32 is some 4% of the largest logit away.
 inline constexpr const char* kZooGenai = "genai-llama-int4-g32";
 std::string zoo_folder(const std::string& family);
+// The name of a test over families.
+std::string zoo_test_name(const testing::TestParamInfo<std::string>& info);
 // "onnx-fp32", "onnx-fp16" or "hf".
 std::string tale_folder(const std::string& variant);
 

@@ -14,13 +14,7 @@ namespace nibble::test {
 namespace {
 
 using runtime::TemporaryFolder;
-using Arguments = std::vector<std::string>;
 using Json = nlohmann::json;
-
-Arguments operator+(Arguments a, const Arguments& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
 
 Json eval(const Arguments& arguments) {
   const Outcome outcome = nibble(Arguments{"eval"} + arguments + Arguments{"--json"});

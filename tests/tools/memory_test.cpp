@@ -21,12 +21,6 @@ constexpr RandomModel kLarge = {
 // each vector, as the kernel maps whatever lies beside it along with it.
 constexpr double kWindowMb = 16 + 5 + 2.0 * (2 * 6 + 1);
 
-nlohmann::json json_of(const std::vector<std::string>& arguments) {
-  const Outcome outcome = nibble(arguments);
-  EXPECT_EQ(outcome.code, 0) << outcome.err;
-  return outcome.code == 0 ? nlohmann::json::parse(outcome.out) : nlohmann::json();
-}
-
 double size_mb(const std::string& path) {
   return static_cast<double>(std::filesystem::file_size(path)) / kMb;
 }

@@ -1,6 +1,7 @@
 #include "tests/tools/program.h"
 
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -8,6 +9,7 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <stdexcept>
 
@@ -89,7 +91,7 @@ int Outcome::messages() const {
   return count;
 }
 
-Outcome nibble(const std::vector<std::string>& arguments, const Surroundings& around) {
+Outcome nibble(const Arguments& arguments, const Surroundings& around) {
   Pipe in, out, err;
   // A pipe takes 64 kB before anybody reads, more than tests have to say.
   if (write(in.write_end, around.input.data(), around.input.size()) !=
@@ -109,6 +111,12 @@ Outcome nibble(const std::vector<std::string>& arguments, const Surroundings& ar
   if (WIFEXITED(status)) outcome.code = WEXITSTATUS(status);
   if (WIFSIGNALED(status)) outcome.signal = WTERMSIG(status);
   return outcome;
+}
+
+nlohmann::json json_of(const Arguments& arguments, const Surroundings& around) {
+  const Outcome outcome = nibble(arguments, around);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  return outcome.code == 0 ? nlohmann::json::parse(outcome.out) : nlohmann::json();
 }
 
 bool sanitized() {

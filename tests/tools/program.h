@@ -4,11 +4,18 @@
 
 #include <sys/types.h>
 
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace nibble::test {
+
+using Arguments = std::vector<std::string>;
+inline Arguments operator+(Arguments a, const Arguments& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
 
 struct Outcome {
   int code = -1;    // exit code, or -1 when a signal ended it
@@ -28,7 +35,10 @@ struct Surroundings {
   bool interrupt_after_output = false;  // SIGINT when the first output arrives
 };
 
-Outcome nibble(const std::vector<std::string>& arguments, const Surroundings& around = {});
+Outcome nibble(const Arguments& arguments, const Surroundings& around = {});
+
+// What it prints with --json; null, and the test fails, where it does not end well.
+nlohmann::json json_of(const Arguments& arguments, const Surroundings& around = {});
 
 // True when the tests are built with AddressSanitizer, which needs address space without limit.
 bool sanitized();

@@ -67,7 +67,7 @@ QuantizeReport::Trial trial_of(const std::string& method, const std::string& for
   return trial;
 }
 
-QuantizeReport example() {
+QuantizeReport example_trials() {
   const std::string format = "int4 in groups of 128, with f16 scales";
   QuantizeReport report;
   report.model = "llama2-7b <fp16> & \"friends\"";
@@ -85,16 +85,16 @@ QuantizeReport example() {
 }
 
 TEST(QuantizeReport, IsOneWellFormedPageThatFetchesNothing) {
-  const std::string page = quantize_page(example());
+  const std::string page = quantize_page(example_trials());
   EXPECT_EQ(fault_of(page), "");
   EXPECT_EQ(unwanted_in(page), "");
   EXPECT_EQ(count(page, "<svg"), count(page, "role=\"img\" aria-label=\""));
   EXPECT_EQ(count(page, "class=\"none\""), 0U);
-  EXPECT_EQ(page, quantize_page(example()));
+  EXPECT_EQ(page, quantize_page(example_trials()));
 }
 
 TEST(QuantizeReport, SaysWhatWasChosenAndWhy) {
-  const std::string page = quantize_page(example());
+  const std::string page = quantize_page(example_trials());
   EXPECT_TRUE(has(page,
                   "Chosen: <b>awq+gptq int4 in groups of 128, with f16 scales</b>. Trial 4 "
                   "of 4 is the first that loses no more than the mark of 1%: 0.87%."));
@@ -105,7 +105,7 @@ TEST(QuantizeReport, SaysWhatWasChosenAndWhy) {
 }
 
 TEST(QuantizeReport, SaysSoWhenNoTrialMetTheMark) {
-  QuantizeReport report = example();
+  QuantizeReport report = example_trials();
   report.met = false;
   report.max_loss = 0.005;
   EXPECT_TRUE(has(quantize_page(report),
@@ -118,7 +118,7 @@ TEST(QuantizeReport, SaysSoWhenNoTrialMetTheMark) {
 }
 
 TEST(QuantizeReport, OneTrialIsNotAChoiceOfMany) {
-  QuantizeReport report = example();
+  QuantizeReport report = example_trials();
   report.trials.resize(1);
   report.best = 0;
   report.met = false;
@@ -132,7 +132,7 @@ TEST(QuantizeReport, OneTrialIsNotAChoiceOfMany) {
 }
 
 TEST(QuantizeReport, EveryTrialHasItsLineAndTheChosenOneIsMarked) {
-  const std::string html = render_trials(example());
+  const std::string html = render_trials(example_trials());
   EXPECT_EQ(count(html, "<tr"), 5U);
   EXPECT_EQ(count(html, "<tr class=\"chosen\">"), 1U);
   EXPECT_TRUE(has(html, "<tr class=\"chosen\"><td>4</td>"));
@@ -142,7 +142,7 @@ TEST(QuantizeReport, EveryTrialHasItsLineAndTheChosenOneIsMarked) {
 }
 
 TEST(QuantizeReport, EveryMeasureHasItsColumnAndTheOneThatDecidesIsMarked) {
-  QuantizeReport report = example();
+  QuantizeReport report = example_trials();
   EXPECT_EQ(count(render_trials(report), "<table>"), 1U);
   for (auto& trial : report.trials) {
     trial.decided_by = "KL";
@@ -164,19 +164,19 @@ TEST(QuantizeReport, EveryMeasureHasItsColumnAndTheOneThatDecidesIsMarked) {
 }
 
 TEST(QuantizeReport, EveryTrialHasADotWithItsInterval) {
-  const std::string html = render_loss(example());
+  const std::string html = render_loss(example_trials());
   EXPECT_EQ(count(html, "class=\"dot\""), 4U);
   EXPECT_TRUE(has(html, ">mark 1%</text>"));
   EXPECT_EQ(count(html, ">4.13</text>"), 1U);  // below all four
   EXPECT_TRUE(has(html, "3 gptq: 4.13 bits, loss 1.72% (1.44% to 2.01%)"));
-  QuantizeReport bare = example();
+  QuantizeReport bare = example_trials();
   for (auto& trial : bare.trials) trial.loss_low = trial.loss_high = 0;
   EXPECT_EQ(count(html, "<line") - count(render_loss(bare), "<line"), 3U * 4);
 }
 
 // Losses within their intervals are noise, and are drawn near one another.
 TEST(QuantizeReport, ATinyMarkDoesNotBlowUpNoise) {
-  QuantizeReport report = example();
+  QuantizeReport report = example_trials();
   report.max_loss = 1e-6;
   const std::string html = render_loss(report);
   EXPECT_TRUE(has(html, ">mark 0.0001%</text>"));
@@ -186,7 +186,7 @@ TEST(QuantizeReport, ATinyMarkDoesNotBlowUpNoise) {
 }
 
 TEST(QuantizeReport, EveryKindHasAPictureAndEveryMethodALine) {
-  const std::string html = render_errors(example());
+  const std::string html = render_errors(example_trials());
   EXPECT_EQ(count(html, "<svg"), 1U + 4);             // the legend
   EXPECT_EQ(count(html, "<polyline"), 4U * (3 + 1));  // and nearest
   EXPECT_EQ(count(html, "class=\"dot\""), 4U * 3 * 32);
@@ -199,7 +199,7 @@ TEST(QuantizeReport, EveryKindHasAPictureAndEveryMethodALine) {
 
 // Groups of another size have a reference of their own.
 TEST(QuantizeReport, NearestIsDrawnOnceAFormat) {
-  QuantizeReport report = example();
+  QuantizeReport report = example_trials();
   report.trials.push_back(trial_of("awq+gptq", "int4 in groups of 32, with f16 scales", 0.004, 900,
                                    weights_of(32, 0.3)));
   const std::string html = render_errors(report);
@@ -209,7 +209,7 @@ TEST(QuantizeReport, NearestIsDrawnOnceAFormat) {
 }
 
 TEST(QuantizeReport, SaysHowWeightsWithoutSpeakingNamesAreCounted) {
-  QuantizeReport report = example();
+  QuantizeReport report = example_trials();
   EXPECT_FALSE(has(render_errors(report), "are counted in the order"));
   for (auto& trial : report.trials) {
     for (auto& weight : trial.weights) {
@@ -221,7 +221,7 @@ TEST(QuantizeReport, SaysHowWeightsWithoutSpeakingNamesAreCounted) {
 }
 
 TEST(QuantizeReport, ErrorsAreComparedWithNearest) {
-  QuantizeReport report = example();
+  QuantizeReport report = example_trials();
   report.trials = {trial_of(
       "gptq", "int4", 0.001, 1,
       {{"layers.0.o", 0, 0.02, 0.04}, {"layers.1.o", 1, 0.01, 0.08}, {"layers.0.q", 0, 0.05, 0}})};
@@ -232,7 +232,7 @@ TEST(QuantizeReport, ErrorsAreComparedWithNearest) {
 }
 
 TEST(QuantizeReport, ErrorsOfZeroBreakTheLineAndAreCounted) {
-  QuantizeReport report = example();
+  QuantizeReport report = example_trials();
   report.trials.resize(3);
   report.trials.erase(report.trials.begin(), report.trials.begin() + 2);
   report.best = 0;
@@ -251,7 +251,7 @@ TEST(QuantizeReport, ErrorsOfZeroBreakTheLineAndAreCounted) {
 }
 
 TEST(QuantizeReport, ManyLayersHaveLinesWithoutDots) {
-  QuantizeReport report = example();
+  QuantizeReport report = example_trials();
   for (auto& trial : report.trials) {
     if (!trial.weights.empty()) trial.weights = weights_of(200, 0.5);
   }
@@ -262,7 +262,7 @@ TEST(QuantizeReport, ManyLayersHaveLinesWithoutDots) {
 }
 
 TEST(QuantizeReport, WeightsOutsideOfTheLayersStandByTrial) {
-  QuantizeReport report = example();
+  QuantizeReport report = example_trials();
   for (auto& trial : report.trials) {
     if (!trial.weights.empty()) trial.weights = {{"lm_head.weight", -1, 0.01, 0.02, 3}};
   }
@@ -273,7 +273,7 @@ TEST(QuantizeReport, WeightsOutsideOfTheLayersStandByTrial) {
 }
 
 TEST(QuantizeReport, NamesAreEscapedWhereverTheyStand) {
-  QuantizeReport report = example();
+  QuantizeReport report = example_trials();
   const std::string odd = "<b a=\"1\" c='2'>&";
   report.model = report.calibration = odd;
   for (auto& trial : report.trials) {
@@ -294,7 +294,7 @@ TEST(QuantizeReport, WhatIsMissingIsSaid) {
 }
 
 TEST(QuantizeReport, LossesOfAnySizeAndSignStayOnThePage) {
-  QuantizeReport report = example();
+  QuantizeReport report = example_trials();
   for (const double loss : {0.0, -0.004, -0.9, 1e-9, 12.0, 1e9, kInf, kNan}) {
     for (const double mark : {0.01, 0.0, 10.0}) {
       for (auto& trial : report.trials) trial.loss = loss;
@@ -317,7 +317,7 @@ TEST(QuantizeReport, AnyFiguresMakeAPage) {
     return low * std::pow(high / low, std::uniform_real_distribution<double>(0, 1)(random));
   };
   for (int round = 0; round < 20; ++round) {
-    QuantizeReport report = example();
+    QuantizeReport report = example_trials();
     report.max_loss = between(1e-5, 1);
     for (int i = 0; i < 20; ++i) {
       report.trials.push_back(trial_of("gptq", "int4 in groups of 32", between(1e-6, 100),

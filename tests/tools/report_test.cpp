@@ -24,7 +24,7 @@ using test::count;
 using test::fault_of;
 using test::unwanted_in;
 
-ReportData example() {
+ReportData example_report() {
   ReportData data;
   data.model = "llama2-7b <g128> & \"friends\"";
   data.machine = "a processor";
@@ -52,7 +52,7 @@ ReportData example() {
 }
 
 TEST(Report, IsOneWellFormedPageThatFetchesNothing) {
-  const std::string page = render_report(example());
+  const std::string page = render_report(example_report());
   EXPECT_EQ(fault_of(page), "");
   EXPECT_EQ(unwanted_in(page), "");
 }
@@ -71,7 +71,7 @@ TEST(Report, FaultsAreFound) {
 }
 
 TEST(Report, EveryStepThatComputesHasItsDotAndEveryStepItsLine) {
-  const ReportData data = example();
+  const ReportData data = example_report();
   const std::string html = render_roofline(data);
   EXPECT_EQ(count(html, "class=\"dot\""), 4U);  // all but the norm
   EXPECT_EQ(count(html, "<tr>"), 1 + data.ops.size());
@@ -81,7 +81,7 @@ TEST(Report, EveryStepThatComputesHasItsDotAndEveryStepItsLine) {
 }
 
 TEST(Report, NamesAreEscapedWhereverTheyStand) {
-  const std::string page = render_report(example());
+  const std::string page = render_report(example_report());
   EXPECT_EQ(page.find("<g128>"), std::string::npos);
   EXPECT_NE(page.find("llama2-7b &lt;g128&gt; &amp; &quot;friends&quot;"), std::string::npos);
   EXPECT_NE(page.find("norm&lt;script&gt;"), std::string::npos);
@@ -90,7 +90,7 @@ TEST(Report, NamesAreEscapedWhereverTheyStand) {
 }
 
 TEST(Report, AHeatMapHasACellAShapeAndABarACandidate) {
-  const std::string html = render_tilings(example());
+  const std::string html = render_tilings(example_report());
   EXPECT_EQ(count(html, "<rect"), 3U);          // 1x16 (twice), 1x32, 2x16
   EXPECT_EQ(count(html, "class=\"dot\""), 5U);  // all candidates
   EXPECT_NE(html.find("1x16x4f8192 (default)"), std::string::npos);
@@ -102,7 +102,7 @@ TEST(Report, AHeatMapHasACellAShapeAndABarACandidate) {
 }
 
 TEST(Report, TheWinnerAndTheDefaultAreShownHoweverSlow) {
-  ReportData data = example();
+  ReportData data = example_report();
   TilingChoice& choice = data.tilings.front();
   choice.candidates.clear();
   for (int i = 1; i <= 40; ++i) {
@@ -117,8 +117,8 @@ TEST(Report, TheWinnerAndTheDefaultAreShownHoweverSlow) {
 }
 
 TEST(Report, CurvesHaveADotAPoint) {
-  EXPECT_EQ(count(render_contexts(example()), "class=\"dot\""), 3U);
-  EXPECT_EQ(count(render_rows(example()), "class=\"dot\""), 3U);
+  EXPECT_EQ(count(render_contexts(example_report()), "class=\"dot\""), 3U);
+  EXPECT_EQ(count(render_rows(example_report()), "class=\"dot\""), 3U);
 }
 
 TEST(Report, WhatIsMissingIsSaid) {

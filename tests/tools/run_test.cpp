@@ -14,18 +14,6 @@ namespace nibble::test {
 namespace {
 
 using runtime::TemporaryFolder;
-using Arguments = std::vector<std::string>;
-
-Arguments operator+(Arguments a, const Arguments& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
-
-nlohmann::json json_of(const Arguments& arguments, const Surroundings& around = {}) {
-  const Outcome outcome = nibble(arguments, around);
-  EXPECT_EQ(outcome.code, 0) << outcome.err;
-  return nlohmann::json::parse(outcome.out);
-}
 
 const Arguments greedy = {"-p", "Once upon a time", "-n", "24", "--greedy", "--json"};
 

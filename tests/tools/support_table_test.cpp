@@ -67,7 +67,7 @@ std::string details(const nlohmann::json& report, const std::string& what) {
   return fmt::format("{}", fmt::join(out, " / "));
 }
 
-int64_t count(const nlohmann::json& report, const std::string& what, int64_t layer) {
+int64_t fused_count(const nlohmann::json& report, const std::string& what, int64_t layer) {
   const auto& entries = report["entries"];
   return std::count_if(entries.begin(), entries.end(), [&](const nlohmann::json& entry) {
     return entry["what"] == what && entry["layer"] == layer && entry["fused"].get<bool>();
@@ -86,10 +86,10 @@ Summary summarize(const nlohmann::json& report) {
         std::all_of(entries.begin(), entries.end(), [&](const nlohmann::json& entry) {
           return entry["layer"] != layer || entry["fused"].get<bool>();
         });
-    fused += whole && count(report, "attention", layer) == 1 && count(report, "qkv", layer) == 1 &&
-             count(report, "mlp", layer) == 1;
-    norms.insert(count(report, "norm", layer));
-    residuals.insert(count(report, "residual", layer));
+    fused += whole && fused_count(report, "attention", layer) == 1 &&
+             fused_count(report, "qkv", layer) == 1 && fused_count(report, "mlp", layer) == 1;
+    norms.insert(fused_count(report, "norm", layer));
+    residuals.insert(fused_count(report, "residual", layer));
   }
   std::string mlp = details(report, "mlp");
   if (const size_t at = mlp.find(" in one matmul"); at != mlp.npos) mlp.erase(at);

@@ -24,7 +24,7 @@ constexpr int64_t kRounds = 7;          // passes of each number of rows
 constexpr int64_t kTracedTokens = 4;    // decoded tokens that go into --trace
 constexpr const char* kDefaultRows = "1,2,4,8,16";
 
-struct Options {
+struct BenchOptions {
   std::string model, shape, trace, rows;
   int64_t prompt = 512, tokens = 32, context = kDecodeContext;
   bool json = false, per_op = false;
@@ -37,7 +37,7 @@ struct Options {
 };
 
 // "1,2,4" as numbers; nothing without --rows.
-std::vector<int64_t> Options::row_counts() const {
+std::vector<int64_t> BenchOptions::row_counts() const {
   std::vector<int64_t> counts;
   if (rows_flag->count() == 0) return counts;
   std::string_view text = rows.empty() ? std::string_view(kDefaultRows) : std::string_view(rows);
@@ -55,7 +55,7 @@ std::vector<int64_t> Options::row_counts() const {
   return counts;
 }
 
-void stop_if_interrupted() {
+void stop_measuring_if_interrupted() {
   if (interrupted()) fail("Interrupted before everything was measured.");
 }
 
@@ -75,7 +75,7 @@ double measure_prefill(LoadedModel& model, const std::vector<int32_t>& ids,
   if (model.session) model.session->populate(static_cast<int64_t>(ids.size()));
   decoder.reset();
   decoder.forward(std::span(ids).first(std::min<size_t>(ids.size(), 64)));
-  stop_if_interrupted();
+  stop_measuring_if_interrupted();
   decoder.reset();
   about_to_measure();
   const double start = now();
@@ -94,7 +94,7 @@ int64_t bytes_per_token(const LoadedModel& model, int64_t position) {
 
 // The passes of several rows come before the tokens, so that one filling of the context serves
 // both; where the context is too short for --context and the tokens, the tokens end with it.
-void measure_decode(const Options& options, LoadedModel& model, Figures& figures,
+void measure_decode(const BenchOptions& options, LoadedModel& model, Figures& figures,
                     const std::function<void()>& about_to_measure) {
   runtime::Decoder& decoder = *model.decoder;
   const auto rows = options.row_counts();
@@ -102,7 +102,7 @@ void measure_decode(const Options& options, LoadedModel& model, Figures& figures
   const int64_t rows_from = std::max<int64_t>(1, from - report::rows_needed(rows, kRounds));
   if (decoder.position() > rows_from) decoder.reset();
   report::fill(decoder, rows_from);
-  figures.rows = report::rows_curve(decoder, rows, kRounds, stop_if_interrupted);
+  figures.rows = report::rows_curve(decoder, rows, kRounds, stop_measuring_if_interrupted);
   if (decoder.position() > from) decoder.reset();
   report::fill(decoder, from);
   figures.decode_position = decoder.position() + options.tokens / 2;
@@ -110,11 +110,11 @@ void measure_decode(const Options& options, LoadedModel& model, Figures& figures
   about_to_measure();
   figures.decode = report::decode_rounds(decoder, options.tokens,
                                          bytes_per_token(model, figures.decode_position), roof,
-                                         stop_if_interrupted);
+                                         stop_measuring_if_interrupted);
 }
 
 // With the steps of the prompt and of the tokens, when they are asked for.
-void measure_model(const Options& options, LoadedModel& model, Figures& figures) {
+void measure_model(const BenchOptions& options, LoadedModel& model, Figures& figures) {
   const auto ids = report::random_ids(options.prompt, model.decoder->vocab_size());
   std::optional<runtime::Recorder> recorder;
   if (options.recorded()) {
@@ -139,18 +139,18 @@ void measure_model(const Options& options, LoadedModel& model, Figures& figures)
 
 // The roofs are measured before and after the model, as shared machines change their pace. Their
 // buffer is large, so the peak of memory is what loading took, or what is held after the passes.
-Figures measure(const Options& options, LoadedModel& model) {
+Figures measure(const BenchOptions& options, LoadedModel& model) {
   Figures figures;
   const double loaded = peak_rss_mb();
   const runtime::Roofs before = runtime::measure_roofs(*model.pool);
-  stop_if_interrupted();
+  stop_measuring_if_interrupted();
   measure_model(options, model, figures);
   figures.rss_mb = std::max(loaded, rss_mb());
   figures.roofs = runtime::best_of(before, runtime::measure_roofs(*model.pool));
   return figures;
 }
 
-void check(const Options& options, const LoadedModel& model) {
+void check_room(const BenchOptions& options, const LoadedModel& model) {
   const int64_t context = model.decoder->context_length();
   if (options.prompt > context || options.tokens >= context) {
     fail("A prompt of {} and {} more do not fit the context, which holds {} positions.",
@@ -170,7 +170,7 @@ void check(const Options& options, const LoadedModel& model) {
 }
 
 // A trace of the prompt's pass and of the last tokens.
-void write_trace(const Options& options, const LoadedModel& model, const Figures& figures) {
+void write_trace(const BenchOptions& options, const LoadedModel& model, const Figures& figures) {
   std::vector<runtime::StepTime> times = figures.prefill_steps;
   int64_t prompt_passes = 0;
   for (const runtime::StepTime& time : times) {
@@ -205,7 +205,7 @@ Json rows_json(const std::vector<report::RowsPoint>& rows) {
   return json;
 }
 
-Json figures_json(const Options& options, const LoadedModel& model, const Figures& figures) {
+Json figures_json(const BenchOptions& options, const LoadedModel& model, const Figures& figures) {
   const runtime::Roofs& roofs = figures.roofs;
   Json json = {{"model", options.shape.empty() ? options.model : options.shape},
                {"roof_read_gbs", roofs.read_gbs},
@@ -249,7 +249,7 @@ Json figures_json(const Options& options, const LoadedModel& model, const Figure
   return json;
 }
 
-void print_figures(const Options& options, const LoadedModel& model, const Figures& figures,
+void print_figures(const BenchOptions& options, const LoadedModel& model, const Figures& figures,
                    const Json& json) {
   const auto share = [&](const char* key) {
     return json[key].is_null() ? std::string("no share: the model is interpreted")
@@ -285,10 +285,10 @@ void print_figures(const Options& options, const LoadedModel& model, const Figur
   }
 }
 
-int bench(const Options& options) {
+int bench(const BenchOptions& options) {
   catch_interrupts();
   LoadedModel model = load_model(options.model, options.shape, options.weights, options.run);
-  check(options, model);
+  check_room(options, model);
   const Figures figures = measure(options, model);
   if (!options.trace.empty()) write_trace(options, model, figures);
   const Json json = figures_json(options, model, figures);
@@ -300,7 +300,7 @@ int bench(const Options& options) {
   return 0;
 }
 
-void add_measurements(CLI::App& command, Options& options) {
+void add_measurements(CLI::App& command, BenchOptions& options) {
   command.add_option("--prompt", options.prompt, "Ids of the prompt")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
@@ -328,7 +328,7 @@ void add_measurements(CLI::App& command, Options& options) {
 }  // namespace
 
 void add_bench(CLI::App& program, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<BenchOptions>();
   CLI::App* command =
       program.add_subcommand("bench", "Measure decode and prefill beside the machine's roofs");
   options->model_flag = command->add_option(

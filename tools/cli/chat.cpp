@@ -21,7 +21,7 @@ constexpr const char* kHelp =
     "/stats        tokens and speed of the last answer, and how full the context is\n"
     "/exit         leave; so does the end of the input. Ctrl-C stops an answer";
 
-struct Options {
+struct ChatOptions {
   std::string model, system, variables;
   int64_t tokens = int64_t{1} << 30;
   bool json = false;
@@ -32,7 +32,7 @@ struct Options {
 
 class Chat {
  public:
-  Chat(const Options& options, const LoadedModel& model, const frontends::Tokenizer& tokenizer,
+  Chat(const ChatOptions& options, const LoadedModel& model, const frontends::Tokenizer& tokenizer,
        Json variables)
       : options_(options),
         model_(model),
@@ -158,7 +158,7 @@ class Chat {
               : fmt::format("nibble: {}: the file cannot be written.", path));
   }
 
-  const Options& options_;
+  const ChatOptions& options_;
   const LoadedModel& model_;
   Conversation conversation_;
   std::string system_;
@@ -167,7 +167,7 @@ class Chat {
   int64_t answers_ = 0;
 };
 
-int chat(Options options) {
+int chat(ChatOptions options) {
   catch_interrupts();
   options.sampling.settle();
   Json variables = Json::object();
@@ -190,7 +190,7 @@ int chat(Options options) {
 }  // namespace
 
 void add_chat(CLI::App& program, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ChatOptions>();
   CLI::App* command = program.add_subcommand("chat", "Talk with a model, line by line");
   command->add_option("MODEL", options->model, "An .onnx, a .nib or a folder holding one")
       ->required();

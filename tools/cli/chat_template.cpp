@@ -17,7 +17,7 @@ namespace {
 using frontends::ChatTemplate;
 using frontends::ModelTemplate;
 
-struct Options {
+struct ChatTemplateOptions {
   std::string model, input, name, now, bos = "<s>", eos = "</s>";
   bool json = false;
   CLI::Option *bos_flag = nullptr, *eos_flag = nullptr;
@@ -41,7 +41,7 @@ std::optional<std::tm> parse_now(const std::string& text) {
 }
 
 // The template of a model, or that of a file that is nothing else.
-ModelTemplate find_template(const Options& options, bool with_tools) {
+ModelTemplate find_template(const ChatTemplateOptions& options, bool with_tools) {
   const std::string extension = std::filesystem::path(options.model).extension().string();
   ModelTemplate out;
   if (extension == ".jinja" || extension == ".j2" || extension == ".txt") {
@@ -82,7 +82,8 @@ Json variables_of(const Json& input, const ModelTemplate& model) {
 
 class Renderer {
  public:
-  explicit Renderer(const Options& options) : options_(options), now_(parse_now(options.now)) {}
+  explicit Renderer(const ChatTemplateOptions& options)
+      : options_(options), now_(parse_now(options.now)) {}
 
   std::string render(const Json& input) {
     const bool tools = input.is_object() && input.contains("tools") && !input["tools"].is_null();
@@ -94,7 +95,7 @@ class Renderer {
   }
 
  private:
-  const Options& options_;
+  const ChatTemplateOptions& options_;
   std::optional<std::tm> now_;
   std::unique_ptr<ModelTemplate> models_[2];  // without and with tools
 };
@@ -121,7 +122,7 @@ int render_cases(const Json& cases, Renderer& renderer, bool json) {
   return 0;
 }
 
-int render(const Options& options) {
+int render(const ChatTemplateOptions& options) {
   const std::string path = options.input == "-" ? "/dev/stdin" : options.input;
   const Json input = runtime::parse_ordered_json(read_text_file(path), options.input);
   Renderer renderer(options);
@@ -149,7 +150,7 @@ int render(const Options& options) {
 }  // namespace
 
 void add_chat_template(CLI::App& program, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ChatTemplateOptions>();
   CLI::App* command =
       program.add_subcommand("chat-template", "Write a conversation as a model's prompt");
   command

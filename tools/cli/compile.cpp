@@ -13,7 +13,7 @@
 namespace nibble::cli {
 namespace {
 
-struct Options {
+struct CompileOptions {
   std::string model, shape, output;
   bool json = false;
   int threads = 0;
@@ -29,7 +29,7 @@ int64_t packed_bytes(const graph::Graph& graph, graph::ValueId id,
   return shape.data_bytes + shape.scale_bytes + shape.zero_bytes;
 }
 
-int compile(const Options& options) {
+int compile(const CompileOptions& options) {
   const double start = now();
   catch_interrupts();
   runtime::ThreadPool pool(options.threads > 0 ? options.threads : runtime::default_threads());
@@ -81,7 +81,7 @@ int compile(const Options& options) {
 }  // namespace
 
 void add_compile(CLI::App& program, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<CompileOptions>();
   CLI::App* command = program.add_subcommand("compile", "Quantize a model into a .nib file");
   options->model_flag = command->add_option(
       "MODEL", options->model, "An .onnx, .safetensors, a .gguf or a folder holding one");

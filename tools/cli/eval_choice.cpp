@@ -11,12 +11,12 @@
 namespace nibble::cli {
 namespace {
 
-struct Options {
+struct EvalChoiceOptions {
   EvalOptions eval;
   int64_t max_items = 0;  // 0: all
 };
 
-struct Answers {
+struct ChoiceAnswers {
   std::vector<uint8_t> right;       // the likeliest choice is the right one
   std::vector<uint8_t> right_norm;  // ... by log-likelihood over its length in characters
   std::vector<double> nll;          // of the right choice, in nats
@@ -30,7 +30,7 @@ int64_t best_of(const std::vector<double>& scores) {
 }
 
 void answer_one(const EvalModel& model, const ChoiceItem& item, const std::string& path,
-                quant::ContinuationScorer& scorer, Answers& out) {
+                quant::ContinuationScorer& scorer, ChoiceAnswers& out) {
   std::vector<double> scores, by_length;
   bool truncated = false;
   for (size_t i = 0; i < item.choices.size(); ++i) {
@@ -46,9 +46,9 @@ void answer_one(const EvalModel& model, const ChoiceItem& item, const std::strin
   out.truncated += truncated ? 1 : 0;
 }
 
-Answers answer(const EvalModel& model, const std::vector<ChoiceItem>& items,
-               const std::string& path) {
-  Answers out;
+ChoiceAnswers answer(const EvalModel& model, const std::vector<ChoiceItem>& items,
+                     const std::string& path) {
+  ChoiceAnswers out;
   quant::ContinuationScorer scorer(*model.loaded.decoder);
   Progress progress("scoring", "questions", 1);
   const double start = now();
@@ -78,7 +78,7 @@ Accuracy accuracy_of(const std::vector<uint8_t>& right) {
                                 std::ssize(right))};
 }
 
-Json answers_json(const Answers& answers) {
+Json answers_json(const ChoiceAnswers& answers) {
   const Accuracy acc = accuracy_of(answers.right), norm = accuracy_of(answers.right_norm);
   return {{"acc", acc.mean.value},
           {"acc_se", acc.mean.standard_error},
@@ -100,7 +100,7 @@ Json paired_json(const std::vector<uint8_t>& model, const std::vector<uint8_t>& 
           {"mcnemar", to_json(quant::mcnemar(model, base))}};
 }
 
-Json comparison_json(const Answers& model, const Answers& base) {
+Json comparison_json(const ChoiceAnswers& model, const ChoiceAnswers& base) {
   const quant::Mean delta = quant::paired_difference(model.nll, base.nll);
   return {{"base_acc", accuracy_of(base.right).mean.value},
           {"base_acc_norm", accuracy_of(base.right_norm).mean.value},
@@ -116,7 +116,7 @@ void print_accuracy(const char* name, const std::vector<uint8_t>& right) {
                          accuracy.mean.standard_error, to_text(accuracy.interval, 4)));
 }
 
-void print_answers(const Answers& answers, const EvalModel& model) {
+void print_answers(const ChoiceAnswers& answers, const EvalModel& model) {
   print_accuracy("acc", answers.right);
   print_accuracy("acc_norm", answers.right_norm);
   if (answers.truncated > 0) {
@@ -140,15 +140,15 @@ void print_paired(const char* name, const std::vector<uint8_t>& model,
       test.only_second, test.p_value));
 }
 
-int choice(const Options& options) {
+int choice(const EvalChoiceOptions& options) {
   catch_interrupts();
   std::vector<ChoiceItem> items = read_choices(options.eval.data);
   if (options.max_items > 0 && std::ssize(items) > options.max_items) {
     items.resize(static_cast<size_t>(options.max_items));
   }
   const EvalModel model = load_eval_model(options.eval);
-  const Answers answers = answer(model, items, options.eval.data);
-  std::optional<Answers> base;
+  const ChoiceAnswers answers = answer(model, items, options.eval.data);
+  std::optional<ChoiceAnswers> base;
   if (!options.eval.base.empty()) {
     base = answer(load_eval_base(options.eval, model.loaded.pool), items, options.eval.data);
   }
@@ -170,7 +170,7 @@ int choice(const Options& options) {
 }  // namespace
 
 void add_eval_choice(CLI::App& group, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<EvalChoiceOptions>();
   CLI::App* command = group.add_subcommand(
       "choice", "Which of several answers a model finds likeliest (HellaSwag, PIQA, WinoGrande)");
   options->eval.add_to(*command, "DATA", "Questions, one a line of JSON",

@@ -10,12 +10,12 @@
 namespace nibble::cli {
 namespace {
 
-struct Options {
+struct EvalClozeOptions {
   EvalOptions eval;
   int64_t max_items = 0;  // 0: all
 };
 
-struct Answers {
+struct ClozeAnswers {
   std::vector<uint8_t> right;  // the last word is what greedy decoding makes
   std::vector<double> nll;     // -log p(last word | context), in nats
   int64_t truncated = 0, tokens = 0;
@@ -30,8 +30,8 @@ struct Answers {
   }
 };
 
-Answers answer(const EvalModel& model, const ClozeData& data, const std::string& path) {
-  Answers out;
+ClozeAnswers answer(const EvalModel& model, const ClozeData& data, const std::string& path) {
+  ClozeAnswers out;
   quant::ContinuationScorer scorer(*model.loaded.decoder);
   Progress progress("scoring", "texts", 1);
   const double start = now();
@@ -54,14 +54,14 @@ struct Comparison {
   quant::PairedTest test;
 };
 
-Comparison compare(const Answers& model, const Answers& base) {
+Comparison compare(const ClozeAnswers& model, const ClozeAnswers& base) {
   const std::vector<double> a(model.right.begin(), model.right.end());
   const std::vector<double> b(base.right.begin(), base.right.end());
   return {quant::paired_difference(a, b), quant::paired_difference(model.nll, base.nll),
           quant::mcnemar(model.right, base.right)};
 }
 
-Json answers_json(const Answers& answers, const ClozeData& data) {
+Json answers_json(const ClozeAnswers& answers, const ClozeData& data) {
   const quant::Mean nll = quant::mean_of(answers.nll), accuracy = answers.accuracy();
   return {{"accuracy", accuracy.value},
           {"accuracy_se", accuracy.standard_error},
@@ -74,7 +74,7 @@ Json answers_json(const Answers& answers, const ClozeData& data) {
           {"tokens", answers.tokens}};
 }
 
-Json comparison_json(const Answers& model, const Answers& base) {
+Json comparison_json(const ClozeAnswers& model, const ClozeAnswers& base) {
   const Comparison both = compare(model, base);
   return {{"base_accuracy", base.accuracy().value},
           {"base_perplexity", quant::perplexity_of(quant::mean_of(base.nll))},
@@ -87,7 +87,7 @@ Json comparison_json(const Answers& model, const Answers& base) {
           {"ratio_ci", to_json(quant::perplexity_interval(both.nll))}};
 }
 
-void print_answers(const Answers& answers, const ClozeData& data, const EvalModel& model) {
+void print_answers(const ClozeAnswers& answers, const ClozeData& data, const EvalModel& model) {
   const quant::Mean nll = quant::mean_of(answers.nll);
   print_line(fmt::format("accuracy    {:>10.4f}     {} of {} last words, 95% in {}",
                          answers.accuracy().value, answers.count_right(), answers.right.size(),
@@ -104,7 +104,7 @@ void print_answers(const Answers& answers, const ClozeData& data, const EvalMode
                          model.loaded.pool->size(), model.loaded.isa(), model.loaded.compute));
 }
 
-void print_comparison(const Answers& model, const Answers& base) {
+void print_comparison(const ClozeAnswers& model, const ClozeAnswers& base) {
   const Comparison both = compare(model, base);
   print_line(fmt::format(
       "base        {:>10.4f}     accuracy; the model has {:+.4f} -+ {:.4f}, alone right {} times, "
@@ -116,15 +116,15 @@ void print_comparison(const Answers& model, const Answers& base) {
                          to_text(quant::perplexity_interval(both.nll), 4)));
 }
 
-int cloze(const Options& options) {
+int cloze(const EvalClozeOptions& options) {
   catch_interrupts();
   ClozeData data = read_cloze(options.eval.data);
   if (options.max_items > 0 && std::ssize(data.items) > options.max_items) {
     data.items.resize(static_cast<size_t>(options.max_items));
   }
   const EvalModel model = load_eval_model(options.eval);
-  const Answers answers = answer(model, data, options.eval.data);
-  std::optional<Answers> base;
+  const ClozeAnswers answers = answer(model, data, options.eval.data);
+  std::optional<ClozeAnswers> base;
   if (!options.eval.base.empty()) {
     base = answer(load_eval_base(options.eval, model.loaded.pool), data, options.eval.data);
   }
@@ -143,7 +143,7 @@ int cloze(const Options& options) {
 }  // namespace
 
 void add_eval_cloze(CLI::App& group, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<EvalClozeOptions>();
   CLI::App* command =
       group.add_subcommand("cloze", "Whether a model finds the last word of texts (LAMBADA)");
   options->eval.add_to(*command, "DATA", "A text a line, or a .jsonl with \"text\"",

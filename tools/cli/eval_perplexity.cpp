@@ -12,14 +12,14 @@ namespace {
 
 constexpr int64_t kUsualWindow = 512;
 
-struct Options {
+struct EvalPerplexityOptions {
   EvalOptions eval;
   int64_t window = 0, stride = 0, max_tokens = 0;  // 0: kUsualWindow or the context; window; all
   std::string score = "all";
   bool kl = false;
 };
 
-quant::Protocol protocol_of(const Options& options, const EvalModel& model) {
+quant::Protocol protocol_of(const EvalPerplexityOptions& options, const EvalModel& model) {
   const int64_t context = model.loaded.decoder->context_length();
   quant::Protocol protocol;
   protocol.window = options.window > 0 ? options.window : std::min(kUsualWindow, context);
@@ -40,7 +40,7 @@ double quantile(std::vector<double> values, double share) {
 
 // A token that begins the text only is one of its ids.
 std::vector<int32_t> ids_of(const std::string& text, const EvalModel& model,
-                            const Options& options) {
+                            const EvalPerplexityOptions& options) {
   std::vector<int32_t> ids = model.encode(text);
   if (model.bos && options.eval.bos == "auto") ids.insert(ids.begin(), *model.bos);
   return ids;
@@ -122,7 +122,7 @@ void print_comparison(const quant::Comparison& both) {
                   percent(ratio.low), percent(ratio.high)));
 }
 
-int perplexity(const Options& options) {
+int perplexity(const EvalPerplexityOptions& options) {
   catch_interrupts();
   const std::string text = read_text(options.eval.data);
   const EvalModel model = load_eval_model(options.eval);
@@ -166,7 +166,7 @@ int perplexity(const Options& options) {
 }
 
 void add_command(CLI::App& group, Action& action, const char* name, const char* help, bool kl) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<EvalPerplexityOptions>();
   options->kl = kl;
   CLI::App* command = group.add_subcommand(name, help);
   options->eval.add_to(*command, "TEXT",

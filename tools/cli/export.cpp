@@ -13,7 +13,7 @@
 namespace nibble::cli {
 namespace {
 
-struct Options {
+struct ExportOptions {
   std::string model, output, format = "onnx";
   bool v2 = false, json = false;
 };
@@ -26,7 +26,7 @@ int64_t bytes_in(const std::string& folder) {
   return bytes;
 }
 
-int export_model(const Options& options) {
+int export_model(const ExportOptions& options) {
   const double start = now();
   const bool gptq = options.format == "gptq";
   if (options.v2 && !gptq) throw UsageError("--gptq-v2 applies to --format gptq alone.");
@@ -60,7 +60,7 @@ int export_model(const Options& options) {
 }  // namespace
 
 void add_export(CLI::App& program, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ExportOptions>();
   CLI::App* command =
       program.add_subcommand("export", "Write a .nib for other programs: ONNX, or GPTQ's layout");
   command->add_option("MODEL", options->model, "A .nib, or a folder holding one")->required();

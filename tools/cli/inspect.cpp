@@ -9,7 +9,7 @@
 namespace nibble::cli {
 namespace {
 
-struct Options {
+struct InspectOptions {
   std::string model, after;
   bool graph = false, fusion = false, memory = false, json = false;
   WeightOptions weights;
@@ -17,7 +17,7 @@ struct Options {
 };
 
 // The graph as text after the pass, or at the end.
-int show_graph(const Options& options) {
+int show_graph(const InspectOptions& options) {
   std::string text;
   if (options.after.empty()) {
     runtime::ThreadPool pool(1);
@@ -41,7 +41,7 @@ int show_graph(const Options& options) {
   return 0;
 }
 
-Json to_json(const graph::FusionReport& report) {
+Json fusion_json(const graph::FusionReport& report) {
   Json entries = Json::array();
   for (const graph::FusionEntry& entry : report.entries) {
     entries.push_back({{"layer", entry.layer},
@@ -55,12 +55,12 @@ Json to_json(const graph::FusionReport& report) {
           {"nodes_unfused", report.nodes_unfused}, {"entries", entries}};
 }
 
-int show_fusion(const Options& options) {
+int show_fusion(const InspectOptions& options) {
   runtime::ThreadPool pool(1);
   const PreparedGraph prepared = prepare_graph(options.model, "", options.weights, pool);
   const graph::FusionReport& report = prepared.report;
   if (options.json) {
-    print_json(to_json(report));
+    print_json(fusion_json(report));
     return 0;
   }
   std::vector<graph::FusionEntry> entries = report.entries;
@@ -81,7 +81,7 @@ int show_fusion(const Options& options) {
   return 0;
 }
 
-int show_memory(const Options& options) {
+int show_memory(const InspectOptions& options) {
   const LoadedModel model = load_model(options.model, "", options.weights, options.run);
   if (!model.session) {
     fail("{}: only a fully fused model has a plan of its memory; see 'nibble inspect --fusion'.",
@@ -125,7 +125,7 @@ int show_memory(const Options& options) {
 }  // namespace
 
 void add_inspect(CLI::App& program, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<InspectOptions>();
   CLI::App* command = program.add_subcommand("inspect", "Show what a model became");
   command
       ->add_option("MODEL", options->model,

@@ -10,13 +10,13 @@
 namespace nibble::cli {
 namespace {
 
-struct Options {
+struct KernelsOptions {
   std::string isa, name;
   uint64_t seed = 1;
   bool json = false;
 };
 
-jit::Isa chosen_isa(const Options& options) {
+jit::Isa chosen_isa(const KernelsOptions& options) {
   return options.isa.empty() ? jit::selected_isa() : *jit::parse_isa(options.isa);
 }
 
@@ -31,7 +31,7 @@ jit::KernelKey parse_name(const std::string& name) {
                                near.empty() ? "" : fmt::format(" Did you mean '{}'?", near)));
 }
 
-int list(const Options& options) {
+int list(const KernelsOptions& options) {
   Json names = Json::array();
   for (const jit::KernelKey& key : jit::kernel_catalog(chosen_isa(options))) {
     if (options.json) {
@@ -44,7 +44,7 @@ int list(const Options& options) {
   return 0;
 }
 
-int dump(const Options& options) {
+int dump(const KernelsOptions& options) {
   const jit::Kernel& kernel = jit::CodeCache::instance().get(parse_name(options.name));
   if (kernel.code == nullptr) {
     fail("{} has no machine code here: {}", options.name,
@@ -60,7 +60,7 @@ int dump(const Options& options) {
 }
 
 // One kernel, or with no name the whole list.
-int check(const Options& options) {
+int check_kernels(const KernelsOptions& options) {
   std::vector<jit::KernelKey> keys;
   if (options.name.empty()) {
     keys = jit::kernel_catalog(chosen_isa(options));
@@ -95,9 +95,9 @@ void add_kernels(CLI::App& program, Action& action) {
   CLI::App* group =
       program.add_subcommand("kernels", "List, disassemble or check generated kernels");
   group->require_subcommand(1);
-  const auto add = [&](const char* name, const char* help, int (*perform)(const Options&),
+  const auto add = [&](const char* name, const char* help, int (*perform)(const KernelsOptions&),
                        bool takes_name) {
-    auto options = std::make_shared<Options>();
+    auto options = std::make_shared<KernelsOptions>();
     CLI::App* command = group->add_subcommand(name, help);
     if (takes_name) {
       CLI::Option* argument = command->add_option("NAME", options->name, "The kernel's name");
@@ -109,7 +109,7 @@ void add_kernels(CLI::App& program, Action& action) {
       command->add_option("--isa", options->isa, "Of this instruction set (default: the best)")
           ->check(CLI::IsMember(isas));
     }
-    if (perform == check) {
+    if (perform == check_kernels) {
       command->add_option("--seed", options->seed, "Of the random data")->capture_default_str();
     }
     command->add_flag("--json", options->json, "Print a JSON object");
@@ -118,7 +118,7 @@ void add_kernels(CLI::App& program, Action& action) {
   };
   add("list", "The kernels that tests and benchmarks cover", list, false);
   add("dump", "The machine code of a kernel", dump, true);
-  add("check", "Compare a kernel (or all) with its reference, bit by bit", check, true);
+  add("check", "Compare a kernel (or all) with its reference, bit by bit", check_kernels, true);
 }
 
 }  // namespace nibble::cli

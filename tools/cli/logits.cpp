@@ -9,7 +9,7 @@
 namespace nibble::cli {
 namespace {
 
-struct Options {
+struct LogitsOptions {
   std::string model, ids, output;
   bool json = false;
   WeightOptions weights;
@@ -30,7 +30,7 @@ std::vector<int32_t> row_of(const IdMatrix& ids, int64_t row, const std::string&
   return out;
 }
 
-int logits(const Options& options) {
+int logits(const LogitsOptions& options) {
   const IdMatrix ids = read_ids(options.ids);
   const LoadedModel model = load_model(options.model, "", options.weights, options.run);
   runtime::Decoder& decoder = *model.decoder;
@@ -76,7 +76,7 @@ int logits(const Options& options) {
 }  // namespace
 
 void add_logits(CLI::App& program, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<LogitsOptions>();
   CLI::App* command = program.add_subcommand("logits", "Write the logits after every id");
   command
       ->add_option("MODEL", options->model,

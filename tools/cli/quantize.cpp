@@ -27,7 +27,7 @@ namespace fs = std::filesystem;
 
 constexpr int kMissedMark = 3;  // exit code
 
-struct Options {
+struct QuantizeCommandOptions {
   std::string model, output, method, recipe, calibration, held_out, report;
   std::vector<std::string> tasks;
   int64_t task_items = 0;  // 0: all
@@ -62,7 +62,8 @@ constexpr int64_t kHeldOut = 4;  // of so many stretches one
 
 // Calibration text, and text held out of it: a file of its own, else every fourth stretch of
 // `stretch` ids, so that both are of all kinds that there are.
-Texts read_texts(const Options& options, const frontends::Tokenizer& tokenizer, int64_t stretch) {
+Texts read_texts(const QuantizeCommandOptions& options, const frontends::Tokenizer& tokenizer,
+                 int64_t stretch) {
   Texts texts;
   texts.source = options.calibration.empty() ? "the built-in text" : options.calibration;
   const std::string text = options.calibration.empty()
@@ -122,7 +123,7 @@ uint32_t check_of(const std::vector<int32_t>& ids) {
   return runtime::crc32c(std::as_bytes(std::span(ids)));
 }
 
-std::vector<quant::Recipe> choose_recipes(const Options& options) {
+std::vector<quant::Recipe> choose_recipes(const QuantizeCommandOptions& options) {
   const jit::ScaleType scale = scale_type_of(options.scale, options.group, options.asym);
   quant::Recipe plain;
   plain.formats = quant::default_options("int4", options.group, options.asym, scale);
@@ -147,7 +148,7 @@ Json trial_json(const quant::Trial& trial, const std::vector<quant::WeightOutcom
   return json;
 }
 
-report::QuantizeReport report_of(const Options& options, const TrialSetup& setup,
+report::QuantizeReport report_of(const QuantizeCommandOptions& options, const TrialSetup& setup,
                                  const Texts& texts, const TrialOutcome& outcome) {
   report::QuantizeReport page{
       .model = options.model,
@@ -188,7 +189,7 @@ report::QuantizeReport report_of(const Options& options, const TrialSetup& setup
   return page;
 }
 
-int quantize(const Options& options) {
+int quantize(const QuantizeCommandOptions& options) {
   const double start = now();
   catch_interrupts();
   const auto pool = std::make_shared<runtime::ThreadPool>(
@@ -276,7 +277,7 @@ int quantize(const Options& options) {
 }  // namespace
 
 void add_quantize(CLI::App& program, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<QuantizeCommandOptions>();
   CLI::App* command = program.add_subcommand(
       "quantize", "Find the cheapest INT4 recipe that loses little, and write the model by it");
   command

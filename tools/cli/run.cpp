@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kDefaultTokens = 256;
 
-struct Options {
+struct RunCommandOptions {
   std::string model, prompt;
   std::vector<int64_t> ids;
   int64_t tokens = -1;  // -1: kDefaultTokens, or fewer where the context ends before
@@ -26,7 +26,7 @@ struct Options {
   RunOptions run;
 };
 
-std::vector<int32_t> given_ids(const Options& options, const runtime::Decoder& decoder) {
+std::vector<int32_t> given_ids(const RunCommandOptions& options, const runtime::Decoder& decoder) {
   std::vector<int32_t> ids;
   for (const int64_t id : options.ids) {
     if (id < 0 || id >= decoder.vocab_size()) {
@@ -39,7 +39,7 @@ std::vector<int32_t> given_ids(const Options& options, const runtime::Decoder& d
 }
 
 // How many ids to make: what was asked for must fit, what was not asked for stops where it must.
-int64_t choose_limit(const Options& options, int64_t prompt, int64_t context) {
+int64_t choose_limit(const RunCommandOptions& options, int64_t prompt, int64_t context) {
   // The last id made is not fed back, so it needs no position.
   const int64_t room = std::max<int64_t>(context - prompt + 1, 0);
   if (options.tokens < 0) return std::min(kDefaultTokens, room);
@@ -107,7 +107,7 @@ class Printer {
   bool silent_, first_ = true;
 };
 
-int run(Options options) {
+int run(RunCommandOptions options) {
   catch_interrupts();
   options.sampling.settle();
   const LoadedModel model = load_model(options.model, "", options.weights, options.run);
@@ -151,7 +151,7 @@ int run(Options options) {
 }  // namespace
 
 void add_run(CLI::App& program, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<RunCommandOptions>();
   CLI::App* command = program.add_subcommand("run", "Make text with a model");
   command
       ->add_option("MODEL", options->model,

@@ -16,7 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Options {
+struct TokenizeOptions {
   std::string model, text, file;
   bool json = false, special = false;
 };
@@ -71,7 +71,7 @@ frontends::Tokenizer find_tokenizer(const std::string& model) {
   return read_tokenizer(beside);
 }
 
-int tokenize(const Options& options) {
+int tokenize(const TokenizeOptions& options) {
   const frontends::Tokenizer tokenizer = find_tokenizer(options.model);
   const std::vector<int32_t> ids = tokenizer.encode(
       options.file.empty() ? options.text : read_whole(options.file), options.special);
@@ -93,7 +93,7 @@ int tokenize(const Options& options) {
 }  // namespace
 
 void add_tokenize(CLI::App& program, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TokenizeOptions>();
   CLI::App* command = program.add_subcommand("tokenize", "Show a text as ids");
   command->add_option("MODEL", options->model, "A model, a tokenizer.json or a tokenizer.model")
       ->required();

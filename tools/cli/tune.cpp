@@ -19,7 +19,7 @@ namespace {
 
 constexpr double kMostSeconds = 7 * 24 * 3600.0;
 
-struct Options {
+struct TuneCommandOptions {
   std::string model, shape, isa, budget = "60s";
   std::vector<int64_t> rows;
   int threads = 0;
@@ -50,7 +50,7 @@ void print_outcome(const tune::TuneOutcome& outcome, const std::string& path,
                          outcome.entries.size(), outcome.seconds, path));
 }
 
-int tune_model(const Options& options) {
+int tune_model(const TuneCommandOptions& options) {
   catch_interrupts();
   const std::string path = needed_tuning_path();
   tune::TuneOptions what;
@@ -174,7 +174,7 @@ void TuneLine::update(const tune::TuneProgress& progress) {
 }
 
 void add_tune(CLI::App& program, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TuneCommandOptions>();
   CLI::App* command = program.add_subcommand(
       "tune", "Measure tilings of a model's matmuls and keep the best for this machine");
   options->model_flag = command->add_option(

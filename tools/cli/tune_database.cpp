@@ -13,7 +13,7 @@ using runtime::TuningEntry;
 using runtime::TuningKey;
 using runtime::TuningState;
 
-struct Options {
+struct TuneDatabaseOptions {
   std::string first, second, output, budget = "30s";
   int threads = 0;
   bool json = false;
@@ -63,7 +63,7 @@ Json entry_json(const TuningKey& key, const TuningEntry& entry) {
 }
 
 // A file that is there and whole, of whatever machine.
-TuningDb read_whole(const std::string& path) {
+TuningDb read_database(const std::string& path) {
   TuningDb db = runtime::read_tuning_db(path);
   if (db.state == TuningState::absent) fail("{}: there is no such file.", path);
   const bool other_format = db.state == TuningState::stale && db.machine.vendor.empty();
@@ -71,7 +71,7 @@ TuningDb read_whole(const std::string& path) {
   return db;
 }
 
-int show(const Options& options) {
+int show(const TuneDatabaseOptions& options) {
   const TuningDb db = runtime::read_tuning_db(runtime::tuning_db_path());
   if (!db.warning.empty()) warn(db.warning);
   if (options.json) {
@@ -104,7 +104,7 @@ int show(const Options& options) {
   return 0;
 }
 
-int verify(const Options& options) {
+int verify(const TuneDatabaseOptions& options) {
   catch_interrupts();
   const std::string path = needed_tuning_path();
   const TuningDb db = runtime::read_tuning_db(path);
@@ -141,8 +141,8 @@ int verify(const Options& options) {
 }
 
 // One line or object for every key whose winner or time differs.
-int diff(const Options& options) {
-  const TuningDb a = read_whole(options.first), b = read_whole(options.second);
+int diff(const TuneDatabaseOptions& options) {
+  const TuningDb a = read_database(options.first), b = read_database(options.second);
   std::map<TuningKey, std::pair<const TuningEntry*, const TuningEntry*>> both;
   for (const auto& [key, entry] : a.entries) both[key].first = &entry;
   for (const auto& [key, entry] : b.entries) both[key].second = &entry;
@@ -188,7 +188,7 @@ int diff(const Options& options) {
   return 0;
 }
 
-int say_written(const Options& options, const TuningDb& db) {
+int say_written(const TuneDatabaseOptions& options, const TuningDb& db) {
   if (options.json) {
     print_json({{"output", options.output}, {"entries", db.entries.size()}});
   } else {
@@ -197,21 +197,21 @@ int say_written(const Options& options, const TuningDb& db) {
   return 0;
 }
 
-int merge(const Options& options) {
-  TuningDb a = read_whole(options.first);
-  runtime::merge_tunings(a, read_whole(options.second));
+int merge(const TuneDatabaseOptions& options) {
+  TuningDb a = read_database(options.first);
+  runtime::merge_tunings(a, read_database(options.second));
   runtime::write_new_tuning_db(options.output, a);
   return say_written(options, a);
 }
 
-int export_database(const Options& options) {
-  const TuningDb db = read_whole(needed_tuning_path());
+int export_database(const TuneDatabaseOptions& options) {
+  const TuningDb db = read_database(needed_tuning_path());
   if (db.state != TuningState::usable) fail("{}", db.warning);
   runtime::write_new_tuning_db(options.output, db);
   return say_written(options, db);
 }
 
-int reset(const Options& options) {
+int reset(const TuneDatabaseOptions& options) {
   const std::string path = needed_tuning_path();
   std::vector<std::string> removed;
   if (runtime::read_tuning_db(path).state != TuningState::absent) {
@@ -232,8 +232,9 @@ int reset(const Options& options) {
 }  // namespace
 
 void add_tune_database(CLI::App& tune, Action& action) {
-  const auto add = [&](const char* name, const char* help, int (*perform)(const Options&)) {
-    auto options = std::make_shared<Options>();
+  const auto add = [&](const char* name, const char* help,
+                       int (*perform)(const TuneDatabaseOptions&)) {
+    auto options = std::make_shared<TuneDatabaseOptions>();
     CLI::App* command = tune.add_subcommand(name, help);
     if (perform == diff || perform == merge) {
       command->add_option("A", options->first, "A tuning database")->required();

@@ -15,7 +15,7 @@
 namespace nibble::cli {
 namespace {
 
-struct Options {
+struct TuneReportOptions {
   std::string model, shape, output;
   bool json = false;
   CLI::Option *model_flag = nullptr, *shape_flag = nullptr;
@@ -47,7 +47,7 @@ std::string today() {
 }
 
 // How the model runs: the roofline's dots and the curves. Takes what fits the context.
-void measure(const Options& options, report::ReportData& data) {
+void measure(const TuneReportOptions& options, report::ReportData& data) {
   LoadedModel model = load_model(options.model, options.shape, options.weights, options.run);
   if (!model.session) {
     fail("The report looks at compiled steps, but this model is interpreted.");
@@ -61,7 +61,7 @@ void measure(const Options& options, report::ReportData& data) {
   data.machine += fmt::format(", {} on {} threads", model.isa(), model.pool->size());
 }
 
-int write_report(const Options& options) {
+int write_report(const TuneReportOptions& options) {
   catch_interrupts();
   const runtime::TuningDb db = runtime::read_tuning_db(runtime::tuning_db_path());
   if (!db.warning.empty()) warn(db.warning);
@@ -93,7 +93,7 @@ int write_report(const Options& options) {
 }  // namespace
 
 void add_tune_report(CLI::App& tune, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TuneReportOptions>();
   CLI::App* command = tune.add_subcommand(
       "report", "Write one page: roofline, tilings, speed over context, cost over rows");
   options->model_flag = command->add_option("MODEL", options->model,

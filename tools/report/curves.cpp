@@ -1,19 +1,15 @@
 #include "tools/report/curves.h"
 
 #include <algorithm>
-#include <chrono>
 #include <numeric>
 
 #include "jit/error.h"
+#include "runtime/clock.h"
 
 namespace nibble::report {
 namespace {
 
 constexpr size_t kTokensARound = 3;
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 void need_room(const runtime::Decoder& decoder, int64_t positions) {
   if (positions > decoder.context_length()) {
@@ -53,9 +49,9 @@ std::vector<double> token_seconds(runtime::Decoder& decoder, std::span<const int
   std::vector<double> seconds;
   for (const int32_t id : ids) {
     pause();
-    const double start = now();
+    const double start = runtime::seconds_now();
     decoder.forward(std::span(&id, 1));
-    seconds.push_back(now() - start);
+    seconds.push_back(runtime::seconds_now() - start);
   }
   return seconds;
 }
@@ -113,9 +109,10 @@ std::vector<RowsPoint> rows_curve(runtime::Decoder& decoder, std::span<const int
       pause();
       const auto m = static_cast<size_t>(rows[i]);
       const auto out = std::span(logits).first(m * static_cast<size_t>(decoder.vocab_size()));
-      const double start = now();
+      const double start = runtime::seconds_now();
       decoder.forward_all(std::span(ids).first(m), out);
-      if (round > 0) seconds[i].push_back(now() - start);  // the first round warms up
+      if (round > 0)
+        seconds[i].push_back(runtime::seconds_now() - start);  // the first round warms up
     }
   }
   std::vector<RowsPoint> points;

@@ -17,8 +17,8 @@ namespace {
 using Trial = QuantizeReport::Trial;
 using Weight = QuantizeReport::Weight;
 
-constexpr double kWidth = 480, kHeight = 280;
-constexpr double kLeft = 70, kRight = 12, kTop = 26, kBottom = 46;
+constexpr double kErrorsWidth = 480, kErrorsHeight = 280;
+constexpr double kErrorsLeft = 70, kErrorsRight = 12, kErrorsTop = 26, kErrorsBottom = 46;
 constexpr size_t kMostDots = 48;    // layers that still get a dot each
 constexpr size_t kMostMarks = 10;   // layers that still get a tick each
 constexpr size_t kMostColumns = 8;  // kinds that still get a column each
@@ -85,9 +85,12 @@ Axes axes_of(const QuantizeReport& report, const std::vector<double>& errors) {
   const double first = layers.empty() ? 0 : static_cast<double>(*layers.begin());
   const double last = layers.empty() ? 0 : static_cast<double>(*layers.rbegin());
   const double room = std::max((last - first) * 0.02, 0.5);
-  axes.x = {.low = first - room, .high = last + room, .from = kLeft, .to = kWidth - kRight};
+  axes.x = {.low = first - room,
+            .high = last + room,
+            .from = kErrorsLeft,
+            .to = kErrorsWidth - kErrorsRight};
   if (layers.size() <= kMostMarks) axes.x.marks.assign(layers.begin(), layers.end());
-  axes.y = axis_over(errors, true, kHeight - kBottom, kTop);
+  axes.y = axis_over(errors, true, kErrorsHeight - kErrorsBottom, kErrorsTop);
   return axes;
 }
 
@@ -105,10 +108,10 @@ class FacetPicture {
         looks_(looks),
         axes_(axes),
         facet_(facet),
-        svg_(kWidth, kHeight, "Error of each layer's " + facet.label) {}
+        svg_(kErrorsWidth, kErrorsHeight, "Error of each layer's " + facet.label) {}
 
   std::string draw() {
-    svg_.text({kLeft, 15}, Anchor::start, facet_.label, kInk, true);
+    svg_.text({kErrorsLeft, 15}, Anchor::start, facet_.label, kInk, true);
     return facet_.in_layers ? draw_layers() : draw_trials();
   }
 

@@ -12,8 +12,8 @@ namespace {
 
 using Trial = QuantizeReport::Trial;
 
-constexpr double kWidth = 980, kHeight = 420;
-constexpr double kLeft = 70, kRight = 660, kTop = 30, kBottom = 52;
+constexpr double kLossWidth = 980, kLossHeight = 420;
+constexpr double kLossLeft = 70, kLossRight = 660, kLossTop = 30, kLossBottom = 52;
 constexpr double kGap = 22;       // pixels between trials of the same bits
 constexpr double kSame = 0.005;   // bits that differ by no more read the same
 constexpr double kMarkGap = 40;   // pixels between numbers below the axis
@@ -28,16 +28,16 @@ Axis bits_axis(const std::vector<double>& bits) {
   const auto [least, most] = std::minmax_element(bits.begin(), bits.end());
   const auto room = [&](double value) {
     const auto same = static_cast<double>(std::count(bits.begin(), bits.end(), value));
-    return std::min(kGap * same / 2 + 14, (kRight - kLeft) / 3);
+    return std::min(kGap * same / 2 + 14, (kLossRight - kLossLeft) / 3);
   };
   const double left = room(*least), right = room(*most);
   const double span = std::max(*most - *least, kLeastSpan);
   const double middle = (*least + *most) / 2;
-  const double a_pixel = span / (kRight - kLeft - left - right);
+  const double a_pixel = span / (kLossRight - kLossLeft - left - right);
   return {.low = middle - span / 2 - left * a_pixel,
           .high = middle + span / 2 + right * a_pixel,
-          .from = kLeft,
-          .to = kRight};
+          .from = kLossLeft,
+          .to = kLossRight};
 }
 
 // Up to where the axis is linear: the mark, or what an interval leaves open where that is more, so
@@ -68,8 +68,8 @@ Axis loss_axis(const QuantizeReport& report, const std::vector<const Trial*>& tr
   }
   return {.low = (low * 1.2 - unit * 0.1) * 100,
           .high = high * 125,
-          .from = kHeight - kBottom,
-          .to = kTop,
+          .from = kLossHeight - kLossBottom,
+          .to = kLossTop,
           .linear_to = unit * 100};
 }
 
@@ -128,7 +128,7 @@ double draw_interval(Svg& svg, const Axis& y, double x, const Trial& trial, cons
 }
 
 void draw_key(Svg& svg, const QuantizeReport& report, const std::vector<TrialLook>& looks) {
-  double y = kTop + 6;
+  double y = kLossTop + 6;
   for (size_t i = 0; i < looks.size(); ++i) {
     svg.rect({kKey, y - 5}, 10, 10, looks[i].colour, "none");
     if (i == report.best) svg.ring({kKey + 5, y}, 9, kStrong);
@@ -153,12 +153,12 @@ std::string render_loss(const QuantizeReport& report) {
   const std::vector<TrialLook> looks = looks_of(report);
   const Axis x = bits_axis(bits);
   const Axis y = loss_axis(report, shown);
-  const double key_height = kTop + 12 + kKeyLine * static_cast<double>(looks.size());
+  const double key_height = kLossTop + 12 + kKeyLine * static_cast<double>(looks.size());
   const Trial* best = best_of(report);
-  Svg svg(kWidth, std::max(kHeight, key_height), "Loss of each trial against its bits a weight",
-          best == nullptr
-              ? ""
-              : "Chosen: " + describe(looks[report.best].label, *best, report.max_loss));
+  Svg svg(
+      kLossWidth, std::max(kLossHeight, key_height), "Loss of each trial against its bits a weight",
+      best == nullptr ? ""
+                      : "Chosen: " + describe(looks[report.best].label, *best, report.max_loss));
   std::vector<double> wanted;
   for (const double value : bits) wanted.push_back(x.at(value));
   const std::vector<double> places = spread(wanted, kGap, x.from + 14, x.to - 14);

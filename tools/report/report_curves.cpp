@@ -9,8 +9,8 @@
 namespace nibble::report {
 namespace {
 
-constexpr double kWidth = 980, kHeight = 330;
-constexpr double kLeft = 70, kRight = 24, kTop = 20, kBottom = 52;
+constexpr double kCurveWidth = 980, kCurveHeight = 330;
+constexpr double kCurveLeft = 70, kCurveRight = 24, kCurveTop = 20, kCurveBottom = 52;
 constexpr const char* kRoofColour = kStrong;
 
 }  // namespace
@@ -23,9 +23,9 @@ std::string render_contexts(const ReportData& data) {
     rates.push_back(speed.tok_s);
     rates.push_back(speed.roof_tok_s);
   }
-  const Axis x = axis_over(contexts, false, kLeft, kWidth - kRight);
-  const Axis y = axis_over(rates, false, kHeight - kBottom, kTop);
-  Svg svg(kWidth, kHeight, "Tokens a second against positions held");
+  const Axis x = axis_over(contexts, false, kCurveLeft, kCurveWidth - kCurveRight);
+  const Axis y = axis_over(rates, false, kCurveHeight - kCurveBottom, kCurveTop);
+  Svg svg(kCurveWidth, kCurveHeight, "Tokens a second against positions held");
   draw_axes(svg, x, y, "positions held", "tok/s");
   std::vector<Point> measured, roof;
   for (const ContextSpeed& speed : data.contexts) {
@@ -49,7 +49,7 @@ std::string render_contexts(const ReportData& data) {
   const LegendEntry legend[] = {
       {"measured", kBlue, true},
       {"the read roof: weights and cache once a token", kRoofColour, true, true}};
-  draw_legend(svg, {kLeft + 20, y.from - 50}, legend);
+  draw_legend(svg, {kCurveLeft + 20, y.from - 50}, legend);
   return svg.finish();
 }
 
@@ -60,11 +60,11 @@ std::string render_rows(const ReportData& data) {
     rows.push_back(static_cast<double>(cost.m));
     ratios.push_back(cost.ratio);
   }
-  Axis x = axis_over(rows, true, kLeft, kWidth - kRight);
+  Axis x = axis_over(rows, true, kCurveLeft, kCurveWidth - kCurveRight);
   x.marks = rows;
   ratios.push_back(1.5);
-  const Axis y = axis_over(ratios, false, kHeight - kBottom, kTop);
-  Svg svg(kWidth, kHeight, "Time of a pass over that of one row, against its rows");
+  const Axis y = axis_over(ratios, false, kCurveHeight - kCurveBottom, kCurveTop);
+  Svg svg(kCurveWidth, kCurveHeight, "Time of a pass over that of one row, against its rows");
   draw_axes(svg, x, y, "rows of the pass (m)", "times the cost of one row");
   svg.line({x.from, y.at(1)}, {x.to, y.at(1)}, kRoofColour, 1.5, true);
   std::vector<Point> one_by_one;

@@ -10,8 +10,8 @@
 namespace nibble::report {
 namespace {
 
-constexpr double kWidth = 980, kHeight = 460;
-constexpr double kLeft = 70, kRight = 24, kTop = 34, kBottom = 52;
+constexpr double kRooflineWidth = 980, kRooflineHeight = 460;
+constexpr double kRooflineLeft = 70, kRooflineRight = 24, kRooflineTop = 34, kRooflineBottom = 52;
 constexpr double kLabelHeight = 13, kLabelWidth = 22;  // pixels that a dot's number takes
 
 struct Dot {
@@ -96,9 +96,9 @@ std::string picture(const ReportData& data, std::vector<Dot> dots) {
     intensities.push_back(roofs.int8_gops / roofs.read_gbs * 2);
     rates.push_back(roofs.int8_gops);
   }
-  const Axis x = axis_over(intensities, true, kLeft, kWidth - kRight);
-  const Axis y = axis_over(rates, true, kHeight - kBottom, kTop);
-  Svg svg(kWidth, kHeight, "Roofline of the model's steps");
+  const Axis x = axis_over(intensities, true, kRooflineLeft, kRooflineWidth - kRooflineRight);
+  const Axis y = axis_over(rates, true, kRooflineHeight - kRooflineBottom, kRooflineTop);
+  Svg svg(kRooflineWidth, kRooflineHeight, "Roofline of the model's steps");
   draw_axes(svg, x, y, "operations a byte", "GOP/s");
   if (roofed) draw_roofs(svg, x, y, roofs);
   double longest = 0;

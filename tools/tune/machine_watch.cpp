@@ -5,10 +5,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <fstream>
 #include <iterator>
 #include <sstream>
+
+#include "runtime/clock.h"
 
 namespace nibble::tune {
 namespace {
@@ -23,10 +24,6 @@ constexpr int64_t kTurns = int64_t{1} << 23;  // about 2.5 ms a try
 std::string read_text(const char* path) {
   std::ifstream file(path);
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-double seconds_now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 double own_seconds() {
@@ -44,9 +41,9 @@ double clock_speed() {
   double best = 0;
   for (int i = 0; i < kSpeedTries; ++i) {
     int64_t left = kTurns;
-    const double start = seconds_now();
+    const double start = runtime::seconds_now();
     __asm__ volatile("1:\n\tdec %0\n\tjnz 1b" : "+r"(left) : : "cc");
-    best = std::max(best, static_cast<double>(kTurns) / (seconds_now() - start));
+    best = std::max(best, static_cast<double>(kTurns) / (runtime::seconds_now() - start));
   }
   return best;
 }
@@ -90,7 +87,7 @@ std::vector<std::string> warnings_of(const Disturbance& d) {
 MachineWatch::MachineWatch()
     : times_(parse_cpu_times(read_text("/proc/stat"))),
       own_(own_seconds()),
-      start_(seconds_now()),
+      start_(runtime::seconds_now()),
       turns_per_second_(clock_speed()) {
   std::istringstream(read_text("/proc/loadavg")) >> load_;
 }
@@ -106,7 +103,7 @@ std::string MachineWatch::load_at_start() const {
 
 Disturbance MachineWatch::look() const {
   Disturbance out;
-  out.seconds = seconds_now() - start_;
+  out.seconds = runtime::seconds_now() - start_;
   std::istringstream(read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")) >>
       out.governor;
   if (out.seconds < kLeastSeconds) return out;

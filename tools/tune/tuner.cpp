@@ -1,12 +1,12 @@
 #include "tools/tune/tuner.h"
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <memory>
 
 #include "jit/error.h"
 #include "jit/gemm.h"
+#include "runtime/clock.h"
 #include "tools/tune/candidates.h"
 #include "tools/tune/matmul_bench.h"
 
@@ -18,10 +18,6 @@ using runtime::TuningEntry;
 using runtime::TuningKey;
 
 constexpr double kLeastShare = 0.05;  // seconds that a search gets at least
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // One matmul for one number of rows.
 struct Work {
@@ -68,7 +64,7 @@ class Run {
         path_(std::move(path)),
         callbacks_(callbacks),
         budget_s_(budget_s),
-        start_(now()) {
+        start_(runtime::seconds_now()) {
     // Fails now rather than after the measuring, and without changing what is there.
     runtime::update_tuning_db(path_, [](TuningDb&) {});
     db_ = runtime::read_tuning_db(path_);
@@ -100,7 +96,7 @@ class Run {
     out_.interrupted = out_.interrupted || (callbacks_.stop && callbacks_.stop());
     return out_.interrupted;
   }
-  double left() const { return std::max(0.0, budget_s_ - (now() - start_)); }
+  double left() const { return std::max(0.0, budget_s_ - (runtime::seconds_now() - start_)); }
 
   // An even share of what is left for what is left.
   double share_of(size_t index, size_t count) const {
@@ -127,7 +123,7 @@ class Run {
     hooks.bound = [this, &work](const jit::Tiling& t) {
       return least_seconds(work.spec, work.key.isa, work.key.m, t, out_.roofs);
     };
-    hooks.clock = now;
+    hooks.clock = runtime::seconds_now;
     hooks.stop = [this] { return stopped(); };
     hooks.progress = [this, &works, index](const SearchProgress& search) {
       if (!callbacks_.progress) return;
@@ -171,7 +167,7 @@ class Run {
     MatmulBench bench(work.spec, work.key.isa, work.key.m, weights_for(work.spec, 0), pool_,
                       out_.roofs);
     const SearchHooks hooks = hooks_for(bench, works, index);
-    const double until = now() + share_of(index, works.size());
+    const double until = runtime::seconds_now() + share_of(index, works.size());
     std::map<std::string, runtime::Timing> timings;
     double ratio = 1;
     bool slower = true;  // a winner that cannot be made, too
@@ -230,7 +226,7 @@ class Run {
   }
 
   TuneOutcome take() {
-    out_.seconds = now() - start_;
+    out_.seconds = runtime::seconds_now() - start_;
     return std::move(out_);
   }
 
