@@ -82,7 +82,7 @@ void check_finite(const PackingJob& job, std::span<const float> columns, int64_t
 }
 
 // Column `c` with q8 scales: its weights are rounded once more, to the scales as they are stored.
-void nest_column(const Job& job, BlockRoom& room, int64_t c) {
+void nest_column(const PackingJob& job, BlockRoom& room, int64_t c) {
   const PackedShape& shape = job.shape;
   const auto k = static_cast<size_t>(shape.k);
   const std::span<uint8_t> q(room.q.data() + c * shape.kpad, k);
