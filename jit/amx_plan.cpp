@@ -19,10 +19,17 @@ AmxPlan plan_amx(const GemmSpec& spec) {
   return plan;
 }
 
+namespace {
+
+// Under q8 scales groups may be so short that vectors are as fast.
+constexpr int64_t kShortestSuperGroup = 32;
+
+}  // namespace
+
 bool runs_on_tiles(const GemmSpec& spec, Isa isa, const Tiling& tiling) {
   return isa == Isa::amx_int8 && spec.act != ActType::f32 &&
          (spec.weight.type == WeightType::u4 || spec.weight.type == WeightType::u8) &&
-         spec.weight.scale != ScaleType::q8 &&
+         (spec.weight.scale != ScaleType::q8 || spec.weight.group >= kShortestSuperGroup) &&
          (tiling.mr == kTileRows || tiling.mr == 2 * kTileRows);
 }
 
@@ -49,9 +56,13 @@ int64_t amx_group_offset(const GemmSpec& spec, const Tiling& tiling) {
   return tile_scratch_bytes(spec, tiling);
 }
 
+int64_t amx_group_bytes(const Tiling& tiling) {
+  return int64_t{tiling.nr} * tiling.mr * kColumnBlock * static_cast<int64_t>(sizeof(int32_t));
+}
+
 int64_t amx_panel_offset(const GemmSpec& spec, const Tiling& tiling) {
-  return amx_group_offset(spec, tiling) +
-         int64_t{tiling.nr} * tiling.mr * kColumnBlock * static_cast<int64_t>(sizeof(int32_t));
+  const int64_t planes = spec.weight.scale == ScaleType::q8 ? 2 : 1;
+  return amx_group_offset(spec, tiling) + planes * amx_group_bytes(tiling);
 }
 
 int64_t amx_scratch_bytes(const GemmSpec& spec, const Tiling& tiling) {

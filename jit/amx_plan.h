@@ -49,8 +49,8 @@ struct AmxPlan {
 
 AmxPlan plan_amx(const GemmSpec& spec);
 
-// Whether the kernel of this key runs on tiles: amx_int8, u4 or u8 weights without q8 scales, s8 or
-// bf16 activations, mr 16 or 32.
+// Whether the kernel of this key runs on tiles: amx_int8, u4 or u8 weights (with q8 scales in
+// groups of 32 or more), s8 or bf16 activations, mr 16 or 32.
 // Every other tiling of amx_int8 means the kernel of vector_isa(amx_int8), avx512_vnni.
 bool runs_on_tiles(const GemmSpec& spec, Isa isa, const Tiling& tiling);
 Isa vector_isa(Isa isa);
@@ -64,8 +64,9 @@ bool amx_tiling_fits(const GemmSpec& spec, const Tiling& tiling);
 int amx_unroll(const GemmSpec& spec, const Tiling& tiling);
 
 // Scratch: the fp32 sums as every kernel has them, the sums of one group in the same order (int32,
-// or fp32 of bf16), the panel.
+// or fp32 of bf16), with q8 scales those of one super-block (fp32), the panel.
 int64_t amx_group_offset(const GemmSpec& spec, const Tiling& tiling);
+int64_t amx_group_bytes(const Tiling& tiling);
 int64_t amx_panel_offset(const GemmSpec& spec, const Tiling& tiling);
 int64_t amx_scratch_bytes(const GemmSpec& spec, const Tiling& tiling);
 

@@ -28,17 +28,26 @@ class TileWriter {
         spec_(spec),
         tiling_(tiling),
         plan_(plan_amx(spec)),
+        shape_(packed_shape(spec.weight, spec.n, spec.k)),
         bf16_(spec.act == ActType::bf16),
         row_tiles_(row_tiles),
         blocks_(blocks),
-        block_stride_(tiling.panel ? plan_.block_bytes
-                                   : packed_shape(spec.weight, spec.n, spec.k).block_bytes) {}
+        block_stride_(tiling.panel ? plan_.block_bytes : shape_.block_bytes) {}
 
   void emit();
 
  private:
   Xbyak::Address local(int offset) { return out_.ptr[out_.rbp + offset]; }
   int sums_offset(int j) const { return j * tiling_.mr * kLineBytes; }
+  bool super_blocks() const { return spec_.weight.scale == ScaleType::q8; }
+  int64_t super_groups() const { return kSuperBlock / shape_.group; }
+  Zmm minimum_pair(int64_t pair, int j) const {
+    return Zmm(8 + static_cast<int>(pair) * blocks_ + j);
+  }
+  // The sums of a super-block lie behind those of a group.
+  Xbyak::Address super_sums(int j) const {
+    return out_.ptr[group_ + row_ + static_cast<int>(sums_offset(j) + amx_group_bytes(tiling_))];
+  }
 
   void load_pointers();
   void clear_sums();
@@ -50,11 +59,16 @@ class TileWriter {
   void fold();
   void load_row();
   void fold_block(int j);
+  void advance_fold();
+  void fold_super();
+  void load_super_column(int j);
+  void fold_super_block(int j);
 
   Assembler& out_;
   const GemmSpec& spec_;
   const Tiling& tiling_;
   const AmxPlan plan_;
+  const PackedShape shape_;
   const bool bf16_;
   const int row_tiles_, blocks_;
   const int64_t block_stride_;
@@ -86,6 +100,9 @@ void TileWriter::load_pointers() {
   if (spec_.weight.asym) out_.mov(w_zero_, local(kFrameTileWZero));
   out_.mov(a_scale_, local(kFrameTileAScale));
   out_.mov(a_sum_, local(kFrameTileASum));
+  if (super_blocks()) {
+    out_.mov(out_.qword[out_.rbp + kFrameSuperGroupsLeft], static_cast<uint32_t>(super_groups()));
+  }
 }
 
 void TileWriter::clear_sums() {
@@ -97,6 +114,7 @@ void TileWriter::clear_sums() {
   out_.L(top);
   for (int j = 0; j < blocks_; ++j) {
     out_.vmovups(out_.ptr[sums_ + row_ + sums_offset(j)], zero);
+    if (super_blocks()) out_.vmovups(super_sums(j), zero);
   }
   out_.add(row_, kLineBytes);
   out_.dec(left_);
@@ -169,23 +187,23 @@ void TileWriter::leave() {
   }
 }
 
-// Scales in zmm4, 5, zero points or minimums in zmm6, 7. (Zero points of bf16 are in the panel's
-// weights.)
+// Scales (of q8: their bytes) in zmm4, 5, zero points or minimums in zmm6, 7. (Zero points of bf16
+// are in the panel's weights.)
 void TileWriter::load_column(int j) {
-  const int64_t entries = plan_.groups * kColumnBlock;
-  const auto stored = [&](const Zmm& dst, const Reg64& base) {
-    const int64_t bytes = scale_bytes(spec_.weight.scale);
-    load_scales(out_, spec_.weight.scale, dst, base + static_cast<int>(j * entries * bytes));
+  const auto stored = [&](const Zmm& dst, const Reg64& base, int64_t block_bytes) {
+    load_scales(out_, spec_.weight.scale, dst, base + static_cast<int>(j * block_bytes));
   };
-  stored(Zmm(4 + j), w_scale_);
-  if (!spec_.weight.asym || bf16_) return;
-  if (spec_.weight.minimum) return stored(Zmm(6 + j), w_zero_);
-  out_.vpmovzxbd(Zmm(6 + j), out_.ptr[w_zero_ + static_cast<int>(j * entries)]);
+  stored(Zmm(4 + j), w_scale_, shape_.scale_block_bytes);
+  if (!spec_.weight.asym || bf16_ || super_blocks()) return;
+  if (spec_.weight.minimum) return stored(Zmm(6 + j), w_zero_, shape_.zero_block_bytes);
+  const auto block = static_cast<int>(j * shape_.zero_block_bytes);
+  out_.vpmovzxbd(Zmm(6 + j), out_.ptr[w_zero_ + block]);
   out_.vcvtdq2ps(Zmm(6 + j), Zmm(6 + j));
 }
 
 // What one row's activations bring to the fold of s8.
 void TileWriter::load_row() {
+  if (super_blocks() && spec_.weight.minimum) return;
   if (spec_.weight.asym) {
     out_.vcvtdq2ps(a_sums_, out_.ptr_b[a_sum_ + row_scale_]);
     if (spec_.weight.minimum) out_.vmulps(a_sums_, a_sums_, out_.ptr_b[a_scale_ + row_scale_]);
@@ -213,6 +231,11 @@ void TileWriter::fold_block(int j) {
     out_.vpaddd(sum, a_sums_, group);
     out_.vcvtdq2ps(sum, sum);
   }
+  if (super_blocks()) {
+    out_.vfmadd213ps(sum, Zmm(4 + j), super_sums(j));
+    out_.vmovups(super_sums(j), sum);
+    return;
+  }
   out_.vmulps(scale, Zmm(4 + j), out_.ptr_b[a_scale_ + row_scale_]);
   out_.vfmadd213ps(sum, scale, sums);
   if (spec_.weight.minimum) out_.vfnmadd231ps(sum, Zmm(6 + j), a_sums_);
@@ -232,13 +255,92 @@ void TileWriter::fold() {
   if (!bf16_) out_.add(row_scale_, static_cast<int>(plan_.groups * 4));
   out_.dec(left_);
   out_.jnz(top, CodeGenerator::T_NEAR);
+  advance_fold();
+  if (!super_blocks()) return;
+  Label inside;
+  out_.dec(out_.qword[out_.rbp + kFrameSuperGroupsLeft]);
+  out_.jnz(inside, CodeGenerator::T_NEAR);
+  fold_super();
+  out_.L(inside);
+}
+
+// To the next group's scales.
+void TileWriter::advance_fold() {
   out_.add(w_scale_, static_cast<int>(kColumnBlock * scale_bytes(spec_.weight.scale)));
   if (bf16_) return;
+  if (super_blocks()) {
+    if (!spec_.weight.minimum) out_.add(a_sum_, 4);
+    return;
+  }
   if (spec_.weight.asym) {
     out_.add(w_zero_, static_cast<int>(kColumnBlock * zero_bytes(spec_.weight)));
   }
   out_.add(a_scale_, 4);
   out_.add(a_sum_, 4);
+}
+
+// The numbers over the bytes of scales in zmm4, 5, over those of minimums in zmm6, 7, the latter
+// bytes in pairs of words from zmm8 on.
+void TileWriter::load_super_column(int j) {
+  out_.vcvtph2ps(Zmm(4 + j), out_.ptr[w_scale_ + static_cast<int>(j * shape_.scale_block_bytes)]);
+  if (!spec_.weight.minimum) return;
+  const auto block = static_cast<int>(j * shape_.zero_block_bytes);
+  const auto bytes = static_cast<int>(super_groups() * kColumnBlock);
+  out_.vcvtph2ps(Zmm(6 + j), out_.ptr[w_zero_ + block + bytes]);
+  for (int64_t pair = 0; pair < super_groups() / 2; ++pair) {
+    const auto offset = block + static_cast<int>(pair * 2 * kColumnBlock);
+    out_.vpmovsxbw(minimum_pair(pair, j), out_.ptr[w_zero_ + offset]);
+  }
+}
+
+// One row of one block, the arithmetic of Emitter::fold_super; the super-block's sums are zero
+// again.
+void TileWriter::fold_super_block(int j) {
+  const Zmm sum(j), scale(2 + j), offset = out_.zmm30, zero = out_.zmm29;
+  const auto sums = out_.ptr[sums_ + row_ + sums_offset(j)];
+  out_.vmovups(sum, super_sums(j));
+  out_.vmovups(super_sums(j), zero);
+  out_.vmulps(scale, Zmm(4 + j), out_.ptr_b[a_scale_ + row_scale_]);
+  out_.vfmadd213ps(sum, scale, sums);
+  if (spec_.weight.minimum) {
+    out_.vpxord(offset, offset, offset);
+    for (int64_t pair = 0; pair < super_groups() / 2; ++pair) {
+      out_.vpdpwssd(offset, minimum_pair(pair, j), out_.ptr_b[a_sum_ + static_cast<int>(4 * pair)]);
+    }
+    out_.vcvtdq2ps(offset, offset);
+    out_.vmulps(scale, Zmm(6 + j), out_.ptr_b[a_scale_ + row_scale_]);
+    out_.vfnmadd231ps(sum, offset, scale);
+  }
+  out_.vmovups(sums, sum);
+}
+
+// Once all groups of a super-block are folded.
+void TileWriter::fold_super() {
+  const Zmm zero = out_.zmm29;
+  Label top;
+  for (int j = 0; j < blocks_; ++j) load_super_column(j);
+  out_.vpxord(zero, zero, zero);
+  out_.mov(left_, local(kFrameRows));
+  out_.xor_(row_.cvt32(), row_.cvt32());
+  out_.xor_(row_scale_.cvt32(), row_scale_.cvt32());
+  if (spec_.weight.minimum) out_.push(a_sum_);  // it moves on with the rows here
+  out_.L(top);
+  for (int j = 0; j < blocks_; ++j) fold_super_block(j);
+  out_.add(row_, kLineBytes);
+  out_.add(row_scale_, static_cast<int>(shape_.act_groups * 4));
+  if (spec_.weight.minimum) out_.add(a_sum_, static_cast<int>(shape_.act_sum_bytes));
+  out_.dec(left_);
+  out_.jnz(top, CodeGenerator::T_NEAR);
+  if (spec_.weight.minimum) out_.pop(a_sum_);
+
+  constexpr int kNumbers = 2 * static_cast<int>(kColumnBlock);  // bytes of the fp16 numbers
+  out_.add(w_scale_, kNumbers);
+  out_.add(a_scale_, 4);
+  if (spec_.weight.minimum) {
+    out_.add(w_zero_, static_cast<int>(super_groups() * kColumnBlock) + kNumbers);
+    out_.add(a_sum_, static_cast<int>(super_groups() * 2));
+  }
+  out_.mov(out_.qword[out_.rbp + kFrameSuperGroupsLeft], static_cast<uint32_t>(super_groups()));
 }
 
 void TileWriter::emit() {

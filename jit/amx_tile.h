@@ -18,7 +18,8 @@ enum AmxFrame : int {
   kFrameTileConfig = kFrameBytes,                // the operand of ldtilecfg
   kFrameTileConfigRows = kFrameTileConfig + 64,  // rows that tiles are configured for, 0 = not yet
   kFrameGroupsLeft = kFrameTileConfigRows + 8,
-  kAmxFrameBytes = kFrameGroupsLeft + 8,
+  kFrameSuperGroupsLeft = kFrameGroupsLeft + 8,  // of a super-block
+  kAmxFrameBytes = kFrameSuperGroupsLeft + 8,
 };
 
 // Writes all of the configuration that does not depend on the rows.

@@ -63,6 +63,17 @@ void add_stored_types(std::vector<GemmSpec>& out) {
   }
 }
 
+// One super-block and more; groups of 16 are vectors' alone.
+void add_tile_super_blocks(std::vector<GemmSpec>& out) {
+  for (const WeightType type : {WeightType::u4, WeightType::u8}) {
+    for (const auto& [n, k, group] :
+         {std::array<int64_t, 3>{100, 256, 32}, {17, 768, 32}, {48, 512, 64}, {33, 512, 128}}) {
+      out.push_back({.weight = minimums(type, group, ScaleType::q8), .n = n, .k = k});
+      out.push_back({.weight = weights(type, group, false, ScaleType::q8), .n = n, .k = k});
+    }
+  }
+}
+
 // The same for bf16, whose steps are half as long.
 void add_bf16(std::vector<GemmSpec>& out) {
   for (const WeightType type : {WeightType::u4, WeightType::u8}) {
@@ -115,6 +126,7 @@ std::vector<GemmSpec> tile_specs() {
   std::vector<GemmSpec> out;
   add_tile_groups(out);
   add_stored_types(out);
+  add_tile_super_blocks(out);
   add_tile_types(out);
   add_bf16(out);
   add_tile_epilogues(out);
@@ -351,6 +363,12 @@ TEST(AmxTiling, RefusesTilesThatDoNotFit) {
   bf16.act = ActType::bf16;
   EXPECT_TRUE(fits(bf16, {.mr = 32, .nr = 2, .panel = true}));
   EXPECT_FALSE(fits(bf16, {.mr = 32, .nr = 2}));  // bytes are no bf16
+  GemmSpec nested = u4;
+  nested.weight.scale = ScaleType::q8;
+  nested.weight.group = 32;
+  EXPECT_TRUE(fits(nested, {.mr = 32, .nr = 2, .panel = true}));
+  nested.weight.group = 16;
+  EXPECT_FALSE(runs_on_tiles(nested, Isa::amx_int8, {.mr = 32, .nr = 2, .panel = true}));
   EXPECT_TRUE(fits(shifted, {.mr = 32, .nr = 2, .panel = true}));
   EXPECT_FALSE(fits(shifted, {.mr = 32, .nr = 2}));
   EXPECT_THROW(generate_gemm(u4, Isa::amx_int8, {.mr = 16, .nr = 3, .panel = true}), Error);
