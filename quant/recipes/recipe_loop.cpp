@@ -65,6 +65,12 @@ std::vector<Recipe> automatic_recipes(const QuantizeOptions& formats, double mix
     with.linear.group = smaller;
     add("awq+gptq", with);
   }
+  // Shorter groups at little more than 4.5 bits.
+  QuantizeOptions nested = formats;
+  nested.linear.group = 16;
+  nested.linear.asym = false;
+  nested.linear.scale = jit::ScaleType::q8;
+  if (group == 0 || group > 16) add("gptq", nested);
   for (const jit::WeightType wider : {jit::WeightType::u6, jit::WeightType::u8}) {
     QuantizeOptions with = formats;
     with.linear.type = wider;

@@ -247,7 +247,9 @@ TEST(RecipeLoopTest, AutomaticRecipesGrowInCost) {
   EXPECT_EQ(method_name(recipes.front()), "rtn");
   EXPECT_EQ(recipes.back().formats.linear.type, jit::WeightType::u8);
   EXPECT_EQ(recipes[recipes.size() - 2].formats.linear.type, jit::WeightType::u6);
-  EXPECT_EQ(recipes[recipes.size() - 3].formats.linear.group, 32);
+  const jit::WeightFormat nested{jit::WeightType::u4, 16, false, jit::ScaleType::q8};
+  EXPECT_EQ(recipes[recipes.size() - 3].formats.linear, nested);
+  EXPECT_EQ(recipes[recipes.size() - 4].formats.linear.group, 32);
   // What is 8 bits wide already is rounded to nearest and that is that.
   EXPECT_EQ(automatic_recipes(default_options("int8", 32, false, jit::ScaleType::f16), 4.75).size(),
             1U);
