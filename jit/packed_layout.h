@@ -37,7 +37,7 @@ enum class ScaleType : uint8_t { f16, f32, bf16, q8 };
 
 inline constexpr int64_t kColumnBlock = 16;
 inline constexpr int64_t kSuperBlock = 256;  // k of one fp16 number of q8 scales
-inline constexpr int kLineBytes = 64;  // as many as a column block has of 32-bit numbers
+inline constexpr int kLineBytes = 64;        // as many as a column block has of 32-bit numbers
 
 // Of quantized types: the largest stored value, and the zero point of symmetric formats.
 inline constexpr int weight_bits(WeightType type) {

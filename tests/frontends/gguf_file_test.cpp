@@ -373,9 +373,9 @@ TEST(GgmlTypes, OnlyQuantizedTypesHaveNumbers) {
   for (const GgmlType type : {GgmlType::f32, GgmlType::bf16, GgmlType::i8}) {
     EXPECT_FALSE(packed_format(type)) << ggml_block(type).name;
   }
-  EXPECT_EQ(packed_format(GgmlType::q6_k),
-            (jit::WeightFormat{
-                .type = jit::WeightType::u6, .group = 16, .scale = jit::ScaleType::q8}));
+  EXPECT_EQ(
+      packed_format(GgmlType::q6_k),
+      (jit::WeightFormat{.type = jit::WeightType::u6, .group = 16, .scale = jit::ScaleType::q8}));
 
   EXPECT_FALSE(is_weight(GgmlType::i32));
   EXPECT_FALSE(is_weight(GgmlType::f64));
