@@ -123,20 +123,14 @@ std::vector<float> compute_quantized(const LinearCall& linear) {
   jit::CodeCache& cache = jit::CodeCache::instance();
   const int64_t row_bytes = shape.kpad * jit::act_bytes(linear.act);
   Aligned<std::byte> q(linear.rows * row_bytes);
-  Aligned<float> scale(linear.rows * shape.act_groups);
-  Aligned<std::byte> sum(linear.rows * shape.act_sum_bytes);
-
   jit::RowSpec quantize;
   quantize.op = jit::RowOp::quantize;
   quantize.n = w.k;
   quantize.bf16 = linear.act == jit::ActType::bf16;
-  if (!quantize.bf16) {
-    const jit::ActivationGroups groups = jit::activation_groups(w.format);
-    quantize.group = groups.group;
-    quantize.sum_group = groups.sum_group;
-    quantize.word_sums = groups.word_sums;
-    quantize.zero = groups.zero;
-  }
+  if (!quantize.bf16) jit::set_groups(quantize, jit::activation_groups(w.format));
+  Aligned<float> scale(linear.rows * jit::row_scales(quantize));
+  Aligned<int32_t> sum(linear.rows * jit::row_sum_words(quantize));
+
   jit::RowArgs row;
   row.x = linear.x->floats().data();
   row.x_stride = linear.k;
@@ -144,8 +138,8 @@ std::vector<float> compute_quantized(const LinearCall& linear) {
   row.q_stride = row_bytes;
   row.q_scale = scale.get();
   row.q_sum = sum.get();
-  row.q_groups = shape.act_groups;
-  row.q_sums = shape.act_sum_bytes / (quantize.word_sums ? 2 : 4);
+  row.q_groups = jit::row_scales(quantize);
+  row.q_sum_words = jit::row_sum_words(quantize);
   row.rows = linear.rows;
   cache.get({.spec = quantize, .isa = isa, .tiling = {}}).run(row);
 

@@ -166,27 +166,16 @@ class Lowering {
     return QuantizeKey{linear.inputs[0], act, jit::activation_groups(format)};
   }
 
-  // What a kernel must know to quantize so.
-  static void set_groups(const QuantizeKey& key, jit::RowSpec& spec) {
-    spec.bf16 = key.act == jit::ActType::bf16;
-    if (spec.bf16) return;
-    spec.group = key.groups.group;
-    spec.sum_group = key.groups.sum_group;
-    spec.word_sums = key.groups.word_sums;
-    spec.zero = key.groups.zero;
-  }
-
-  QuantizedOperand make_quantized(const QuantizeKey& key) {
-    const int64_t k = width_of(key.value);
+  // Room for what a kernel quantizes so, which it is told.
+  QuantizedOperand make_quantized(const QuantizeKey& key, jit::RowSpec& spec) {
     QuantizedOperand operand;
     operand.element_bytes = jit::act_bytes(key.act);
-    operand.q = buffers_.bytes((k + 7) / 8 * 8 * operand.element_bytes);
-    if (key.act == jit::ActType::s8) {
-      const auto parts = [k](int64_t length) { return length == 0 ? 1 : (k - 1) / length + 1; };
-      operand.scale = buffers_.words(parts(key.groups.group));
-      const int64_t sums =
-          parts(key.groups.sum_group == 0 ? key.groups.group : key.groups.sum_group);
-      operand.sum = buffers_.words(key.groups.word_sums ? (sums + 1) / 2 : sums);
+    operand.q = buffers_.bytes((spec.n + 7) / 8 * 8 * operand.element_bytes);
+    spec.bf16 = key.act == jit::ActType::bf16;
+    if (!spec.bf16) {
+      jit::set_groups(spec, key.groups);
+      operand.scale = buffers_.words(jit::row_scales(spec));
+      operand.sum = buffers_.words(jit::row_sum_words(spec));
     }
     quantized_[key] = operand;
     return operand;
@@ -199,12 +188,10 @@ class Lowering {
     jit::RowSpec spec;
     spec.op = jit::RowOp::quantize;
     spec.n = width_of(key.value);
-    set_groups(key, spec);
     runtime::RowStep step;
-    step.kernel = kernel(spec);
     step.x = operand(key.value);
-    step.quantized = make_quantized(key);
-    step.sums = step.quantized.sum.width * (spec.word_sums ? 2 : 1);
+    step.quantized = make_quantized(key, spec);
+    step.kernel = kernel(spec);
     const QuantizedOperand result = step.quantized;
     add(Step::of(std::move(step)), node, jit::name(spec));
     return result;
@@ -228,9 +215,7 @@ class Lowering {
     if (const auto key = common_quantization(node.outputs[0])) {
       spec.quantize = true;
       spec.f32_out = false;
-      set_groups(*key, spec);
-      step.quantized = make_quantized(*key);
-      step.sums = step.quantized.sum.width * (spec.word_sums ? 2 : 1);
+      step.quantized = make_quantized(*key, spec);
     } else {
       step.y = make_operand(node.outputs[0]);
     }

@@ -40,7 +40,6 @@ class TileWriter {
   Xbyak::Address local(int offset) { return out_.ptr[out_.rbp + offset]; }
   int sums_offset(int j) const { return j * tiling_.mr * kLineBytes; }
   bool super_blocks() const { return spec_.weight.scale == ScaleType::q8; }
-  int64_t super_groups() const { return kSuperBlock / shape_.group; }
   Zmm minimum_pair(int64_t pair, int j) const {
     return Zmm(8 + static_cast<int>(pair) * blocks_ + j);
   }
@@ -101,7 +100,8 @@ void TileWriter::load_pointers() {
   out_.mov(a_scale_, local(kFrameTileAScale));
   out_.mov(a_sum_, local(kFrameTileASum));
   if (super_blocks()) {
-    out_.mov(out_.qword[out_.rbp + kFrameSuperGroupsLeft], static_cast<uint32_t>(super_groups()));
+    out_.mov(out_.qword[out_.rbp + kFrameSuperGroupsLeft],
+             static_cast<uint32_t>(shape_.super_groups));
   }
 }
 
@@ -285,9 +285,9 @@ void TileWriter::load_super_column(int j) {
   out_.vcvtph2ps(Zmm(4 + j), out_.ptr[w_scale_ + static_cast<int>(j * shape_.scale_block_bytes)]);
   if (!spec_.weight.minimum) return;
   const auto block = static_cast<int>(j * shape_.zero_block_bytes);
-  const auto bytes = static_cast<int>(super_groups() * kColumnBlock);
+  const auto bytes = static_cast<int>(shape_.super_groups * kColumnBlock);
   out_.vcvtph2ps(Zmm(6 + j), out_.ptr[w_zero_ + block + bytes]);
-  for (int64_t pair = 0; pair < super_groups() / 2; ++pair) {
+  for (int64_t pair = 0; pair < shape_.super_groups / 2; ++pair) {
     const auto offset = block + static_cast<int>(pair * 2 * kColumnBlock);
     out_.vpmovsxbw(minimum_pair(pair, j), out_.ptr[w_zero_ + offset]);
   }
@@ -304,7 +304,7 @@ void TileWriter::fold_super_block(int j) {
   out_.vfmadd213ps(sum, scale, sums);
   if (spec_.weight.minimum) {
     out_.vpxord(offset, offset, offset);
-    for (int64_t pair = 0; pair < super_groups() / 2; ++pair) {
+    for (int64_t pair = 0; pair < shape_.super_groups / 2; ++pair) {
       out_.vpdpwssd(offset, minimum_pair(pair, j), out_.ptr_b[a_sum_ + static_cast<int>(4 * pair)]);
     }
     out_.vcvtdq2ps(offset, offset);
@@ -337,10 +337,11 @@ void TileWriter::fold_super() {
   out_.add(w_scale_, kNumbers);
   out_.add(a_scale_, 4);
   if (spec_.weight.minimum) {
-    out_.add(w_zero_, static_cast<int>(super_groups() * kColumnBlock) + kNumbers);
-    out_.add(a_sum_, static_cast<int>(super_groups() * 2));
+    out_.add(w_zero_, static_cast<int>(shape_.super_groups * kColumnBlock) + kNumbers);
+    out_.add(a_sum_, static_cast<int>(shape_.super_groups * 2));
   }
-  out_.mov(out_.qword[out_.rbp + kFrameSuperGroupsLeft], static_cast<uint32_t>(super_groups()));
+  out_.mov(out_.qword[out_.rbp + kFrameSuperGroupsLeft],
+           static_cast<uint32_t>(shape_.super_groups));
 }
 
 void TileWriter::emit() {

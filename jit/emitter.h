@@ -149,7 +149,6 @@ class Emitter {
   bool minimums_by_group() const {
     return super_blocks() && spec_.weight.minimum && plan_.dot == DotKind::fma;
   }
-  int64_t groups_in_super() const { return kSuperBlock / shape_.group; }
   Xbyak::RegExp number_address(bool minimums, bool at_end, int j, int half) const;
   void load_minimum(const Xbyak::Xmm& dst, int j, int half);
   void fold_byte(int i, int j, int half);

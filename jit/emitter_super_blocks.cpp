@@ -21,7 +21,7 @@ void Emitter::fold_byte(int i, int j, int half) {
 // The pointers are at the groups' beginning (at_end: the scales' is behind their bytes).
 Xbyak::RegExp Emitter::number_address(bool minimums, bool at_end, int j, int half) const {
   const int64_t block = minimums ? shape_.zero_block_bytes : shape_.scale_block_bytes;
-  const int64_t bytes = at_end && !minimums ? 0 : groups_in_super() * kColumnBlock;
+  const int64_t bytes = at_end && !minimums ? 0 : shape_.super_groups * kColumnBlock;
   return Xbyak::RegExp(minimums ? w_zero_ptr_ : w_scale_ptr_) +
          static_cast<int>(j * block + bytes) + half * kHalfNumbers;
 }
@@ -77,7 +77,7 @@ void Emitter::sum_minimums(int j, int half) {
     const Xbyak::Xmm sum = acc(i, j, half);
     out_.vxorps(sum, sum, sum);
   }
-  for (int64_t pair = 0; pair < groups_in_super() / 2; ++pair) {
+  for (int64_t pair = 0; pair < shape_.super_groups / 2; ++pair) {
     const int64_t bytes = j * shape_.zero_block_bytes + (pair * 2 + half) * kColumnBlock;
     out_.vpmovsxbw(words, out_.ptr[w_zero_ptr_ + static_cast<int>(bytes)]);
     for (int i = 0; i < plan_.rows; ++i) {
@@ -110,12 +110,12 @@ void Emitter::advance_super() {
   constexpr int kNumbers = 2 * kHalfNumbers;
   out_.add(w_scale_ptr_, kNumbers);
   if (spec_.weight.minimum) {
-    const int64_t bytes = minimums_by_group() ? 0 : groups_in_super() * kColumnBlock;
+    const int64_t bytes = minimums_by_group() ? 0 : shape_.super_groups * kColumnBlock;
     out_.add(w_zero_ptr_, static_cast<int>(bytes) + kNumbers);
   }
   if (spec_.act != ActType::s8) return;
   out_.add(a_scale_ptr_, 4);
-  if (spec_.weight.minimum) out_.add(a_sum_ptr_, static_cast<int>(groups_in_super() * 2));
+  if (spec_.weight.minimum) out_.add(a_sum_ptr_, static_cast<int>(shape_.super_groups * 2));
 }
 
 }  // namespace nibble::jit

@@ -124,7 +124,7 @@ void Generator::groups(Emitter& emitter, int64_t steps, int64_t k_steps) {
 // The same under q8 scales, where every super-block has whole groups.
 void Generator::super_blocks(Emitter& emitter, int64_t steps) {
   const auto left = out_.qword[out_.rbp + kFrameSupers];
-  const int passes = static_cast<int>(kSuperBlock / shape_.group) / emitter.groups_per_pass();
+  const int passes = static_cast<int>(shape_.super_groups) / emitter.groups_per_pass();
   Label super, pass;
   out_.mov(left, static_cast<uint32_t>(shape_.supers));
   out_.L(super);

@@ -99,7 +99,7 @@ NIBBLE_INLINE void dot_s8(WeightType type, const uint8_t* block, const int8_t* a
 NIBBLE_INLINE Block block_s8_super(const Problem& p, int64_t row, int64_t nb) {
   const auto* a = static_cast<const int8_t*>(p.args.a) + row * p.args.a_stride;
   const SuperBlocks scales = p.super_scales(nb);
-  const int64_t groups = kSuperBlock / p.shape.group;
+  const int64_t groups = p.shape.super_groups;
   Block acc{};
   for (int64_t s = 0; s < p.shape.supers; ++s) {
     const float a_scale = p.args.a_scale[row * p.shape.supers + s];

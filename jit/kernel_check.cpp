@@ -284,8 +284,8 @@ struct RowCase {
         y(rows * heads * stride()),
         sum(rows * stride()),
         q(rows * q_stride()),
-        q_scale(rows * groups()),
-        q_sum(rows * sums()) {
+        q_scale(rows * row_scales(s)),
+        q_sum(rows * row_sum_words(s)) {
     // One row of zeros.
     if (rows > 2) std::fill_n(x.data() + stride(), n, 0.0F);
     if (s.op != RowOp::rope) return;
@@ -294,13 +294,6 @@ struct RowCase {
 
   int64_t stride() const { return n + 3; }
   int64_t q_stride() const { return ((n + 7) / 8 * 8 + 8) * (spec.bf16 ? 2 : 1); }
-  int64_t groups() const { return spec.group == 0 ? 1 : (n + spec.group - 1) / spec.group; }
-
-  // Words of 32 bits that the sums of a row fill.
-  int64_t sums() const {
-    if (spec.sum_group == 0) return groups();
-    return (n / spec.sum_group + 1) / (spec.word_sums ? 2 : 1);
-  }
 
   RowArgs args(bool kernel) {
     const auto pick = [kernel](auto& result) {
@@ -323,8 +316,8 @@ struct RowCase {
             .q_stride = q_stride(),
             .q_scale = pick(q_scale),
             .q_sum = pick(q_sum),
-            .q_groups = groups(),
-            .q_sums = sums() * (spec.word_sums ? 2 : 1),
+            .q_groups = row_scales(spec),
+            .q_sum_words = row_sum_words(spec),
             .rows = rows,
             .heads = heads,
             .scale = 0.37F,
@@ -334,8 +327,8 @@ struct RowCase {
   std::string compare() {
     for (const std::string& difference :
          {y.compare("y", heads * stride()), sum.compare("sum", stride()),
-          q.compare("q", q_stride()), q_scale.compare("q_scale", groups()),
-          q_sum.compare("q_sum", sums())}) {
+          q.compare("q", q_stride()), q_scale.compare("q_scale", row_scales(spec)),
+          q_sum.compare("q_sum", row_sum_words(spec))}) {
       if (!difference.empty()) return difference;
     }
     return "";

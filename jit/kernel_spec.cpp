@@ -273,6 +273,22 @@ ActivationGroups activation_groups(const WeightFormat& weights) {
       .group = kSuperBlock, .sum_group = weights.group, .word_sums = weights.minimum, .zero = zero};
 }
 
+int64_t row_scales(const RowSpec& spec) {
+  return spec.group == 0 ? 1 : (spec.n + spec.group - 1) / spec.group;
+}
+
+int64_t row_sum_words(const RowSpec& spec) {
+  const int64_t sums = spec.sum_group == 0 ? row_scales(spec) : spec.n / spec.sum_group;
+  return spec.word_sums ? (sums + 1) / 2 : sums;
+}
+
+void set_groups(RowSpec& spec, const ActivationGroups& groups) {
+  spec.group = groups.group;
+  spec.sum_group = groups.sum_group;
+  spec.word_sums = groups.word_sums;
+  spec.zero = groups.zero;
+}
+
 void check_gemm_spec(const GemmSpec& spec) {
   const std::string what = gemm_name(spec);
   const PackedShape shape = packed_shape(spec.weight, spec.n, spec.k);

@@ -141,6 +141,12 @@ struct AttentionSpec {
   friend bool operator==(const AttentionSpec&, const AttentionSpec&) = default;
 };
 
+// What a quantized row has: scales, and 32-bit words that its sums fill.
+int64_t row_scales(const RowSpec& spec);
+int64_t row_sum_words(const RowSpec& spec);
+// Asks a kernel to quantize to int8 in these groups.
+void set_groups(RowSpec& spec, const ActivationGroups& groups);
+
 using KernelSpec = std::variant<GemmSpec, RowSpec, AttentionSpec>;
 
 // How a GEMM runs: register tile mr x (nr * 16) columns, k unroll in quads, where nibbles are

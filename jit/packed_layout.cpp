@@ -110,10 +110,9 @@ template <typename Number, typename Above>
 void pack_super_blocks(const PackedShape& shape, bool minimums, uint8_t* out, Number number,
                        Above above) {
   const SuperBlocks places(shape.group, out, minimums);
-  const int64_t groups = kSuperBlock / shape.group;
   for (int64_t g = 0; g < shape.groups; ++g) {
     for (int64_t c = 0; c < kColumnBlock; ++c) {
-      const float product = number(c, g), over = above(c, g / groups);
+      const float product = number(c, g), over = above(c, g / shape.super_groups);
       const float byte = over == 0 ? 0 : std::nearbyint(product / over);
       const bool whole = byte >= -128 && byte <= 127 && byte * over == product;
       if (!whole || round_to(ScaleType::f16, over) != over) {
@@ -167,7 +166,8 @@ PackedShape packed_shape(const WeightFormat& format, int64_t n, int64_t k) {
     check_super_blocks(format, k);
     shape.act_group = kSuperBlock;
     shape.act_groups = shape.supers = k / kSuperBlock;
-    shape.scale_block_bytes = shape.supers * super_block_bytes(kSuperBlock / shape.group);
+    shape.super_groups = kSuperBlock / shape.group;
+    shape.scale_block_bytes = shape.supers * super_block_bytes(shape.super_groups);
     shape.zero_block_bytes = format.asym ? shape.scale_block_bytes : 0;
     if (format.asym) shape.act_sum_bytes = shape.groups * 2;
   }

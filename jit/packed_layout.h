@@ -89,7 +89,8 @@ struct PackedShape {
   int64_t kpad = 0;           // k rounded up to 8
   int64_t groups = 0;         // 0 for f32
   int64_t group = 0;          // effective group length (k rounded up to 8 for whole-k)
-  int64_t supers = 0;         // super-blocks of q8 scales
+  int64_t supers = 0;         // super-blocks of q8 scales,
+  int64_t super_groups = 0;   // and groups of one
   int64_t act_group = 0;      // k of one scale of int8 activations, group or kSuperBlock
   int64_t act_groups = 0;     // and how many there are
   int64_t act_sum_bytes = 0;  // of the sums of their groups, a row

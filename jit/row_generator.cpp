@@ -41,7 +41,7 @@ class RowGenerator {
     Gp pointer = v_.gp(name);
     v_.cc().mov(pointer, row_);
     v_.cc().imul(pointer, v_.field(stride));
-    if (element_bytes > 1) v_.cc().shl(pointer, element_bytes == 4 ? 2 : 1);
+    if (element_bytes == 4) v_.cc().shl(pointer, 2);
     v_.cc().add(pointer, v_.field(base));
     return pointer;
   }
@@ -187,8 +187,7 @@ class RowGenerator {
     const int64_t group = spec_.group == 0 || spec_.group > spec_.n ? spec_.n : spec_.group;
     q_ = row_pointer(offsetof(RowArgs, q), offsetof(RowArgs, q_stride), 1, "q");
     q_scale_ = row_pointer(offsetof(RowArgs, q_scale), offsetof(RowArgs, q_groups), 4, "q_scale");
-    q_sum_ = row_pointer(offsetof(RowArgs, q_sum), offsetof(RowArgs, q_sums),
-                         spec_.word_sums ? 2 : 4, "q_sum");
+    q_sum_ = row_pointer(offsetof(RowArgs, q_sum), offsetof(RowArgs, q_sum_words), 4, "q_sum");
     const Gp begin = v_.zero_gp("begin");
     const int64_t whole = spec_.n - spec_.n % group;
     v_.loop(begin, whole, group, [&] { quantize_group(begin, group, first, second); });

@@ -48,9 +48,9 @@ struct RowArgs {
   void* q = nullptr;         // quantized result, s8 or bf16
   int64_t q_stride = 0;      // bytes; a row holds n rounded up to 8 elements
   float* q_scale = nullptr;  // [rows][q_groups]
-  void* q_sum = nullptr;     // [rows][q_sums], int32 or int16
-  int64_t q_groups = 0;      // groups a row (stride of q_scale)
-  int64_t q_sums = 0;        // sums a row (stride of q_sum); with word_sums a multiple of 2
+  int32_t* q_sum = nullptr;  // [rows][q_sum_words], or twice as many int16 in their place
+  int64_t q_groups = 0;      // row_scales (stride of q_scale)
+  int64_t q_sum_words = 0;   // row_sum_words (stride of q_sum)
   int64_t rows = 0;
   int64_t heads = 1;         // rope: heads of spec.n floats, adjacent, in each row
   float scale = 1, cap = 1;  // scale; softcap, clip

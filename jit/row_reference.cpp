@@ -4,7 +4,6 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <vector>
 
 #include "jit/error.h"
 #include "jit/float16.h"
@@ -16,10 +15,10 @@
 namespace nibble::jit {
 namespace {
 
-// One group of a row; value(i) is element i. sum(i, v) takes every q of it.
-template <typename Value, typename Sum>
-void quantize_group(int64_t begin, int64_t end, const Value& value, int8_t* q, float* scale,
-                    const Sum& sum) {
+// One group of a row; value(i) is element i. store_sum(sum of q) takes that of each of its parts.
+template <typename Value, typename StoreSum>
+void quantize_group(int64_t begin, int64_t end, int64_t part, const Value& value, int8_t* q,
+                    float* scale, const StoreSum& store_sum) {
   // As integers, the bits of magnitudes order as the magnitudes do, with infinity and NaN on top.
   int32_t largest = 0;
   for (int64_t i = begin; i < end; ++i) {
@@ -29,10 +28,14 @@ void quantize_group(int64_t begin, int64_t end, const Value& value, int8_t* q, f
   *scale = amax / 127.0F + (amax - amax);
   const bool keep = amax >= kQuantizeTiny && amax <= std::numeric_limits<float>::max();
   const float inverse = 127.0F / amax;
-  for (int64_t i = begin; i < end; ++i) {
-    const int32_t v = keep ? static_cast<int32_t>(std::nearbyint(value(i) * inverse)) : 0;
-    q[i] = static_cast<int8_t>(v);
-    sum(i, v);
+  for (int64_t first = begin; first < end; first += part) {
+    int32_t total = 0;
+    for (int64_t i = first; i < std::min(first + part, end); ++i) {
+      const int32_t v = keep ? static_cast<int32_t>(std::nearbyint(value(i) * inverse)) : 0;
+      q[i] = static_cast<int8_t>(v);
+      total += v;
+    }
+    store_sum(total);
   }
 }
 
@@ -50,19 +53,18 @@ void quantize_row(const RowSpec& spec, const RowArgs& args, int64_t row, const V
   int8_t* q = static_cast<int8_t*>(args.q) + row * args.q_stride;
   float* scale = args.q_scale + row * args.q_groups;
   const int64_t part = spec.sum_group == 0 ? group : spec.sum_group;
-  std::vector<int32_t> sums(static_cast<size_t>((spec.n + part - 1) / part));
-  for (int64_t begin = 0; begin < spec.n; begin += group) {
-    quantize_group(
-        begin, std::min(begin + group, spec.n), value, q, scale++,
-        [&](int64_t i, int32_t v) { sums[static_cast<size_t>(i / part)] -= spec.zero * v; });
-  }
-  for (size_t i = 0; i < sums.size(); ++i) {
-    const auto at = static_cast<size_t>(row * args.q_sums) + i;
+  int32_t* sums = args.q_sum + row * args.q_sum_words;
+  auto* words = reinterpret_cast<int16_t*>(sums);
+  const auto store_sum = [&](int32_t total) {
     if (spec.word_sums) {
-      static_cast<int16_t*>(args.q_sum)[at] = static_cast<int16_t>(sums[i]);
+      *words++ = static_cast<int16_t>(-spec.zero * total);
     } else {
-      static_cast<int32_t*>(args.q_sum)[at] = sums[i];
+      *sums++ = -spec.zero * total;
     }
+  };
+  for (int64_t begin = 0; begin < spec.n; begin += group) {
+    const int64_t end = std::min(begin + group, spec.n);
+    quantize_group(begin, end, part, value, q, scale++, store_sum);
   }
   for (int64_t i = spec.n; i % 8 != 0; ++i) q[i] = 0;
 }

@@ -27,6 +27,12 @@ bool has_value_table(const GemmSpec& spec, const RegisterPlan& plan) {
   return plan.dot == DotKind::bf16 && plan.zmm && spec.weight.type == WeightType::u4;
 }
 
+// Whether a super-block of k has sums of its own. It is so long that these may as well be added to
+// the fp32 sums in memory.
+bool sums_super_blocks(const GemmSpec& spec, const RegisterPlan& plan) {
+  return spec.weight.scale == ScaleType::q8 && plan.dot != DotKind::fma;
+}
+
 // Registers besides the accumulators and the mask; also places them from plan.work on.
 int place_work_of_dots(const GemmSpec& spec, RegisterPlan& plan) {
   const int columns = plan.blocks * plan.halves;
@@ -80,8 +86,7 @@ bool plan_with(const GemmSpec& spec, bool bytes_in_panel, int chains, bool f32_i
   plan.group_sums = plan.acc16;
   const bool more_sums = plan.dot == DotKind::nibbles || plan.dot == DotKind::bf16;
   plan.supers = plan.acc16 + (more_sums ? vectors : 0);
-  const bool super_blocks = spec.weight.scale == ScaleType::q8 && plan.dot != DotKind::fma;
-  plan.f32 = plan.supers + (super_blocks ? vectors : 0);
+  plan.f32 = plan.supers + (sums_super_blocks(spec, plan) ? vectors : 0);
   plan.work = plan.f32 + (f32_in_memory ? 0 : vectors);
   plan.mask = plan.work + place_work(spec, plan);
   const int registers = plan.zmm ? 32 : 16;
@@ -117,8 +122,7 @@ std::optional<RegisterPlan> plan_registers(const GemmSpec& spec, Isa isa, bool b
   plan.embed_a = plan.zmm && blocks == 1 && (plan.dot == DotKind::vnni || plan.dot == DotKind::fma);
   const int chains = plan.dot == DotKind::bf16 ? 2 : 1;
   const bool small = plan.vectors() <= kLatencyBoundVectors && plan.dot == DotKind::vnni;
-  // Super-blocks are so long that their sums may as well be added in memory.
-  const bool in_memory = spec.weight.scale == ScaleType::q8 && plan.dot != DotKind::fma;
+  const bool in_memory = sums_super_blocks(spec, plan);
   if (small && plan_with(spec, bytes_in_panel, 2, in_memory, plan)) return plan;
   if (plan_with(spec, bytes_in_panel, chains, in_memory, plan)) return plan;
   if (plan.dot != DotKind::fma && plan_with(spec, bytes_in_panel, chains, true, plan)) return plan;

@@ -27,7 +27,6 @@ struct Operands {
   explicit Operands(const RowSpec& spec)
       : n(length_at_run_time(spec.op) ? kSoftmaxLength : spec.n),
         width(spec.op == RowOp::rope ? n * kHeads : n),
-        groups(spec.group == 0 ? 1 : (n + spec.group - 1) / spec.group),
         x(size(kRows * width), 0.5F),
         x2(x),
         x3(x),
@@ -36,8 +35,8 @@ struct Operands {
         y(size(kRows * width), 0.5F),
         sum(y.size()),
         q(size(kRows * q_stride(spec, width))),
-        q_scale(size(kRows * groups)),
-        q_sum(size(kRows * groups)) {
+        q_scale(size(kRows * row_scales(spec))),
+        q_sum(size(kRows * row_sum_words(spec))) {
     for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 1000) * 0.01F - 5.0F;
     args = {.x = x.data(),
             .x_stride = width,
@@ -56,8 +55,8 @@ struct Operands {
             .q_stride = q_stride(spec, width),
             .q_scale = q_scale.data(),
             .q_sum = q_sum.data(),
-            .q_groups = groups,
-            .q_sums = groups,
+            .q_groups = row_scales(spec),
+            .q_sum_words = row_sum_words(spec),
             .rows = kRows,
             .heads = kHeads};
     if (spec.op == RowOp::rope) {
@@ -67,7 +66,7 @@ struct Operands {
     }
   }
   static size_t size(int64_t count) { return static_cast<size_t>(count); }
-  int64_t n, width, groups;
+  int64_t n, width;
   std::vector<float> x, x2, x3, weight, bias, y, sum;
   std::vector<int8_t> q;
   std::vector<float> q_scale;

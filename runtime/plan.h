@@ -79,7 +79,6 @@ struct RowStep {
   QuantizedOperand quantized;
   std::shared_ptr<const std::vector<float>> weight, bias;
   float eps = 0, scale = 1, cap = 1;
-  int64_t sums = 0;  // numbers in a row of quantized.sum
   // Elements of a row of a kernel whose length comes with the call: threads share its columns too.
   int64_t columns = 0;
 };

@@ -125,7 +125,7 @@ void run_row(const Step& step, const StepContext& context) noexcept {
       args.q_scale = context.at<float>(s.quantized.scale, r);
       args.q_sum = context.at<int32_t>(s.quantized.sum, r);
       args.q_groups = s.quantized.scale.width;
-      args.q_sums = s.sums;
+      args.q_sum_words = s.quantized.sum.width;
     }
     args.rows = end - begin;
     s.kernel->run(args);

@@ -65,5 +65,7 @@ void describe_qwen(Reading& reading, Description& d);
 // Layers without a window do not rotate, in a model that has windows.
 void unrotated_beyond_windows(Description& d);
 void norms_of_q_and_k(Description& d, QkNorm kind);
+// The MLP reads what attention reads, of one norm.
+void parallel_behind_one_norm(Description& d);
 
 }  // namespace nibble::frontends::gguf

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "frontends/gguf/architectures.h"
+#include "frontends/gguf/rotation.h"
 
 namespace nibble::frontends::gguf {
 namespace {
@@ -14,8 +15,7 @@ float read_logit_divisor(Metadata& meta, double fallback) {
 }
 
 void cohere_like(Reading& reading, Description& d) {
-  d.residual = Residual::parallel;
-  d.names.mlp_norm.clear();
+  parallel_behind_one_norm(d);
   const auto scale = static_cast<float>(reading.meta.real("logit_scale"));
   if (scale != 0) d.logit_scale = scale;
 }
@@ -72,8 +72,7 @@ void describe_smollm3(Reading&, Description& d) {
 // Queries grow with their position from the original length on, which is where the context ends.
 void describe_mistral3(Reading& reading, Description& d) {
   if (reading.meta.real("attention.temperature_scale", 0) == 0) return;
-  d.rotation.most_positions = reading.meta.size("rope.scaling.original_context_length",
-                                                reading.meta.size("context_length"));
+  d.rotation.most_positions = original_context(reading.meta);
 }
 
 void describe_qwen2vl(Reading& reading, Description&) { text_of_images(reading); }

@@ -15,16 +15,16 @@ void alibi(Reading& reading, Description& d, double fallback) {
   if (most > 0) d.slopes = decoder::mpt_slopes(d.heads, most);
 }
 
-void parallel(Description& d) {
+}  // namespace
+
+void parallel_behind_one_norm(Description& d) {
   d.residual = Residual::parallel;
   d.names.mlp_norm.clear();
 }
 
-}  // namespace
-
 void describe_gpt2(Reading&, Description& d) { d.names.positions = "position_embd"; }
 
-void describe_phi2(Reading&, Description& d) { parallel(d); }
+void describe_phi2(Reading&, Description& d) { parallel_behind_one_norm(d); }
 
 void describe_gptneox(Reading& reading, Description& d) {
   if (reading.meta.boolean("use_parallel_residual", true)) d.residual = Residual::parallel;
@@ -32,7 +32,7 @@ void describe_gptneox(Reading& reading, Description& d) {
 
 // Of two norms before the layer the second is the attention's.
 void describe_falcon(Reading& reading, Description& d) {
-  parallel(d);
+  parallel_behind_one_norm(d);
   if (!reading.has("blk.0.attn_norm_2.weight")) return;
   d.names.attention_norm = "attn_norm_2";
   d.names.mlp_norm = "attn_norm";

@@ -92,10 +92,7 @@ void describe_hunyuan(Reading&, Description& d) { norms_of_q_and_k(d, QkNorm::rm
 // files of others too.
 void describe_stablelm(Reading& reading, Description& d) {
   reading.meta.pass("use_parallel_residual");
-  if (!reading.has("blk.0.ffn_norm.weight")) {
-    d.residual = Residual::parallel;
-    d.names.mlp_norm.clear();
-  }
+  if (!reading.has("blk.0.ffn_norm.weight")) parallel_behind_one_norm(d);
   if (reading.has("blk.0.attn_q_norm.weight")) norms_of_q_and_k(d, QkNorm::layer_stacked);
 }
 

@@ -62,6 +62,10 @@ Rotation read_yarn(Metadata& meta, double theta, double factor, int64_t original
 
 }  // namespace
 
+int64_t original_context(Metadata& meta) {
+  return meta.size("rope.scaling.original_context_length", meta.size("context_length"));
+}
+
 Rotation read_rotation(Metadata& meta, Checkpoint& checkpoint, int64_t head_dim) {
   Rotation rotation;
   rotation.rotary = meta.size("rope.dimension_count", head_dim);
@@ -75,8 +79,7 @@ Rotation read_rotation(Metadata& meta, Checkpoint& checkpoint, int64_t head_dim)
   const std::string type = meta.text("rope.scaling.type", "linear");
   const double factor = read_factor(meta);
   // llama.cpp's "original length" concerns the types that use it alone.
-  const int64_t original =
-      meta.size("rope.scaling.original_context_length", meta.size("context_length"));
+  const int64_t original = original_context(meta);
   const bool long_factors = checkpoint.has("rope_factors_long.weight");
   if (type == "yarn") {
     rotation = read_yarn(meta, theta, factor, original, rotation.rotary);

@@ -10,6 +10,9 @@
 
 namespace nibble::frontends::gguf {
 
+// Positions that the model was made for before its rotation was stretched.
+int64_t original_context(Metadata& meta);
+
 // Scalings none, linear, yarn and longrope (exact up to the original context length). Throws Error
 // for another one.
 decoder::Rotation read_rotation(Metadata& meta, decoder::Checkpoint& checkpoint, int64_t head_dim);

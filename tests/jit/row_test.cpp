@@ -85,7 +85,7 @@ struct Operands {
     args.q_stride = (width + 7) / 8 * 8 * (spec.bf16 ? 2 : 1);
     args.q_scale = q_scale.data();
     args.q_sum = q_sum.data();
-    args.q_groups = args.q_sums = groups;
+    args.q_groups = args.q_sum_words = groups;
     args.rows = kRows;
     args.heads = 2;
     args.scale = 0.37F;
@@ -332,7 +332,7 @@ TEST(RowReference, QuantizesByHand) {
   args.q = q;
   args.q_scale = scale;
   args.q_sum = sum;
-  args.q_groups = args.q_sums = 2;
+  args.q_groups = args.q_sum_words = 2;
   args.rows = 1;
   row_reference({.op = RowOp::quantize, .n = 10, .group = 8}, args);
   const int8_t expected[] = {127, -127, 64, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
@@ -355,7 +355,7 @@ TEST(RowReference, AnInfinityOrNaNPoisonsItsGroupVisibly) {
     args.q = q;
     args.q_scale = scale;
     args.q_sum = sum;
-    args.q_groups = args.q_sums = 2;
+    args.q_groups = args.q_sum_words = 2;
     args.rows = 1;
     row_reference({.op = RowOp::quantize, .n = 32, .group = 16}, args);
     EXPECT_FALSE(std::isnan(scale[0]));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
@@ -158,7 +159,7 @@ TEST(SuperBlocks, ActivationsHaveOneScaleAndManySums) {
   args.q_scale = scales;
   args.q_sum = sums;
   args.q_groups = 2;
-  args.q_sums = 32;
+  args.q_sum_words = 32;
   args.rows = 1;
   row_reference({.op = RowOp::quantize, .n = 512, .group = 256, .sum_group = 16, .zero = 32}, args);
   EXPECT_EQ(scales[0], 1);
@@ -168,9 +169,9 @@ TEST(SuperBlocks, ActivationsHaveOneScaleAndManySums) {
     for (size_t i = 0; i < 16; ++i) sum += q[g * 16 + i];
     EXPECT_EQ(sums[g], -32 * sum);
   }
-  int16_t words[16];
-  args.q_sum = words;
-  args.q_sums = 16;
+  int32_t pairs[8];
+  args.q_sum = pairs;
+  args.q_sum_words = 8;
   row_reference({.op = RowOp::quantize,
                  .n = 512,
                  .group = 256,
@@ -178,6 +179,8 @@ TEST(SuperBlocks, ActivationsHaveOneScaleAndManySums) {
                  .word_sums = true,
                  .zero = 1},
                 args);
+  int16_t words[16];
+  std::memcpy(words, pairs, sizeof(words));
   for (size_t g = 0; g < 16; ++g) EXPECT_EQ(words[g], (sums[2 * g] + sums[2 * g + 1]) / 32);
   EXPECT_EQ(activation_groups(kQ4K),
             (ActivationGroups{.group = 256, .sum_group = 32, .word_sums = true, .zero = 1}));

@@ -124,15 +124,7 @@ TEST(NestedScales, SolvedMatricesAreDequantizedAsTheyArePacked) {
   for (const WeightType type : {WeightType::u4, WeightType::u6, WeightType::u8}) {
     const WeightFormat format{type, 32, false, ScaleType::q8};
     const SolvedMatrix solved = solve_rtn(w, n, k, format, {}, nullptr, pool);
-    const std::vector<float> own = dequantize(solved, pool);
-    const runtime::PackedMatrix packed = pack(solved, pool);
-    std::vector<float> column(static_cast<size_t>(k));
-    for (int64_t c = 0; c < n; ++c) {
-      jit::unpack_column(packed.view, c, column);
-      for (int64_t i = 0; i < k; ++i) {
-        ASSERT_EQ(column[static_cast<size_t>(i)], own[static_cast<size_t>(c * k + i)]);
-      }
-    }
+    expect_dequantized_as_packed(solved, pool);
   }
 }
 

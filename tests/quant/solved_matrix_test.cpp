@@ -48,16 +48,7 @@ TEST(SolvedMatrixTest, DequantizesToWhatThePackedMatrixHolds) {
   const std::vector<float> w = normal_numbers(n * k, 1, 0.02F);
   for (const WeightFormat& format : solvable_formats()) {
     const SolvedMatrix solved = solve_rtn(w, n, k, format, {}, nullptr, pool);
-    const std::vector<float> own = dequantize(solved, pool);
-    const runtime::PackedMatrix packed = pack(solved, pool);
-    std::vector<float> column(static_cast<size_t>(k));
-    for (int64_t c = 0; c < n; ++c) {
-      jit::unpack_column(packed.view, c, column);
-      for (int64_t i = 0; i < k; ++i) {
-        ASSERT_EQ(column[static_cast<size_t>(i)], own[static_cast<size_t>(c * k + i)])
-            << "column " << c << ", k = " << i;
-      }
-    }
+    expect_dequantized_as_packed(solved, pool);
   }
 }
 

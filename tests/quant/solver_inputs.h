@@ -2,6 +2,8 @@
 // model, with outlier channels on demand, from a seed.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cmath>
 #include <cstdint>
 #include <random>
@@ -72,6 +74,20 @@ inline double relative_error(const std::vector<float>& w, const SolvedMatrix& so
 inline bool same_solution(const SolvedMatrix& a, const SolvedMatrix& b) {
   return a.format == b.format && a.n == b.n && a.k == b.k && a.q == b.q && a.scales == b.scales &&
          a.zeros == b.zeros;
+}
+
+// That dequantize() gives the very numbers that the packed matrix holds.
+inline void expect_dequantized_as_packed(const SolvedMatrix& solved, runtime::ThreadPool& pool) {
+  const std::vector<float> own = dequantize(solved, pool);
+  const runtime::PackedMatrix packed = pack(solved, pool);
+  std::vector<float> column(static_cast<size_t>(solved.k));
+  for (int64_t c = 0; c < solved.n; ++c) {
+    jit::unpack_column(packed.view, c, column);
+    for (int64_t i = 0; i < solved.k; ++i) {
+      ASSERT_EQ(column[static_cast<size_t>(i)], own[static_cast<size_t>(c * solved.k + i)])
+          << "column " << c << ", k = " << i;
+    }
+  }
 }
 
 }  // namespace nibble::quant

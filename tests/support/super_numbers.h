@@ -24,7 +24,7 @@ SuperNumbers random_super_numbers(Random& random, const jit::PackedShape& shape,
   for (float& number : out.above) {
     number = static_cast<float>(static_cast<int>(random() % 2048) - 1024) * unit;
   }
-  const auto groups = static_cast<size_t>(jit::kSuperBlock / shape.group);
+  const auto groups = static_cast<size_t>(shape.super_groups);
   for (size_t i = 0; i < out.products.size(); ++i) {
     const int byte = static_cast<int>(random() % 256) - 128;
     out.products[i] = out.above[i / groups] * static_cast<float>(byte);

@@ -5,6 +5,7 @@
 #include "graph/model_shapes.h"
 #include "jit/error.h"
 #include "runtime/atomic_file.h"
+#include "runtime/clock.h"
 #include "runtime/machine_roofs.h"
 #include "runtime/recorder.h"
 #include "runtime/step_work.h"
@@ -78,9 +79,9 @@ double measure_prefill(LoadedModel& model, const std::vector<int32_t>& ids,
   stop_measuring_if_interrupted();
   decoder.reset();
   about_to_measure();
-  const double start = now();
+  const double start = runtime::seconds_now();
   decoder.forward(ids);
-  return static_cast<double>(ids.size()) / (now() - start);
+  return static_cast<double>(ids.size()) / (runtime::seconds_now() - start);
 }
 
 // What decoding reads: weights, and the keys and values of `position` positions. 0 when

@@ -4,6 +4,7 @@
 #include "graph/model_shapes.h"
 #include "graph/nib_model.h"
 #include "jit/error.h"
+#include "runtime/clock.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/model_loader.h"
@@ -30,7 +31,7 @@ int64_t packed_bytes(const graph::Graph& graph, graph::ValueId id,
 }
 
 int compile(const CompileOptions& options) {
-  const double start = now();
+  const double start = runtime::seconds_now();
   catch_interrupts();
   runtime::ThreadPool pool(options.threads > 0 ? options.threads : runtime::default_threads());
   if (!options.model.empty() && find_model(options.model).nib) {
@@ -59,7 +60,7 @@ int compile(const CompileOptions& options) {
       return packed;
     });
   }
-  const double seconds = now() - start;
+  const double seconds = runtime::seconds_now() - start;
   const auto bytes = static_cast<int64_t>(std::filesystem::file_size(options.output));
   if (options.json) {
     print_json({{"output", options.output},

@@ -5,6 +5,7 @@
 
 #include "jit/error.h"
 #include "quant/scores/continuations.h"
+#include "runtime/clock.h"
 #include "tools/cli/eval.h"
 #include "tools/cli/interrupt.h"
 
@@ -51,13 +52,13 @@ ChoiceAnswers answer(const EvalModel& model, const std::vector<ChoiceItem>& item
   ChoiceAnswers out;
   quant::ContinuationScorer scorer(*model.loaded.decoder);
   Progress progress("scoring", "questions", 1);
-  const double start = now();
+  const double start = runtime::seconds_now();
   for (const ChoiceItem& item : items) {
     answer_one(model, item, path, scorer, out);
     progress.update(std::ssize(out.right), std::ssize(items));
     stop_if_interrupted();
   }
-  out.seconds = now() - start;
+  out.seconds = runtime::seconds_now() - start;
   out.tokens = scorer.ids_run();
   return out;
 }

@@ -4,6 +4,7 @@
 
 #include "jit/error.h"
 #include "quant/scores/continuations.h"
+#include "runtime/clock.h"
 #include "tools/cli/eval.h"
 #include "tools/cli/interrupt.h"
 
@@ -34,7 +35,7 @@ ClozeAnswers answer(const EvalModel& model, const ClozeData& data, const std::st
   ClozeAnswers out;
   quant::ContinuationScorer scorer(*model.loaded.decoder);
   Progress progress("scoring", "texts", 1);
-  const double start = now();
+  const double start = runtime::seconds_now();
   for (const ClozeItem& item : data.items) {
     const quant::Continuation ids = encode_pair(model, item.pair, path, item.line);
     const quant::ContinuationScore score = scorer.score(ids.context, ids.continuation);
@@ -44,7 +45,7 @@ ClozeAnswers answer(const EvalModel& model, const ClozeData& data, const std::st
     progress.update(static_cast<int64_t>(out.nll.size()), static_cast<int64_t>(data.items.size()));
     stop_if_interrupted();
   }
-  out.seconds = now() - start;
+  out.seconds = runtime::seconds_now() - start;
   out.tokens = scorer.ids_run();
   return out;
 }

@@ -6,6 +6,7 @@
 #include "frontends/onnx/export_onnx.h"
 #include "frontends/safetensors/gptq_export.h"
 #include "graph/nib_model.h"
+#include "runtime/clock.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/model_path.h"
 #include "tools/cli/output.h"
@@ -27,7 +28,7 @@ int64_t bytes_in(const std::string& folder) {
 }
 
 int export_model(const ExportOptions& options) {
-  const double start = now();
+  const double start = runtime::seconds_now();
   const bool gptq = options.format == "gptq";
   if (options.v2 && !gptq) throw UsageError("--gptq-v2 applies to --format gptq alone.");
   const ModelPath found = find_model(options.model);
@@ -43,7 +44,7 @@ int export_model(const ExportOptions& options) {
   } else {
     frontends::write_onnx(graph, options.output);
   }
-  const double seconds = now() - start;
+  const double seconds = runtime::seconds_now() - start;
   const int64_t bytes = bytes_in(options.output);
   if (options.json) {
     print_json({{"output", options.output},

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "jit/error.h"
+#include "runtime/clock.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/output.h"
 
@@ -44,9 +45,9 @@ Generation generate(runtime::Decoder& decoder, const runtime::SamplerOptions& op
   const auto held = static_cast<size_t>(decoder.position());
   out.prompt_tokens = length - decoder.position();
   std::vector<int32_t> history(prompt.begin(), prompt.end());
-  const double start = now();
+  const double start = runtime::seconds_now();
   std::span<const float> logits = prefill(decoder, prompt.subspan(held));
-  const double decode_start = now();
+  const double decode_start = runtime::seconds_now();
   out.prefill_s = decode_start - start;
   while (out.stop.empty()) {
     if (logits.empty() || interrupted()) {
@@ -76,7 +77,7 @@ Generation generate(runtime::Decoder& decoder, const runtime::SamplerOptions& op
     logits = decoder.forward(std::span(&id, 1));
     ++out.decode_steps;
   }
-  out.decode_s = now() - decode_start;
+  out.decode_s = runtime::seconds_now() - decode_start;
   return out;
 }
 

@@ -1,5 +1,6 @@
 // nibble logits: the logits after every id, for comparing with other programs.
 #include "jit/error.h"
+#include "runtime/clock.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/model_loader.h"
@@ -47,7 +48,7 @@ int logits(const LogitsOptions& options) {
   FloatFile file(options.output, shape);
   std::vector<float> out(static_cast<size_t>(ids.columns * vocabulary));
   catch_interrupts();
-  const double start = now();
+  const double start = runtime::seconds_now();
   for (const std::vector<int32_t>& row : rows) {
     if (interrupted()) fail("Interrupted; {} was not written.", options.output);
     decoder.reset();
@@ -55,7 +56,7 @@ int logits(const LogitsOptions& options) {
     file.append(out);
   }
   file.commit();
-  const double seconds = now() - start;
+  const double seconds = runtime::seconds_now() - start;
   if (options.json) {
     print_json({{"output", options.output},
                 {"shape", shape},

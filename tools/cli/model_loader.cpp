@@ -12,6 +12,7 @@
 #include "graph/nib_model.h"
 #include "graph/ops.h"
 #include "jit/error.h"
+#include "runtime/clock.h"
 #include "runtime/tuning_db.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/output.h"
@@ -148,7 +149,7 @@ std::string LoadedModel::isa() const {
 LoadedModel load_model(const std::string& model, const std::string& shape,
                        const WeightOptions& weights, const RunOptions& run,
                        std::shared_ptr<runtime::ThreadPool> pool) {
-  const double start = now();
+  const double start = runtime::seconds_now();
   LoadedModel out;
   const jit::Isa isa = jit::selected_isa();  // first: refuses machines that cannot run anything
   out.pool = std::move(pool);
@@ -186,7 +187,7 @@ LoadedModel load_model(const std::string& model, const std::string& shape,
     out.decoder = out.session;
   }
   out.jit_ms = jit::CodeCache::instance().generate_ms();
-  out.load_s = now() - start;
+  out.load_s = runtime::seconds_now() - start;
   if (std::string reason = jit::CodeCache::instance().fallback_reason(); !reason.empty()) {
     warn(fmt::format("No machine code can be run here, so slow reference kernels are used: {}",
                      reason));

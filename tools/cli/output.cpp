@@ -5,12 +5,12 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
 
 #include "jit/error.h"
+#include "runtime/clock.h"
 
 namespace nibble::cli {
 
@@ -44,14 +44,14 @@ Progress::Progress(std::string_view what, std::string_view unit, double scale)
       unit_(unit),
       scale_(scale),
       terminal_(isatty(STDERR_FILENO) == 1),
-      start_(now()) {}
+      start_(runtime::seconds_now()) {}
 
 Progress::~Progress() {
   if (shown_) fmt::print(stderr, "\r\x1B[K");
 }
 
 void Progress::update(int64_t done, int64_t total) {
-  const double time = now();
+  const double time = runtime::seconds_now();
   if (first_ < 0) first_ = done;
   if (!terminal_ || total <= 0 || time - last_ < 0.1) return;
   last_ = time;
@@ -64,10 +64,6 @@ void Progress::update(int64_t done, int64_t total) {
   fmt::print(stderr, "\r\x1B[K{} [{:=<{}}{:<{}}] {:3.0f}%  {:.0f} {}/s  {:.0f} s left", what_, "",
              filled, "", kWidth - filled, share * 100, rate / scale_, unit_, left);
   fflush(stderr);
-}
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 // Of this program alone: getrusage counts what the process held before it became this program too,

@@ -38,8 +38,6 @@ class Progress {
   int64_t first_ = -1;  // what was done before: the speed is that of the rest
 };
 
-// Seconds on a clock that only goes forward.
-double now();
 // The most memory this process has held so far.
 double peak_rss_mb();
 // What it holds now; 0 where the system does not say.

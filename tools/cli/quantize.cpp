@@ -7,6 +7,7 @@
 #include "jit/error.h"
 #include "quant/calibration/default_text.h"
 #include "runtime/atomic_file.h"
+#include "runtime/clock.h"
 #include "runtime/json_text.h"
 #include "runtime/nib_file.h"
 #include "tools/cli/commands.h"
@@ -190,7 +191,7 @@ report::QuantizeReport report_of(const QuantizeCommandOptions& options, const Tr
 }
 
 int quantize(const QuantizeCommandOptions& options) {
-  const double start = now();
+  const double start = runtime::seconds_now();
   catch_interrupts();
   const auto pool = std::make_shared<runtime::ThreadPool>(
       options.threads > 0 ? options.threads : runtime::default_threads());
@@ -257,7 +258,7 @@ int quantize(const QuantizeCommandOptions& options) {
   }
   forget_trials(setup);
   const auto bytes = static_cast<int64_t>(fs::file_size(options.output));
-  const double seconds = now() - start;
+  const double seconds = runtime::seconds_now() - start;
   if (options.json) {
     result["bytes"] = bytes;
     result["seconds"] = seconds;

@@ -17,6 +17,7 @@
 #include "quant/recipes/mixed_recipe.h"
 #include "quant/scores/perplexity.h"
 #include "runtime/atomic_file.h"
+#include "runtime/clock.h"
 #include "runtime/json_text.h"
 #include "runtime/session.h"
 #include "tools/cli/interrupt.h"
@@ -165,9 +166,9 @@ class Trials {
       return *known;
     }
     answer_in_fp32();
-    const double start = now();
+    const double start = runtime::seconds_now();
     quant::QuantizedModel model = quantize(recipe, trial);
-    const double seconds = now() - start;
+    const double seconds = runtime::seconds_now() - start;
     quant::RecipeScore score = measure(model.graph);
     score.seconds = seconds;
     weights_[trial] = model.outcomes;

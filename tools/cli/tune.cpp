@@ -10,6 +10,7 @@
 #include "graph/lower.h"
 #include "graph/model_shapes.h"
 #include "jit/error.h"
+#include "runtime/clock.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/model_loader.h"
 #include "tools/tune/machine_watch.h"
@@ -161,7 +162,7 @@ void TuneLine::clear() {
 }
 
 void TuneLine::update(const tune::TuneProgress& progress) {
-  const double time = now();
+  const double time = runtime::seconds_now();
   if (!terminal_ || time - last_ < 0.1) return;
   last_ = time;
   shown_ = true;
