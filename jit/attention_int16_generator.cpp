@@ -38,7 +38,8 @@ class Int16Attention : public IntegerAttention {
     });
     const Reg by_largest = v_.mul(v_.reduce_max(largest), v_.imm(kNormRule.by_largest));
     const Reg by_norm = v_.mul(v_.sqrt(v_.reduce_add(squares)), v_.imm(kNormRule.by_norm));
-    const Reg scale = v_.max(v_.accumulator(v_.imm(kSmallestScale)), v_.max(by_largest, by_norm));
+    const Reg finite = v_.max(v_.accumulator(v_.imm(kSmallestScale)), v_.max(by_largest, by_norm));
+    const Reg scale = v_.add(finite, v_.sub(finite, finite));  // NaN where it is not finite
     const Reg inverse = v_.div(v_.accumulator(v_.imm(1.0F)), scale);
     cc_.xor_(i, i);
     v_.blocks(i, dim_, [&](const Mask* mask, int) {

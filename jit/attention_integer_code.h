@@ -187,6 +187,7 @@ class IntegerAttention : public IntegerProducts {
     Label done = cc_.newLabel();
     const Gp end = address(asmjit::x86::ptr(split_, kKvSplit), "split_end");
     record_ = record_of(split_);
+    if (by_tiles()) look_ahead(end);
     cc_.cmp(highest_lo_, split_);
     cc_.jg(partial);
     cc_.cmp(end, lowest_hi_);
@@ -208,6 +209,18 @@ class IntegerAttention : public IntegerProducts {
     find_visible(split_, kKvSplit);
     split_body(false);
     cc_.bind(done);
+  }
+
+  // The record of the next split, or, where no row sees any of it, the present one again.
+  void look_ahead(const Gp& next) {
+    ahead_ = copy(record_, "ahead");
+    Label last = cc_.newLabel();
+    cc_.cmp(next, highest_);
+    cc_.jge(last);
+    cc_.cmp(count_, kRowTile);
+    cc_.jle(last);
+    cc_.mov(ahead_, record_of(next));
+    cc_.bind(last);
   }
 
   void split_body(bool full) {

@@ -42,6 +42,14 @@ class IntegerProducts : public PairedAttention {
     return address(asmjit::x86::ptr(record_, static_cast<int32_t>(offset)), name);
   }
 
+  // Lines of the next split's record, while the present one is multiplied by many rows: so long
+  // that the hardware would not go on reading by itself. A line for every second dword that a tile
+  // of four rows by four blocks takes makes up a record where the rows are 32.
+  void fetch_lines(int dwords) {
+    for (int i = 0; i < dwords / 2; ++i) cc_.prefetcht0(asmjit::x86::ptr(ahead_, i * kLine));
+    cc_.add(ahead_, dwords / 2 * kLine);
+  }
+
   // ---- keys ----
 
   // What the sums of a tile begin with, [row][chain or block]: rows from `row` on.
@@ -63,6 +71,7 @@ class IntegerProducts : public PairedAttention {
     const Gp key = address(asmjit::x86::ptr(keys, first * block_bytes()), "key");
     const Gp q = copy(query, "q");
     each_query_dword(key, q, [&](int u) {
+      if (blocks == kBlocks && u == 0) fetch_lines(kUnroll);
       std::array<Factor, kBlocks> lines;
       for (int b = 0; b < blocks; ++b) {
         lines[index(b)] = keys_at(asmjit::x86::ptr(key, b * block_bytes() + u * kLine));
@@ -126,6 +135,7 @@ class IntegerProducts : public PairedAttention {
       return row_factor(weight, r * kWeightBytes + u * order.dword);
     };
     const auto body = [&] {
+      if (rows > 1 && v_.wide()) fetch_lines(kUnroll);
       for (int u = 0; u < kUnroll; ++u) {
         std::array<Factor, kRowTile> held;  // where there are registers for them
         for (int r = 0; r < rows && columns > 1; ++r) held[index(r)] = factor(r, u);
@@ -197,6 +207,7 @@ class IntegerProducts : public PairedAttention {
   int factor_bytes_;    // that many of a row's, in the scratch
   int position_bytes_;  // of one position of one head, keys or values
   Gp record_;           // the present split's
+  Gp ahead_;            // what fetch_lines() takes next
 };
 
 }  // namespace nibble::jit

@@ -189,7 +189,7 @@ void integer_attention_reference(const AttentionSpec& spec, const AttentionArgs&
     const bool int8 = spec.kv == KvType::int8;
     float s = quantize_plain(args.q + row * args.q_stride, spec.head_dim,
                              int8 ? kInt8Rule : kNormRule, query.query.data());
-    if (int8 && !std::isfinite(s)) s = std::numeric_limits<float>::quiet_NaN();
+    if (!std::isfinite(s)) s = std::numeric_limits<float>::quiet_NaN();
     query.scale = s * args.scale;
     if (!spec.softcap && !spec.alibi) query.scale *= kLog2E;
     attend_by_pages(spec, args, row, [&](int64_t start, RowState& page) {

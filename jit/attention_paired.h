@@ -59,7 +59,10 @@ class PairedAttention : public AttentionCode {
     highest_lo_ = v_.zero_gp("highest_lo");
     const Gp last = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "last");
     cc_.dec(last);
-    if (tile > 1) fetch_queries();
+    if (tile > 1) {
+      fetch_rows(offsetof(AttentionArgs, q), offsetof(AttentionArgs, q_stride));
+      fetch_rows(offsetof(AttentionArgs, out), offsetof(AttentionArgs, out_stride));
+    }
     const Gp query = address(at(scratch_.query), "query");
     const Gp output = address(at(scratch_.all_output), "output");
     const Gp row = v_.zero_gp("row");
@@ -207,16 +210,16 @@ class PairedAttention : public AttentionCode {
   Reg zero() { return v_.imm(0.0F); }
 
  private:
-  // Queries of many rows lie far apart, where no hardware foresees them.
-  void fetch_queries() {
+  // Queries and outputs of many rows lie far apart, where no hardware foresees them.
+  void fetch_rows(size_t first, size_t stride_field) {
     const Gp rows = v_.load_gp(v_.field(offsetof(AttentionArgs, rows)), "rows");
-    const Gp stride = v_.load_gp(v_.field(offsetof(AttentionArgs, q_stride)), "stride");
-    const Gp query = v_.load_gp(v_.field(offsetof(AttentionArgs, q)), "query");
+    const Gp stride = v_.load_gp(v_.field(stride_field), "stride");
+    const Gp at = v_.load_gp(v_.field(first), "at");
     const Gp row = v_.zero_gp("row");
     v_.loop(row, rows, 1, [&] {
       const Gp i = v_.zero_gp("i");
-      v_.loop(i, dim_, 16, [&] { cc_.prefetcht0(asmjit::x86::ptr(query, i, 2)); });
-      cc_.lea(query, asmjit::x86::ptr(query, stride, 2));
+      v_.loop(i, dim_, 16, [&] { cc_.prefetcht0(asmjit::x86::ptr(at, i, 2)); });
+      cc_.lea(at, asmjit::x86::ptr(at, stride, 2));
     });
   }
 

@@ -370,7 +370,7 @@ void Emitter::advance_group() {
 void Emitter::prefetch(int line, int j) {
   if (tiling_.prefetch == 0 || tiling_.panel) return;
   for (int64_t offset = 0; offset < line_bytes_; offset += kLineBytes) {
-    out_.prefetcht0(out_.ptr[b_address(line * steps_per_line_, j, 0) + offset + tiling_.prefetch]);
+    out_.prefetcht1(out_.ptr[b_address(line * steps_per_line_, j, 0) + offset + tiling_.prefetch]);
   }
 }
 

@@ -208,7 +208,7 @@ void Generator::unpack_panel() {
     }
   };
   out_.L(top);
-  if (tiling_.prefetch > 0) out_.prefetcht0(out_.ptr[source + tiling_.prefetch]);
+  if (tiling_.prefetch > 0) out_.prefetcht1(out_.ptr[source + tiling_.prefetch]);
   for (int offset = 0; offset < kLineBytes; offset += zmm_ ? 64 : 32) {
     out_.vmovups(low, out_.ptr[source + offset]);
     out_.vpsrld(high, low, 4);

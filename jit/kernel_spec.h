@@ -150,7 +150,7 @@ void set_groups(RowSpec& spec, const ActivationGroups& groups);
 using KernelSpec = std::variant<GemmSpec, RowSpec, AttentionSpec>;
 
 // How a GEMM runs: register tile mr x (nr * 16) columns, k unroll in quads, where nibbles are
-// unpacked, and how far ahead weights are prefetched.
+// unpacked, and how far ahead weights are fetched into the L2.
 struct Tiling {
   int mr = 1;
   int nr = 1;          // in column blocks of 16
@@ -172,7 +172,7 @@ struct KernelKey {
 
 std::string name(const KernelSpec& spec);
 std::string name(const KernelKey& key);
-std::string name(const Tiling& tiling);  // the last field of a kernel's name: "1x64x8f2048"
+std::string name(const Tiling& tiling);  // the last field of a kernel's name: "8x16x8f8192"
 // Throws Error when no kernel can compute this spec, or not exactly in int32. (Row and attention
 // specs: check_row_spec, check_attention_spec.)
 void check_gemm_spec(const GemmSpec& spec);

@@ -176,24 +176,17 @@ int most_rows(const GemmSpec& spec, Isa isa) {
 
 // On Zen 4, whole models: one long stream of weights, which the hardware foresees best when left
 // alone, beats several side by side in decoding (`nibble bench --shape tinyllama-1.1b`: 0.92 of the
-// read roof, 0.82 when fetched 2048 bytes ahead by instructions, 0.73 with two streams). Batches
-// compute too long between lines for it.
+// read roof, 0.82 when fetched 2048 bytes ahead by instructions, 0.73 with two streams).
 constexpr Tiling kDecodeTiling{.mr = 1, .nr = 1, .k_unroll = 8};
 // Where groups are short and their folding takes a fifth of the instructions, four blocks share the
 // loads of activations (g32 at 58 GB/s: 0.92 of the roof, one block 0.84 to 0.86; at 34: both
 // 0.98).
 constexpr Tiling kDecodeShortTiling{.mr = 1, .nr = 4, .k_unroll = 8};
-//
-// Of two to four rows again more than fetching ahead: several blocks side by side, whose streams
-// the hardware foresees while the rows are multiplied (`nibble tune --rows 4`, llama2-7b: 0.86 to
-// 0.94 of the time of 8x16x8f2048 at g128). At g32, where folding a tile's groups takes long, two
-// blocks fetched ahead (0.89 to 0.93).
-constexpr int kFewRows = 4;
-constexpr int64_t kLongGroup = 64;
-constexpr Tiling kFewTiling{.mr = kFewRows, .nr = 3, .k_unroll = 8};
-constexpr Tiling kFewGateTiling{.mr = kFewRows, .nr = 4, .k_unroll = 4};
-constexpr Tiling kFewShortTiling{.mr = kFewRows, .nr = 2, .k_unroll = 4, .prefetch = 2048};
-constexpr Tiling kBatchTiling{.mr = 1, .nr = 1, .k_unroll = 8, .prefetch = 2048};
+// Batches compute too long between lines for the hardware to look far enough ahead: it is told to
+// take into the L2 what is 128 lines away. Nearer, and into the L1, it comes too late where memory
+// is fast (llama2-7b g128 at 58 GB/s, 8 rows: 2048 bytes into the L1 1.07 times the time; three
+// blocks side by side, whose streams the hardware foresees, for 4 rows 1.16 times).
+constexpr Tiling kBatchTiling{.mr = 1, .nr = 1, .k_unroll = 8, .prefetch = 8192};
 
 // 2 x 2 tiles, a load for every product; narrower where there is but one column block.
 constexpr Tiling kTileTiling{.mr = 2 * kTileRows, .nr = kMaxTileBlocks, .k_unroll = 64};
@@ -208,26 +201,18 @@ Tiling tile_tiling(const GemmSpec& spec) {
 
 // Groups under q8 scales fold in half as many instructions (Q4_K at 58 GB/s: one block 0.86 to 0.89
 // of the time of four).
-bool short_groups(const GemmSpec& spec) {
-  return spec.weight.group != 0 && spec.weight.group < kLongGroup;
-}
 bool slow_folding(const GemmSpec& spec) {
-  return short_groups(spec) && spec.weight.scale != ScaleType::q8;
-}
-
-Tiling few_tiling(const GemmSpec& spec, Isa isa, int rows) {
-  Tiling tiling = short_groups(spec) ? kFewShortTiling : spec.gate ? kFewGateTiling : kFewTiling;
-  tiling.mr = rows;
-  // The sums of super-blocks take registers too.
-  while (tiling.nr > 1 && !tiling_fits(spec, isa, tiling)) tiling.nr -= spec.gate ? 2 : 1;
-  return tiling;
+  constexpr int64_t kLongGroup = 64;
+  return spec.weight.group != 0 && spec.weight.group < kLongGroup &&
+         spec.weight.scale != ScaleType::q8;
 }
 
 // Rows share the unpacking of weights, blocks the widening of activations. What fills the registers
 // of AVX-512, by rows (g128 on Zen 4, one row: 0.88 of the time of one block; 64 rows: three by
 // three 0.91 of that of four by two and 0.79 of eight by one); those of AVX2 have room for two rows
 // of one.
-constexpr int kBf16Blocks[kFewRows] = {4, 4, 3, 2};
+constexpr int kBf16MostRows = 4;
+constexpr int kBf16Blocks[kBf16MostRows] = {4, 4, 3, 2};
 constexpr int kBf16BatchRows = 3;
 
 Tiling bf16_tiling(const GemmSpec& spec, Isa isa, int64_t m) {
@@ -237,8 +222,9 @@ Tiling bf16_tiling(const GemmSpec& spec, Isa isa, int64_t m) {
                   .k_unroll = kBf16Step,
                   .prefetch = m == 1 ? 0 : kBatchTiling.prefetch};
   };
-  Tiling tiling = tile(static_cast<int>(std::min<int64_t>(m, kFewRows)));
-  if (m > kFewRows && tiling_fits(spec, isa, tile(kBf16BatchRows))) tiling = tile(kBf16BatchRows);
+  Tiling tiling = tile(static_cast<int>(std::min<int64_t>(m, kBf16MostRows)));
+  if (m > kBf16MostRows && tiling_fits(spec, isa, tile(kBf16BatchRows)))
+    tiling = tile(kBf16BatchRows);
   while (tiling.nr > 1 && !tiling_fits(spec, isa, tiling)) --tiling.nr;
   while (tiling.mr > 1 && !tiling_fits(spec, isa, tiling)) --tiling.mr;
   return tiling;
@@ -249,9 +235,10 @@ Tiling bf16_tiling(const GemmSpec& spec, Isa isa, int64_t m) {
 Tiling default_tiling(const GemmSpec& spec, Isa isa, int64_t m) {
   if (m > kVectorRows && runs_on_tiles(spec, isa, kTileTiling)) return tile_tiling(spec);
   if (spec.act == ActType::bf16) return bf16_tiling(spec, isa, m);
-  const bool vnni = spec.act == ActType::s8 && vector_isa(isa) == Isa::avx512_vnni;
-  if (m == 1) return vnni && slow_folding(spec) ? kDecodeShortTiling : kDecodeTiling;
-  if (m <= kFewRows && vnni) return few_tiling(spec, isa, static_cast<int>(m));
+  if (m == 1) {
+    const bool vnni = spec.act == ActType::s8 && vector_isa(isa) == Isa::avx512_vnni;
+    return vnni && slow_folding(spec) ? kDecodeShortTiling : kDecodeTiling;
+  }
   Tiling tiling = kBatchTiling;
   tiling.mr = static_cast<int>(std::min<int64_t>(most_rows(spec, isa), m));
   while (tiling.mr > 1 && !tiling_fits(spec, isa, tiling)) --tiling.mr;

@@ -1,9 +1,10 @@
 // Google Benchmark of the attention kernels: one case a kernel of the catalog and a context length,
 // the kernel's name as the label. Every call takes another KV head of a pool: "decode" of one
-// larger than any cache, "prefill" of one head again and again. Every case first verifies its
-// kernel against the reference.
+// larger than any cache, "prefill" of one head again and again, the last of its positions the
+// causal rows. Every case first verifies its kernel against the reference.
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
+#include <sys/mman.h>
 
 #include <cstdint>
 #include <cstdlib>
@@ -15,6 +16,7 @@
 #include "jit/kernel_catalog.h"
 #include "jit/kv_layout.h"
 #include "perf/roof_share.h"
+#include "runtime/pages.h"
 
 namespace {
 
@@ -27,9 +29,13 @@ struct FreeAligned {
 };
 using Bytes = std::unique_ptr<std::byte[], FreeAligned>;
 
+// In huge pages, as the runtime keeps its cache.
 Bytes allocate(int64_t bytes) {
-  return Bytes(
-      static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>((bytes + 63) / 64 * 64))));
+  const auto size = (static_cast<size_t>(bytes) + nibble::runtime::kHugePage - 1) /
+                    nibble::runtime::kHugePage * nibble::runtime::kHugePage;
+  auto* memory = static_cast<std::byte*>(std::aligned_alloc(nibble::runtime::kHugePage, size));
+  madvise(memory, size, MADV_HUGEPAGE);
+  return Bytes(memory);
 }
 
 struct Operands {
@@ -45,6 +51,9 @@ struct Operands {
         hi(lo.size(), context),
         slope(lo.size(), 0.01F),
         scratch(allocate(attention_scratch_bytes(spec))) {
+    if (!decode) {
+      for (int64_t r = 0; r < spec.rows; ++r) hi[static_cast<size_t>(r)] -= spec.rows - 1 - r;
+    }
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
     std::vector<float> key(static_cast<size_t>(spec.head_dim)), value(key.size());
@@ -107,7 +116,7 @@ const bool kRegistered = [] {
       const auto* spec = std::get_if<AttentionSpec>(&key.spec);
       if (spec == nullptr) continue;
       for (const bool decode : {true, false}) {
-        for (const int64_t context : {int64_t{128}, int64_t{2048}}) {
+        for (const int64_t context : {int64_t{128}, int64_t{2048}, int64_t{4096}}) {
           benchmark::RegisterBenchmark(
               fmt::format("{}/{}/t{}", name(key), decode ? "decode" : "prefill", context).c_str(),
               [=](benchmark::State& state) { run_kernel(state, key, context, decode); });

@@ -199,10 +199,10 @@ TEST_P(AttentionKernels, LargeScoresEqualTheReference) {
 }
 
 // A query element that is no number makes its row none, and leaves its neighbours alone.
-TEST_P(AttentionKernels, QueriesThatAreNotFiniteAreNaN) {
-  const AttentionSpec spec{.head_dim = 20, .kv = KvType::int8, .rows = 4};
+void expect_nan_queries(KvType kv, Isa isa) {
+  const AttentionSpec spec{.head_dim = 20, .kv = kv, .rows = 4};
   const std::vector<PositionRange> ranges = causal(4, 90);
-  const GeneratedCode<AttentionFn> kernel(generate_attention(spec, GetParam()));
+  const GeneratedCode<AttentionFn> kernel(generate_attention(spec, isa));
   const HeadCache cache(spec, hull(ranges), capacity_for(ranges), 1);
   for (const float bad : {kNaN, -std::numeric_limits<float>::infinity()}) {
     for (const size_t element : {size_t{0}, size_t{19}}) {
@@ -222,6 +222,10 @@ TEST_P(AttentionKernels, QueriesThatAreNotFiniteAreNaN) {
       }
     }
   }
+}
+
+TEST_P(AttentionKernels, QueriesThatAreNotFiniteAreNaN) {
+  for (const KvType kv : {KvType::int8, KvType::int16}) expect_nan_queries(kv, GetParam());
 }
 
 // Keys, queries, weights and values of 8 bits at the ends of their range, over the longest head.
@@ -373,6 +377,18 @@ TEST(Bf16Weights, ArePowersOf2) {
     const double exact = std::exp2(double{x} + 0.5);
     EXPECT_EQ(std::bit_cast<uint32_t>(weight) & 0xFFFFU, 0U);
     EXPECT_NEAR(weight, exact, (0x1p-8 + 1.2e-4) * exact) << x;
+  }
+}
+
+TEST(Int16Weights, ArePowersOf2) {
+  ScalarMath v;
+  EXPECT_EQ(vector_exp2(v, 0.0F), 1.0F);
+  EXPECT_EQ(vector_exp2(v, -64.0F), 0x1p-64F);
+  EXPECT_EQ(vector_exp2(v, -1e30F), 0x1p-64F);
+  EXPECT_TRUE(std::isnan(vector_exp2(v, kNaN)));
+  for (float x = -64; x <= 0; x += 0.00173F) {
+    const double exact = std::exp2(double{x});
+    EXPECT_NEAR(vector_exp2(v, x), exact, 2e-7 * exact) << x;
   }
 }
 
