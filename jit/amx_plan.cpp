@@ -41,7 +41,7 @@ bool amx_panel(const GemmSpec& spec) {
 }
 
 bool amx_tiling_fits(const GemmSpec& spec, const Tiling& tiling) {
-  if (tiling.nr < 1 || tiling.nr > kMaxTileBlocks) return false;
+  if (tiling.nr < 1 || tiling.nr > kMaxTileBlocks || tiling.apart) return false;
   if (tiling.k_unroll < 1 || tiling.k_unroll > kMaxUnroll) return false;
   if (tiling.panel != amx_panel(spec)) return false;
   // Column blocks are reached by 32-bit displacements.

@@ -70,9 +70,19 @@ Xbyak::RegExp Emitter::a_address(int i, int k) const {
 }
 
 Xbyak::RegExp Emitter::b_address(int k, int j, int half) const {
+  const int64_t line = k / steps_per_line_ * line_bytes_ + half * half_bytes();
+  if (tiling_.apart) {
+    switch (j) {
+      case 0:
+        return Xbyak::RegExp(w_ptr_) + line;
+      case 3:
+        return w_ptr_ + apart3() + line;
+      default:
+        return w_ptr_ + apart() * j + line;
+    }
+  }
   const int64_t block = tiling_.panel ? panel_block_bytes(spec_) : shape_.block_bytes;
-  return Xbyak::RegExp(w_ptr_) + static_cast<int>(j * block) + k / steps_per_line_ * line_bytes_ +
-         half * half_bytes();
+  return Xbyak::RegExp(w_ptr_) + static_cast<int>(j * block) + line;
 }
 
 Xbyak::RegExp Emitter::scratch_address(int i, int j, int half) const {
@@ -93,6 +103,10 @@ void Emitter::begin() {
   out_.mov(w_ptr_, local(kFrameTileW));
   out_.mov(w_scale_ptr_, local(kFrameTileWScale));
   out_.mov(w_zero_ptr_, local(kFrameTileWZero));
+  if (tiling_.apart && plan_.blocks > 1) {
+    out_.mov(apart(), local(kFrameApartW));
+    if (plan_.blocks > 3) out_.lea(apart3(), out_.ptr[apart() + apart() * 2]);
+  }
   out_.mov(a_scale_ptr_, local(kFrameTileAScale));
   out_.mov(a_sum_ptr_, local(kFrameTileASum));
   out_.mov(tile_ptr_, local(kFrameTileOut));
@@ -116,15 +130,21 @@ void Emitter::begin() {
   }
 }
 
-// Scales or minimums of a group of column block j.
-void Emitter::load_stored(const Xbyak::Xmm& dst, const Xbyak::Reg64& base, int j, int half) {
+Xbyak::RegExp Emitter::at_block(const Xbyak::Reg64& first, int64_t block_bytes, Frame apart,
+                                int j) {
+  if (!tiling_.apart || j == 0) return Xbyak::RegExp(first) + static_cast<int>(j * block_bytes);
+  out_.imul(k_left_, out_.qword[out_.rbp + apart], j);
+  return first + k_left_;
+}
+
+// Scales or minimums of a group of a column block.
+void Emitter::load_stored(const Xbyak::Xmm& dst, const Xbyak::RegExp& block, int half) {
   const auto bytes = static_cast<int>(scale_bytes(spec_.weight.scale));
-  const auto block = static_cast<int>(j * shape_.scale_block_bytes);
-  load_scales(out_, spec_.weight.scale, dst, base + block + half * 8 * bytes);
+  load_scales(out_, spec_.weight.scale, dst, block + half * 8 * bytes);
 }
 
 void Emitter::load_scale(const Xbyak::Xmm& dst, int j, int half) {
-  load_stored(dst, w_scale_ptr_, j, half);
+  load_stored(dst, scales_at(j), half);
   if (super_blocks() && plan_.dot == DotKind::fma) {
     out_.vmulps(dst, dst, number(false, j, half));
   }
@@ -132,9 +152,8 @@ void Emitter::load_scale(const Xbyak::Xmm& dst, int j, int half) {
 
 void Emitter::load_zero_point(const Xbyak::Xmm& dst, int j, int half) {
   if (minimums_by_group()) return load_minimum(dst, j, half);
-  if (spec_.weight.minimum) return load_stored(dst, w_zero_ptr_, j, half);
-  const auto block = static_cast<int>(j * shape_.groups * kColumnBlock);
-  out_.vpmovzxbd(dst, out_.ptr[w_zero_ptr_ + block + int64_t{half} * 8]);
+  if (spec_.weight.minimum) return load_stored(dst, zeros_at(j), half);
+  out_.vpmovzxbd(dst, out_.ptr[zeros_at(j) + int64_t{half} * 8]);
   out_.vcvtdq2ps(dst, dst);
 }
 

@@ -39,8 +39,13 @@ enum Frame : int {
   kFrameEpilogueC = 120,  // the epilogue's row pointers at the current column block
   kFrameEpilogueResidual = 128,
   kFrameEpilogueTile = 136,
-  kFrameSupers = 144,  // super-blocks of k that are left
-  kFrameBytes = 152,
+  kFrameSupers = 144,       // super-blocks of k that are left
+  kFrameApart = 152,        // tiles apart: column blocks from one of a tile to the next,
+  kFrameApartW = 160,       //   bytes of weights,
+  kFrameApartWScale = 168,  //   scales
+  kFrameApartWZero = 176,   //   and zero points
+  kFrameApartEnd = 184,     // where the first part of the columns ends
+  kFrameBytes = 200,
 };
 
 class Emitter {
@@ -107,6 +112,9 @@ class Emitter {
     return reg(plan_.numbers + (int{minimums} * plan_.blocks + j) * plan_.halves + half);
   }
 
+  // Bytes of weights between the blocks of tiles apart: where the last rows of taller ones are.
+  const Xbyak::Reg64& apart() const { return a_ptr_[3]; }
+  const Xbyak::Reg64& apart3() const { return a_ptr_[2]; }  // three times that
   Xbyak::RegExp a_address(int i, int k) const;
   Xbyak::RegExp b_address(int k, int j, int half) const;
   Xbyak::RegExp scratch_address(int i, int j, int half) const;
@@ -142,14 +150,23 @@ class Emitter {
   int place_ = 0;  // of the group in its pass
 
  private:
-  void load_stored(const Xbyak::Xmm& dst, const Xbyak::Reg64& base, int j, int half);
+  void load_stored(const Xbyak::Xmm& dst, const Xbyak::RegExp& block, int half);
   void load_scale(const Xbyak::Xmm& dst, int j, int half);
   void load_zero_point(const Xbyak::Xmm& dst, int j, int half);
   bool super_blocks() const { return spec_.weight.scale == ScaleType::q8; }
   bool minimums_by_group() const {
     return super_blocks() && spec_.weight.minimum && plan_.dot == DotKind::fma;
   }
-  Xbyak::RegExp number_address(bool minimums, bool at_end, int j, int half) const;
+  // Scales (at w_scale_ptr_) or zero points of column block j. Blocks apart cost two instructions
+  // and the k loop's counter, which counts nothing between groups.
+  Xbyak::RegExp scales_at(int j) {
+    return at_block(w_scale_ptr_, shape_.scale_block_bytes, kFrameApartWScale, j);
+  }
+  Xbyak::RegExp zeros_at(int j) {
+    return at_block(w_zero_ptr_, shape_.zero_block_bytes, kFrameApartWZero, j);
+  }
+  Xbyak::RegExp at_block(const Xbyak::Reg64& first, int64_t block_bytes, Frame apart, int j);
+  Xbyak::RegExp number_address(bool minimums, bool at_end, int j, int half);
   void load_minimum(const Xbyak::Xmm& dst, int j, int half);
   void fold_byte(int i, int j, int half);
   void sum_minimums(int j, int half);

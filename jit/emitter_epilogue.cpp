@@ -15,7 +15,13 @@ using Reg64 = Xbyak::Reg64;
 class Epilogue {
  public:
   Epilogue(Assembler& out, const GemmSpec& spec, const Tiling& tiling, bool zmm)
-      : out_(out), spec_(spec), mr_(tiling.mr), zmm_(zmm), math_(out, zmm) {}
+      : out_(out),
+        spec_(spec),
+        mr_(tiling.mr),
+        apart_(tiling.apart),
+        gate_distance_(tiling.apart ? tiling.nr : 1),
+        zmm_(zmm),
+        math_(out, zmm) {}
 
   void emit();
 
@@ -31,6 +37,7 @@ class Epilogue {
   void make_mask(const Reg64& valid, const Reg64& pointer, const Xbyak::Opmask& mask);
   void row_loop();
   void next_block(Label& top);
+  void next_block_apart();
   XbyakMath::Reg sums(int block, int half);
   void store_half(int half);
   void masked_ymm(int half, const XbyakMath::Reg& value);
@@ -39,6 +46,8 @@ class Epilogue {
   Assembler& out_;
   const GemmSpec& spec_;
   const int64_t mr_;
+  const bool apart_;
+  const int gate_distance_;  // blocks of sums from a gate's to those it is multiplied by
   const bool zmm_;
   XbyakMath math_;
   // Registers are named for what they hold.
@@ -118,7 +127,7 @@ XbyakMath::Reg Epilogue::sums(int block, int half) {
   const int64_t half_offset = half * half_bytes();
   XbyakMath::Reg x = math_.load(out_.ptr[tile_ + block * mr_ * kLineBytes + half_offset]);
   if (!spec_.bias) return x;
-  const auto bias = out_.ptr[bias_ + block * kLineBytes + half_offset];
+  const auto bias = out_.ptr[bias_ + (block == 0 ? 0 : kLineBytes) + half_offset];
   if (!bias_has_tail()) return math_.add(x, math_.load(bias));
   const XbyakMath::Reg b = math_.fresh();
   if (zmm_) {
@@ -134,7 +143,7 @@ void Epilogue::store_half(int half) {
   const int64_t offset = half * half_bytes();
   XbyakMath::Reg x = sums(0, half);
   if (spec_.activation != Activation::none) x = vector_activation(math_, spec_.activation, x);
-  if (spec_.gate) x = math_.mul(x, sums(1, half));
+  if (spec_.gate) x = math_.mul(x, sums(gate_distance_, half));
   if (!zmm_) return masked_ymm(half, x);
   if (spec_.residual) {
     const XbyakMath::Reg r = math_.fresh();
@@ -182,8 +191,36 @@ void Epilogue::row_loop() {
   out_.jnz(top, CodeGenerator::T_NEAR);
 }
 
+// Columns of the tile's next block, or pair of blocks, which is kFrameApart further on.
+void Epilogue::next_block_apart() {
+  const int blocks = blocks_per_output();
+  const auto move = [&](const Reg64& reg, int frame, int64_t factor) {
+    out_.imul(reg, local(kFrameApart), static_cast<int>(factor));
+    out_.add(reg, local(frame));
+    out_.mov(local(frame), reg);
+  };
+  out_.mov(tile_, local(kFrameEpilogueTile));
+  out_.add(tile_, static_cast<uint32_t>(mr_ * kLineBytes));
+  out_.mov(local(kFrameEpilogueTile), tile_);
+  move(c_, kFrameEpilogueC, kLineBytes / blocks);
+  if (spec_.residual) move(residual_, kFrameEpilogueResidual, kLineBytes / blocks);
+  const auto add = [&](const Reg64& reg, int64_t factor) {
+    out_.imul(temp_, local(kFrameApart), static_cast<int>(factor));
+    out_.add(reg, temp_);
+  };
+  if (spec_.bias) add(bias_, kLineBytes);
+  if (bias_has_tail()) add(bias_valid_, -kColumnBlock);
+  add(valid_, -kColumnBlock / blocks);
+}
+
 void Epilogue::next_block(Label& top) {
   const int blocks = blocks_per_output();
+  if (apart_) {
+    next_block_apart();
+    out_.sub(blocks_left_, blocks);
+    out_.jnz(top, CodeGenerator::T_NEAR);
+    return;
+  }
   const auto move = [&](const Reg64& reg, int frame, int64_t bytes) {
     out_.mov(reg, local(frame));
     out_.add(reg, static_cast<uint32_t>(bytes));

@@ -72,7 +72,7 @@ std::optional<RegisterPlan> plan_registers(const GemmSpec& spec, Isa isa, bool b
 
 // Bytes of one column block of u4 unpacked to bytes.
 int64_t panel_block_bytes(const GemmSpec& spec);
-// Column blocks whose tiles share one run of the epilogue: nr, and a whole pair for gates.
+// Column blocks whose tiles share one run of the epilogue: nr, and whole pairs for gates.
 int epilogue_blocks(const GemmSpec& spec, const Tiling& tiling);
 // Scratch bytes before the panel: the fp32 tile, [epilogue_blocks][mr][16].
 int64_t tile_scratch_bytes(const GemmSpec& spec, const Tiling& tiling);

@@ -19,11 +19,9 @@ void Emitter::fold_byte(int i, int j, int half) {
 }
 
 // The pointers are at the groups' beginning (at_end: the scales' is behind their bytes).
-Xbyak::RegExp Emitter::number_address(bool minimums, bool at_end, int j, int half) const {
-  const int64_t block = minimums ? shape_.zero_block_bytes : shape_.scale_block_bytes;
+Xbyak::RegExp Emitter::number_address(bool minimums, bool at_end, int j, int half) {
   const int64_t bytes = at_end && !minimums ? 0 : shape_.super_groups * kColumnBlock;
-  return Xbyak::RegExp(minimums ? w_zero_ptr_ : w_scale_ptr_) +
-         static_cast<int>(j * block + bytes) + half * kHalfNumbers;
+  return (minimums ? zeros_at(j) : scales_at(j)) + bytes + half * kHalfNumbers;
 }
 
 void Emitter::begin_super() {
@@ -77,9 +75,9 @@ void Emitter::sum_minimums(int j, int half) {
     const Xbyak::Xmm sum = acc(i, j, half);
     out_.vxorps(sum, sum, sum);
   }
+  const Xbyak::RegExp minimums = zeros_at(j);
   for (int64_t pair = 0; pair < shape_.super_groups / 2; ++pair) {
-    const int64_t bytes = j * shape_.zero_block_bytes + (pair * 2 + half) * kColumnBlock;
-    out_.vpmovsxbw(words, out_.ptr[w_zero_ptr_ + static_cast<int>(bytes)]);
+    out_.vpmovsxbw(words, out_.ptr[minimums + (pair * 2 + half) * kColumnBlock]);
     for (int i = 0; i < plan_.rows; ++i) {
       const auto sums = static_cast<int>(i * shape_.act_sum_bytes + pair * 4);
       dot_words(acc(i, j, half), words, a_sum_ptr_ + sums);
@@ -96,8 +94,7 @@ void Emitter::dot_words(const Xbyak::Xmm& acc, const Xbyak::Xmm& words, const Xb
 
 // The minimum of a group by itself: the byte of its place in the pair of groups.
 void Emitter::load_minimum(const Xbyak::Xmm& dst, int j, int half) {
-  const auto offset = static_cast<int>(j * shape_.zero_block_bytes + half * kColumnBlock);
-  out_.vpmovzxwd(dst, out_.ptr[w_zero_ptr_ + offset]);
+  out_.vpmovzxwd(dst, out_.ptr[zeros_at(j) + half * kColumnBlock]);
   if (place_ == 0) out_.vpslld(dst, dst, 24);
   if (place_ == 1) out_.vpslld(dst, dst, 16);
   out_.vpsrad(dst, dst, 24);

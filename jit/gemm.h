@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "jit/core.h"
 #include "jit/kernel_spec.h"
 
 namespace nibble::jit {
@@ -52,6 +53,6 @@ void gemm_reference(const GemmSpec& spec, const GemmArgs& args);
 // On amx_int8 an mr of 16 or 32 means tiles (amx_plan.h), any other a kernel of avx512_vnni.
 bool tiling_fits(const GemmSpec& spec, Isa isa, const Tiling& tiling);
 // A model of the machine: a good tiling for up to m rows (m = 1 decode, large m prefill).
-Tiling default_tiling(const GemmSpec& spec, Isa isa, int64_t m);
+Tiling default_tiling(const GemmSpec& spec, Isa isa, int64_t m, Core core = this_core());
 
 }  // namespace nibble::jit

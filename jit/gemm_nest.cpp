@@ -55,28 +55,61 @@ void GemmNest::row_chunks() {
   out_.mov(out_.rcx, arg(offsetof(GemmArgs, nb_begin)));
   out_.mov(local(kFrameNb), out_.rcx);
   const bool has_tail = tail_unit().blocks < main_unit().blocks;
-  column_units(main_unit());
-  if (has_tail) column_units(tail_unit());
+  if (tiling_.apart) {
+    cut_apart();
+    column_units(main_unit(), local(kFrameApartEnd));
+    skip_parts();
+  } else {
+    column_units(main_unit(), nb_end());
+  }
+  if (has_tail) column_units(tail_unit(), nb_end());
   out_.mov(out_.rax, local(kFrameChunkEnd));
   out_.mov(local(kFrameNextChunk), out_.rax);
   out_.jmp(top, CodeGenerator::T_NEAR);
   out_.L(done);
 }
 
+// How far a tile's blocks lie apart, and where the first of their parts ends.
+void GemmNest::cut_apart() {
+  out_.mov(out_.rax, nb_end());
+  out_.sub(out_.rax, arg(offsetof(GemmArgs, nb_begin)));
+  out_.xor_(out_.edx, out_.edx);
+  out_.mov(out_.ecx, tiling_.nr * output_blocks());
+  out_.div(out_.rcx);
+  if (spec_.gate) out_.add(out_.rax, out_.rax);
+  out_.mov(local(kFrameApart), out_.rax);
+  out_.mov(out_.rcx, arg(offsetof(GemmArgs, nb_begin)));
+  out_.add(out_.rcx, out_.rax);
+  out_.mov(local(kFrameApartEnd), out_.rcx);
+  const auto place = [&](int frame, int64_t block_bytes) {
+    out_.imul(out_.rcx, out_.rax, static_cast<int>(block_bytes));
+    out_.mov(local(frame), out_.rcx);
+  };
+  place(kFrameApartW, shape_.block_bytes);
+  place(kFrameApartWScale, shape_.scale_block_bytes);
+  place(kFrameApartWZero, shape_.zero_block_bytes);
+}
+
+// From the end of the first part to that of the last one.
+void GemmNest::skip_parts() {
+  out_.imul(out_.rax, local(kFrameApart), tiling_.nr - 1);
+  out_.add(local(kFrameNb), out_.rax);
+}
+
 // All whole units from kFrameNb on. kFrameNextChunk holds the chunk's first row meanwhile.
-void GemmNest::column_units(const Unit& unit) {
+void GemmNest::column_units(const Unit& unit, const Xbyak::Address& end) {
   Label top, done;
   out_.L(top);
   out_.mov(out_.rdi, local(kFrameArgs));
   out_.mov(out_.rax, local(kFrameNb));
-  out_.add(out_.rax, unit.blocks);
-  out_.cmp(out_.rax, arg(offsetof(GemmArgs, nb_end)));
+  out_.add(out_.rax, unit.step);
+  out_.cmp(out_.rax, end);
   out_.jg(done, CodeGenerator::T_NEAR);
   out_.mov(out_.rcx, unit.blocks);
   out_.mov(local(kFrameUnitBlocks), out_.rcx);
   if (tiling_.panel) out_.call(unpack_);
   rows_of_unit(unit);
-  out_.mov(out_.rax, unit.blocks);
+  out_.mov(out_.rax, unit.step);
   out_.add(local(kFrameNb), out_.rax);
   out_.jmp(top, CodeGenerator::T_NEAR);
   out_.L(done);
@@ -96,8 +129,8 @@ void GemmNest::rows_of_unit(const Unit& unit) {
   out_.mov(local(kFrameRows), out_.rcx);
   begin_rows();
   locate_rows();
-  for (int first = 0; first < unit.blocks; first += unit.tile_blocks) {
-    locate_columns(first);
+  for (int tile = 0; tile < unit.blocks / unit.tile_blocks; ++tile) {
+    locate_columns(unit, tile);
     call_tile(unit.tile_blocks);
   }
   out_.call(epilogue_);
@@ -125,9 +158,12 @@ void GemmNest::locate_rows() {
   out_.mov(local(kFrameTileASum), out_.rcx);
 }
 
-// Weights, scales, zero points and scratch of the tile that starts `first` blocks into the unit.
-void GemmNest::locate_columns(int first) {
-  const int64_t tile_bytes = int64_t{first} * tiling_.mr * kLineBytes;
+// Weights, scales, zero points and scratch of a tile of the unit. Of tiles apart, the second one of
+// gates begins a block behind the first, and its sums lie behind those of all its blocks.
+void GemmNest::locate_columns(const Unit& unit, int tile) {
+  const int first = tiling_.apart ? tile : tile * unit.tile_blocks;
+  const int64_t sums = tiling_.apart ? tile * tiling_.nr : first;
+  const int64_t tile_bytes = sums * tiling_.mr * kLineBytes;
   const auto place = [&](int frame, size_t base, int64_t block_bytes) {
     out_.imul(out_.rcx, out_.rax, static_cast<int>(block_bytes));
     out_.add(out_.rcx, arg(base));

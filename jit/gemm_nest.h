@@ -10,10 +10,15 @@
 //         epilogue
 //   leave
 //
+// Where a tile's blocks are apart, the call's columns are cut into nr even parts, a unit is one
+// block of each (a pair for gates), and what is left behind them goes one by one: every part is
+// one long stream of weights.
+//
 // It knows neither registers nor tiles: who derives from it writes those as routines and calls
 // them. Tiling and spec must outlive it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -64,23 +69,32 @@ class GemmNest {
   Assembler out_;
 
  private:
-  // A unit of column blocks: how many, and how wide the tiles are that cover it.
+  // A unit of column blocks: how many, how wide the tiles are that cover it, and how many blocks
+  // further the next one begins.
   struct Unit {
     int blocks = 1;
     int tile_blocks = 1;
+    int step = 1;
   };
 
-  Unit main_unit() const { return {epilogue_blocks(spec_, tiling_), tiling_.nr}; }
-  Unit tail_unit() const { return {spec_.gate ? 2 : 1, 1}; }
+  int output_blocks() const { return spec_.gate ? 2 : 1; }  // blocks of 16 output columns
+  Unit main_unit() const {
+    const int blocks = epilogue_blocks(spec_, tiling_);
+    return {blocks, tiling_.nr, tiling_.apart ? output_blocks() : blocks};
+  }
+  Unit tail_unit() const { return {output_blocks(), 1, output_blocks()}; }
   int64_t chunk_rows() const;
+  Xbyak::Address nb_end() { return arg(offsetof(GemmArgs, nb_end)); }
 
   void prologue();
   void epilogue();
   void row_chunks();
-  void column_units(const Unit& unit);
+  void cut_apart();
+  void skip_parts();
+  void column_units(const Unit& unit, const Xbyak::Address& end);
   void rows_of_unit(const Unit& unit);
   void locate_rows();
-  void locate_columns(int first);
+  void locate_columns(const Unit& unit, int tile);
 
   const NestShape nest_;
   Xbyak::Label epilogue_, unpack_;

@@ -240,6 +240,7 @@ bool read_tiling(Reader& in, Tiling& tiling) {
   if (columns % kColumnBlock != 0) return false;
   tiling.nr = columns / static_cast<int>(kColumnBlock);
   tiling.panel = in.word("p");
+  tiling.apart = in.word("a");
   if (in.word("f")) return in.number(tiling.prefetch);
   return true;
 }
@@ -262,6 +263,7 @@ std::string name(const Tiling& tiling) {
   std::string out =
       fmt::format("{}x{}x{}", tiling.mr, int64_t{tiling.nr} * kColumnBlock, tiling.k_unroll);
   if (tiling.panel) out += "p";
+  if (tiling.apart) out += "a";
   if (tiling.prefetch != 0) out += fmt::format("f{}", tiling.prefetch);
   return out;
 }

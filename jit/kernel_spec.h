@@ -156,13 +156,14 @@ struct Tiling {
   int nr = 1;          // in column blocks of 16
   int k_unroll = 8;    // k quads per loop iteration
   bool panel = false;  // unpack through an L1 panel instead of in registers
+  bool apart = false;  // a tile's column blocks begin at even parts of the call's, not side by side
   int prefetch = 0;    // bytes ahead, 0 = none
   friend bool operator==(const Tiling&, const Tiling&) = default;
 };
 
 // A generated kernel's full identity. name() e.g.
 // "gemm_u4s8f32_g128_n4096_k4096_avx512_vnni_1x64x8" (tile: mr x columns x k unroll; suffixes p for
-// panel and f<bytes> for prefetch).
+// panel, a for apart and f<bytes> for prefetch).
 struct KernelKey {
   KernelSpec spec;
   Isa isa = Isa::avx2;

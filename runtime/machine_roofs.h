@@ -9,8 +9,9 @@
 namespace nibble::runtime {
 
 struct Roofs {
-  double read_gbs = 0;         // 1e9 bytes a second, read in order from memory by all threads
-  double int8_gops = 0;        // 1e9 operations a second, two a multiply-accumulate, from registers
+  double read_gbs = 0;   // 1e9 bytes a second, read from memory by all threads, in the best of
+                         // the orders that it is read in
+  double int8_gops = 0;  // 1e9 operations a second, two a multiply-accumulate, from registers
   double read_gbs_median = 0;  // of the passes: what the machine did most of the time
   double int8_gops_median = 0;
 };

@@ -70,9 +70,9 @@ void run_gemm(const Step& step, const StepContext& context) noexcept {
   args.m = context.rows;
   args.scratch = context.scratch;
   const int64_t blocks = column_blocks(s.weight.view);
-  const ColumnCut cut =
+  const WorkShare::Cut cut =
       cut_columns(kernel, context.rows, blocks, step.weight_bytes, context.share.threads());
-  context.share.claim(blocks, cut.unit, cut.piece, [&](int64_t begin, int64_t end) {
+  context.share.claim(blocks, cut, [&](int64_t begin, int64_t end) {
     jit::GemmArgs part = args;
     part.nb_begin = begin;
     part.nb_end = end;
@@ -136,12 +136,14 @@ void run_row(const Step& step, const StepContext& context) noexcept {
 
 }  // namespace
 
-ColumnCut cut_columns(const jit::Kernel& kernel, int64_t rows, int64_t blocks, int64_t weight_bytes,
-                      int threads) noexcept {
+WorkShare::Cut cut_columns(const jit::Kernel& kernel, int64_t rows, int64_t blocks,
+                           int64_t weight_bytes, int threads) noexcept {
   const int64_t nr = kernel.key.tiling.nr;
+  const bool apart = kernel.key.tiling.apart;
   const bool gate = std::get_if<jit::GemmSpec>(&kernel.key.spec)->gate;
   const int64_t piece = rows > kFewRows ? blocks / (threads * StepContext::kPiecesPerThread)
                                         : kPieceBytes * blocks / std::max<int64_t>(1, weight_bytes);
+  if (apart) return {gate ? 2 : 1, piece * nr * 2, true};
   return {gate && nr % 2 != 0 ? 2 * nr : nr, piece};
 }
 
@@ -150,7 +152,7 @@ Ahead weights_ahead(const Step& step, const WorkShare& share, int64_t rows) noex
   if (s == nullptr || rows > kFewRows) return {};
   const jit::PackedView& w = s->weight.view;
   const int64_t blocks = column_blocks(w);
-  const ColumnCut cut =
+  const WorkShare::Cut cut =
       cut_columns(s->kernel(rows), rows, blocks, step.weight_bytes, share.threads());
   const Range home = share.home(blocks, cut.unit);
   const int64_t block_bytes = jit::packed_shape(w.format, w.n, w.k).block_bytes;

@@ -43,7 +43,7 @@ struct StepContext {
   static constexpr int64_t kPiecesPerThread = 8;
   template <typename Body>
   void claim(int64_t count, int64_t unit, Body body) const noexcept {
-    share.claim(count, unit, count / (share.threads() * kPiecesPerThread), body);
+    share.claim(count, {unit, count / (share.threads() * kPiecesPerThread)}, body);
   }
 
   // Pointer to element 0 of row `r` (absolute within the call).
@@ -82,15 +82,12 @@ struct PageStates {
 PageStates page_states(const HeadLayout& head, int64_t positions, const jit::Kernel& kernel,
                        int threads) noexcept;
 
-// How the column blocks of a matmul are shared (WorkShare::claim): in units that its kernel takes
-// together, a piece at a time. While memory is the bound a piece is a microsecond or two of
-// reading, which is what the threads' ends lie apart at most.
-struct ColumnCut {
-  int64_t unit = 1, piece = 1;
-};
-// `weight_bytes`: of all `blocks`.
-ColumnCut cut_columns(const jit::Kernel& kernel, int64_t rows, int64_t blocks, int64_t weight_bytes,
-                      int threads) noexcept;
+// How the column blocks of a matmul are shared: in units that its kernel takes together, a piece at
+// a time. While memory is the bound a piece is a microsecond or two of reading, which is what the
+// threads' ends lie apart at most; where tiles lie apart, the last pieces are, and those before
+// them are as long as their streams should be. `weight_bytes`: of all `blocks`.
+WorkShare::Cut cut_columns(const jit::Kernel& kernel, int64_t rows, int64_t blocks,
+                           int64_t weight_bytes, int threads) noexcept;
 
 // What a thread will read first when it comes to a step: the beginning of its home range's weights,
 // to be fetched while it has nothing else to do. Empty for steps without weights.

@@ -29,22 +29,40 @@ struct WorkShare {
     return placement->home_range(count, unit, thread);
   }
 
-  // Calls body(begin, end) until all of [0, count) is taken. Pieces are `piece` long, a multiple of
-  // `unit` (at least one unit), and the last of a range is what is left.
+  // How a range is taken: in units of so many, and in pieces. `piece` becomes a multiple of the
+  // unit, at least one; the last piece of a range is what is left. Halving pieces are half of what
+  // is left of a range, and at least `piece`: long ones for as long as it matters little who ends
+  // when.
+  struct Cut {
+    int64_t unit = 1, piece = 1;
+    bool halving = false;
+  };
+
+  // Calls body(begin, end) until all of [0, count) is taken.
   template <typename Body>
-  void claim(int64_t count, int64_t unit, int64_t piece, Body body) const noexcept {
+  void claim(int64_t count, Cut cut, Body body) const noexcept {
     const int all = threads();
     if (all == 1) return body(0, count);
-    piece = std::max(piece / unit * unit, unit);
+    cut.piece = std::max(cut.piece / cut.unit * cut.unit, cut.unit);
     for (int i = 0; i < all; ++i) {
       const int owner = thread + i < all ? thread + i : thread + i - all;
-      const Range range = placement->home_range(count, unit, owner);
+      const Range range = placement->home_range(count, cut.unit, owner);
       std::atomic<int64_t>& taken = counters[owner].taken;
       for (;;) {
         // Read first: a range that is all taken is left without disturbing its owner.
-        if (range.begin + taken.load(std::memory_order_relaxed) >= range.end) break;
-        const int64_t begin = range.begin + taken.fetch_add(piece, std::memory_order_relaxed);
+        int64_t begin = range.begin + taken.load(std::memory_order_relaxed);
         if (begin >= range.end) break;
+        int64_t piece = cut.piece;
+        if (cut.halving) {
+          int64_t before = begin - range.begin;
+          piece = std::max(piece, (range.end - begin) / 2 / cut.unit * cut.unit);
+          if (!taken.compare_exchange_weak(before, before + piece, std::memory_order_relaxed)) {
+            continue;
+          }
+        } else {
+          begin = range.begin + taken.fetch_add(piece, std::memory_order_relaxed);
+          if (begin >= range.end) break;
+        }
         body(begin, std::min(begin + piece, range.end));
       }
     }

@@ -22,8 +22,12 @@ constexpr Isa kIsas[] = {Isa::avx2, Isa::avx_vnni, Isa::avx512, Isa::avx512_vnni
 
 std::vector<Tiling> tilings(const GemmSpec& spec, Isa isa) {
   std::vector<Tiling> all = {
-      default_tiling(spec, isa, 1),
-      default_tiling(spec, isa, 512),
+      default_tiling(spec, isa, 1, Core::zen4),
+      default_tiling(spec, isa, 512, Core::zen4),
+      default_tiling(spec, isa, 1, Core::zen5),
+      default_tiling(spec, isa, 4, Core::zen5),
+      default_tiling(spec, isa, 16, Core::zen5),
+      default_tiling(spec, isa, 512, Core::zen5),
       {.mr = 1, .nr = 1, .k_unroll = 2},
       {.mr = 1, .nr = 4, .k_unroll = 16, .prefetch = 512},
       {.mr = 2, .nr = 1, .k_unroll = 1},
@@ -35,12 +39,18 @@ std::vector<Tiling> tilings(const GemmSpec& spec, Isa isa) {
       {.mr = 4, .nr = 3, .k_unroll = 8},
       {.mr = 6, .nr = 4, .k_unroll = 4, .panel = true},
       {.mr = 20, .nr = 1, .k_unroll = 8},
+      {.mr = 1, .nr = 2, .k_unroll = 8, .apart = true},
+      {.mr = 1, .nr = 4, .k_unroll = 4, .apart = true, .prefetch = 512},
+      {.mr = 4, .nr = 3, .k_unroll = 8, .apart = true},
+      {.mr = 2, .nr = 2, .k_unroll = 16, .apart = true},
   };
   if (spec.act == ActType::bf16) {
     all.insert(all.end(), {{.mr = 1, .nr = 1, .k_unroll = 32},
                            {.mr = 1, .nr = 3, .k_unroll = 32, .prefetch = 512},
                            {.mr = 2, .nr = 1, .k_unroll = 32},
                            {.mr = 4, .nr = 2, .k_unroll = 32},
+                           {.mr = 1, .nr = 2, .k_unroll = 32, .apart = true},
+                           {.mr = 2, .nr = 4, .k_unroll = 32, .apart = true},
                            {.mr = 8, .nr = 1, .k_unroll = 32}});
   }
   std::erase_if(all, [&](const Tiling& t) { return !tiling_fits(spec, isa, t); });
@@ -212,6 +222,31 @@ INSTANTIATE_TEST_SUITE_P(All, GemmKernel,
                          ::testing::Combine(::testing::ValuesIn(grouped(all_specs())),
                                             ::testing::ValuesIn(kIsas)),
                          param_name);
+
+// 13 blocks, or 7 pairs of them, and 14 when the call begins elsewhere: parts of every length, some
+// with blocks left behind them.
+TEST(GemmGenerator, BlocksApartAreAllColumns) {
+  const WeightFormat format = weights(WeightType::u4, 32, true, ScaleType::f16);
+  std::vector<GemmSpec> all = {
+      {.weight = format, .n = 197, .k = 96, .bias = true, .residual = true},
+      {.weight = format, .n = 224, .k = 96, .activation = Activation::silu, .gate = true}};
+  for (const GemmSpec& spec : all) {
+    const GemmProblem problem(spec, 7, Filling::random, 5);
+    for (const Isa isa : supported_isas()) {
+      for (int nr = 2; nr <= 4; ++nr) {
+        for (const int mr : {1, 3}) {
+          const Tiling tiling{.mr = mr, .nr = nr, .k_unroll = 8, .apart = true};
+          if (!tiling_fits(spec, isa, tiling)) continue;
+          SCOPED_TRACE(repro(spec, isa, tiling));
+          Runner run(spec, isa, tiling);
+          check_rows(problem, run, 7);
+          check_split(problem, run, 2);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
 
 TEST(GemmGenerator, RowsBeyondOneChunkOfActivations) {
   // 4096 bytes a row: more than one chunk of the outermost loop.

@@ -69,6 +69,7 @@ KernelKey random_key(std::mt19937& random) {
                     .nr = static_cast<int>(random() % 16),
                     .k_unroll = static_cast<int>(random() % 16),
                     .panel = flip(),
+                    .apart = flip(),
                     .prefetch = static_cast<int>(random() % 3 * 512)};
       break;
     case 1:

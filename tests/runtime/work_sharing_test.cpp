@@ -9,8 +9,7 @@
 namespace nibble::runtime {
 namespace {
 
-// Whoever takes it, every element is taken once; a thread that is alone takes all of it.
-TEST(WorkSharing, EveryElementIsTakenOnce) {
+void expect_every_element_once(bool halving) {
   for (const int threads : {1, 2, 5}) {
     ThreadPool pool(threads);
     for (const int64_t count : {1, 6, 97, 1000}) {
@@ -19,7 +18,7 @@ TEST(WorkSharing, EveryElementIsTakenOnce) {
         std::vector<std::atomic<int>> taken(static_cast<size_t>(count));
         pool.parallel_for(threads, [&](int64_t, int64_t, int thread) {
           const WorkShare share{thread, &pool.placement(), counters.data()};
-          share.claim(count, 2, piece, [&](int64_t begin, int64_t end) {
+          share.claim(count, {2, piece, halving}, [&](int64_t begin, int64_t end) {
             EXPECT_EQ(begin % 2, 0);
             for (int64_t i = begin; i < end; ++i) ++taken[static_cast<size_t>(i)];
           });
@@ -30,13 +29,31 @@ TEST(WorkSharing, EveryElementIsTakenOnce) {
   }
 }
 
+// Whoever takes it, every element is taken once; a thread that is alone takes all of it.
+TEST(WorkSharing, EveryElementIsTakenOnce) {
+  expect_every_element_once(false);
+  expect_every_element_once(true);
+}
+
+TEST(WorkSharing, HalvingPiecesBeginLongAndEndShort) {
+  std::vector<WorkCounter> counters(2);
+  const Placement placement = place_threads(2);
+  std::vector<int64_t> lengths;
+  WorkShare{0, &placement, counters.data()}.claim(
+      200, {4, 8, true}, [&](int64_t begin, int64_t end) { lengths.push_back(end - begin); });
+  const std::vector<int64_t> range = {48, 24, 12, 8, 8};
+  std::vector<int64_t> expected = range;
+  expected.insert(expected.end(), range.begin(), range.end());
+  EXPECT_EQ(lengths, expected);
+}
+
 // A thread that comes alone finds the others' ranges too.
 TEST(WorkSharing, WorkOfAbsentThreadsIsTaken) {
   std::vector<WorkCounter> counters(4);
   const Placement placement = place_threads(4);
   int64_t total = 0;
   WorkShare{2, &placement, counters.data()}.claim(
-      100, 1, 3, [&](int64_t begin, int64_t end) { total += end - begin; });
+      100, {1, 3}, [&](int64_t begin, int64_t end) { total += end - begin; });
   EXPECT_EQ(total, 100);
 }
 

@@ -36,6 +36,7 @@ class FakeMachine {
     factor += 0.08 * off(t.k_unroll, best_.k_unroll);
     factor += 0.04 * off(t.prefetch / 1024.0, best_.prefetch / 1024.0);
     if (t.panel != best_.panel) factor += 0.1;
+    if (t.apart != best_.apart) factor += 0.1;
     return 1e-3 * factor;
   }
 

@@ -11,6 +11,7 @@ namespace {
 
 constexpr double kRoofMargin = 0.9;
 
+constexpr int64_t kStreamedRows = 16;
 constexpr int kColumnBlocks[] = {1, 2, 3, 4, 6, 8};
 constexpr int kDecodeUnroll[] = {2, 4, 8, 16, 32};
 constexpr int kDecodePrefetch[] = {0, 1024, 2048, 4096, 8192, 16384};
@@ -70,7 +71,9 @@ std::vector<jit::Tiling> candidate_tilings(const jit::GemmSpec& spec, jit::Isa i
     for (const int nr : kColumnBlocks) {
       for (const int unroll : unrolls(spec, true)) {
         for (const int ahead : kDecodePrefetch) {
-          out.add({.mr = 1, .nr = nr, .k_unroll = unroll, .prefetch = ahead});
+          for (const bool apart : {false, true}) {
+            out.add({.mr = 1, .nr = nr, .k_unroll = unroll, .apart = apart, .prefetch = ahead});
+          }
         }
       }
     }
@@ -83,6 +86,10 @@ std::vector<jit::Tiling> candidate_tilings(const jit::GemmSpec& spec, jit::Isa i
         for (const int ahead : kBatchPrefetch) {
           for (const bool panel : {false, true}) {
             out.add({.mr = mr, .nr = nr, .k_unroll = unroll, .panel = panel, .prefetch = ahead});
+          }
+          // Streams of weights matter while memory is the bound.
+          if (m <= kStreamedRows) {
+            out.add({.mr = mr, .nr = nr, .k_unroll = unroll, .apart = true, .prefetch = ahead});
           }
         }
       }

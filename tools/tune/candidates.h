@@ -9,8 +9,9 @@
 
 namespace nibble::tune {
 
-// The default tiling first, then every combination of rows, column blocks, unroll, prefetch and
-// panel that the register budget admits (jit::tiling_fits) and that makes code of its own.
+// The default tiling first, then every combination of rows, column blocks, unroll, prefetch, blocks
+// apart and panel that the register budget admits (jit::tiling_fits) and that makes code of its
+// own.
 std::vector<jit::Tiling> candidate_tilings(const jit::GemmSpec& spec, jit::Isa isa, int64_t m);
 
 // Seconds that a matmul of m rows takes at least, by the roofline

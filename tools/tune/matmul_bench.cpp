@@ -182,11 +182,11 @@ struct MatmulBench::Impl {
     const int64_t count = part.end - part.begin;
     const double bytes = weight_bytes(spec) * static_cast<double>(count) /
                          static_cast<double>(operands.shape.nblocks);
-    const runtime::ColumnCut cut =
+    const runtime::WorkShare::Cut cut =
         runtime::cut_columns(kernel, m, count, static_cast<int64_t>(bytes), pool.size());
     const auto threads = static_cast<size_t>(pool.size());
     const runtime::WorkShare share{thread, &pool.placement(), counters.data() + i * threads};
-    share.claim(count, cut.unit, cut.piece, [&](int64_t begin, int64_t end) {
+    share.claim(count, cut, [&](int64_t begin, int64_t end) {
       args.nb_begin = part.begin + begin;
       args.nb_end = part.begin + end;
       kernel.run(args);

@@ -43,7 +43,7 @@ std::vector<size_t> shuffled(size_t count, uint64_t seed) {
 
 // Where a tiling lies among the values that its candidates take, parameter by parameter.
 struct Place {
-  int mr = 0, nr = 0, unroll = 0, panel = 0, prefetch = 0, area = 0, width = 0;
+  int mr = 0, nr = 0, unroll = 0, panel = 0, apart = 0, prefetch = 0, area = 0, width = 0;
 };
 
 std::vector<Place> places_of(std::span<const jit::Tiling> tilings) {
@@ -59,7 +59,8 @@ std::vector<Place> places_of(std::span<const jit::Tiling> tilings) {
   const auto unroll = rank(&jit::Tiling::k_unroll), prefetch = rank(&jit::Tiling::prefetch);
   std::vector<Place> out;
   for (const jit::Tiling& t : tilings) {
-    out.push_back({mr(t), nr(t), unroll(t), t.panel ? 1 : 0, prefetch(t), t.mr * t.nr, t.nr});
+    out.push_back({mr(t), nr(t), unroll(t), t.panel ? 1 : 0, t.apart ? 1 : 0, prefetch(t),
+                   t.mr * t.nr, t.nr});
   }
   return out;
 }
@@ -67,7 +68,7 @@ std::vector<Place> places_of(std::span<const jit::Tiling> tilings) {
 // One step in one parameter, or a tile of like area whose width is one step off.
 bool beside(const Place& a, const Place& b) {
   const int inner = std::abs(a.unroll - b.unroll) + std::abs(a.panel - b.panel) +
-                    std::abs(a.prefetch - b.prefetch);
+                    std::abs(a.apart - b.apart) + std::abs(a.prefetch - b.prefetch);
   const int rows = std::abs(a.mr - b.mr), columns = std::abs(a.nr - b.nr);
   if (inner + rows + columns == 1) return true;
   return inner == 0 && columns == 1 && std::abs(a.area - b.area) <= std::max(a.width, b.width);
@@ -130,7 +131,8 @@ class Search {
   }
 
   bool hopeless(size_t at) const {
-    return hooks_.bound && scale_ * hooks_.bound(tilings_[at]) > fastest_;
+    // A hair above, since the scale may be this very fastest one over its bound, rounded.
+    return hooks_.bound && scale_ * hooks_.bound(tilings_[at]) > fastest_ * (1 + 1e-9);
   }
 
   double sample(size_t at) {
