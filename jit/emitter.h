@@ -158,7 +158,8 @@ class Emitter {
     return super_blocks() && spec_.weight.minimum && plan_.dot == DotKind::fma;
   }
   // Scales (at w_scale_ptr_) or zero points of column block j. Blocks apart cost two instructions
-  // and the k loop's counter, which counts nothing between groups.
+  // and the k loop's counter, which counts nothing between groups: each address is good until the
+  // next is asked for.
   Xbyak::RegExp scales_at(int j) {
     return at_block(w_scale_ptr_, shape_.scale_block_bytes, kFrameApartWScale, j);
   }

@@ -84,8 +84,8 @@ PageStates page_states(const HeadLayout& head, int64_t positions, const jit::Ker
 
 // How the column blocks of a matmul are shared: in units that its kernel takes together, a piece at
 // a time. While memory is the bound a piece is a microsecond or two of reading, which is what the
-// threads' ends lie apart at most; where tiles lie apart, the last pieces are, and those before
-// them are as long as their streams should be. `weight_bytes`: of all `blocks`.
+// threads' ends lie apart at most. Where a tile's blocks are apart only the last pieces are so
+// short: the longer a piece, the longer its streams. `weight_bytes`: of all `blocks`.
 WorkShare::Cut cut_columns(const jit::Kernel& kernel, int64_t rows, int64_t blocks,
                            int64_t weight_bytes, int threads) noexcept;
 
