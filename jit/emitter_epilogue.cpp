@@ -37,7 +37,6 @@ class Epilogue {
   void make_mask(const Reg64& valid, const Reg64& pointer, const Xbyak::Opmask& mask);
   void row_loop();
   void next_block(Label& top);
-  void next_block_apart();
   XbyakMath::Reg sums(int block, int half);
   void store_half(int half);
   void masked_ymm(int half, const XbyakMath::Reg& value);
@@ -125,9 +124,10 @@ void Epilogue::make_masks() {
 // Sums of one weight block of the row, plus bias.
 XbyakMath::Reg Epilogue::sums(int block, int half) {
   const int64_t half_offset = half * half_bytes();
-  XbyakMath::Reg x = math_.load(out_.ptr[tile_ + block * mr_ * kLineBytes + half_offset]);
+  const int64_t tile_offset = block * gate_distance_ * mr_ * kLineBytes;
+  XbyakMath::Reg x = math_.load(out_.ptr[tile_ + tile_offset + half_offset]);
   if (!spec_.bias) return x;
-  const auto bias = out_.ptr[bias_ + (block == 0 ? 0 : kLineBytes) + half_offset];
+  const auto bias = out_.ptr[bias_ + block * kLineBytes + half_offset];
   if (!bias_has_tail()) return math_.add(x, math_.load(bias));
   const XbyakMath::Reg b = math_.fresh();
   if (zmm_) {
@@ -143,7 +143,7 @@ void Epilogue::store_half(int half) {
   const int64_t offset = half * half_bytes();
   XbyakMath::Reg x = sums(0, half);
   if (spec_.activation != Activation::none) x = vector_activation(math_, spec_.activation, x);
-  if (spec_.gate) x = math_.mul(x, sums(gate_distance_, half));
+  if (spec_.gate) x = math_.mul(x, sums(1, half));
   if (!zmm_) return masked_ymm(half, x);
   if (spec_.residual) {
     const XbyakMath::Reg r = math_.fresh();
@@ -191,47 +191,31 @@ void Epilogue::row_loop() {
   out_.jnz(top, CodeGenerator::T_NEAR);
 }
 
-// Columns of the tile's next block, or pair of blocks, which is kFrameApart further on.
-void Epilogue::next_block_apart() {
+// The tile's next block, or pair of blocks: as many weight blocks on as it has, or, of tiles apart,
+// kFrameApart.
+void Epilogue::next_block(Label& top) {
   const int blocks = blocks_per_output();
-  const auto move = [&](const Reg64& reg, int frame, int64_t factor) {
-    out_.imul(reg, local(kFrameApart), static_cast<int>(factor));
-    out_.add(reg, local(frame));
+  const auto add = [&](const Reg64& reg, int64_t per_weight_block) {
+    if (apart_) {
+      out_.imul(temp_, local(kFrameApart), static_cast<int>(per_weight_block));
+      out_.add(reg, temp_);
+    } else {
+      out_.add(reg, static_cast<uint32_t>(blocks * per_weight_block));
+    }
+  };
+  const auto move = [&](const Reg64& reg, int frame) {
+    out_.mov(reg, local(frame));
+    add(reg, kLineBytes / blocks);
     out_.mov(local(frame), reg);
   };
   out_.mov(tile_, local(kFrameEpilogueTile));
-  out_.add(tile_, static_cast<uint32_t>(mr_ * kLineBytes));
+  out_.add(tile_, static_cast<uint32_t>((apart_ ? 1 : blocks) * mr_ * kLineBytes));
   out_.mov(local(kFrameEpilogueTile), tile_);
-  move(c_, kFrameEpilogueC, kLineBytes / blocks);
-  if (spec_.residual) move(residual_, kFrameEpilogueResidual, kLineBytes / blocks);
-  const auto add = [&](const Reg64& reg, int64_t factor) {
-    out_.imul(temp_, local(kFrameApart), static_cast<int>(factor));
-    out_.add(reg, temp_);
-  };
+  move(c_, kFrameEpilogueC);
+  if (spec_.residual) move(residual_, kFrameEpilogueResidual);
   if (spec_.bias) add(bias_, kLineBytes);
   if (bias_has_tail()) add(bias_valid_, -kColumnBlock);
   add(valid_, -kColumnBlock / blocks);
-}
-
-void Epilogue::next_block(Label& top) {
-  const int blocks = blocks_per_output();
-  if (apart_) {
-    next_block_apart();
-    out_.sub(blocks_left_, blocks);
-    out_.jnz(top, CodeGenerator::T_NEAR);
-    return;
-  }
-  const auto move = [&](const Reg64& reg, int frame, int64_t bytes) {
-    out_.mov(reg, local(frame));
-    out_.add(reg, static_cast<uint32_t>(bytes));
-    out_.mov(local(frame), reg);
-  };
-  move(tile_, kFrameEpilogueTile, blocks * mr_ * kLineBytes);
-  move(c_, kFrameEpilogueC, kLineBytes);
-  if (spec_.residual) move(residual_, kFrameEpilogueResidual, kLineBytes);
-  if (spec_.bias) out_.add(bias_, blocks * kLineBytes);
-  if (bias_has_tail()) out_.sub(bias_valid_, blocks * kColumnBlock);
-  out_.sub(valid_, kColumnBlock);
   out_.sub(blocks_left_, blocks);
   out_.jnz(top, CodeGenerator::T_NEAR);
 }

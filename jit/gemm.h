@@ -52,6 +52,8 @@ void gemm_reference(const GemmSpec& spec, const GemmArgs& args);
 // The closed-form register budget: whether kernels of `isa` exist with this tiling for this spec.
 // On amx_int8 an mr of 16 or 32 means tiles (amx_plan.h), any other a kernel of avx512_vnni.
 bool tiling_fits(const GemmSpec& spec, Isa isa, const Tiling& tiling);
+// Up to so many rows a pass over weights in memory is bound by reading them.
+inline constexpr int64_t kStreamedRows = 16;
 // A model of the machine: a good tiling for up to m rows (m = 1 decode, large m prefill).
 Tiling default_tiling(const GemmSpec& spec, Isa isa, int64_t m, Core core = this_core());
 

@@ -40,6 +40,7 @@ void GemmNest::epilogue() {
 
 void GemmNest::row_chunks() {
   Label top, done;
+  if (tiling_.apart) cut_apart();
   out_.mov(out_.qword[out_.rbp + kFrameNextChunk], 0);
   out_.L(top);
   out_.mov(out_.rdi, local(kFrameArgs));
@@ -56,7 +57,6 @@ void GemmNest::row_chunks() {
   out_.mov(local(kFrameNb), out_.rcx);
   const bool has_tail = tail_unit().blocks < main_unit().blocks;
   if (tiling_.apart) {
-    cut_apart();
     column_units(main_unit(), local(kFrameApartEnd));
     skip_parts();
   } else {
@@ -71,6 +71,7 @@ void GemmNest::row_chunks() {
 
 // How far a tile's blocks lie apart, and where the first of their parts ends.
 void GemmNest::cut_apart() {
+  out_.mov(out_.rdi, local(kFrameArgs));
   out_.mov(out_.rax, nb_end());
   out_.sub(out_.rax, arg(offsetof(GemmArgs, nb_begin)));
   out_.xor_(out_.edx, out_.edx);

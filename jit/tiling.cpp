@@ -182,6 +182,14 @@ int most_rows(const GemmSpec& spec, Isa isa) {
   return spec.weight.type == WeightType::u8 ? 4 : 3;
 }
 
+// With as many blocks, then as many rows, as the registers hold.
+Tiling shrunk_to_fit(const GemmSpec& spec, Isa isa, Tiling tiling) {
+  while (tiling.nr > 1 && !tiling_fits(spec, isa, tiling)) --tiling.nr;
+  if (tiling.nr == 1) tiling.apart = false;
+  while (tiling.mr > 1 && !tiling_fits(spec, isa, tiling)) --tiling.mr;
+  return tiling;
+}
+
 // On Zen 4, whole models: one long stream of weights, which the hardware foresees best when left
 // alone, beats several side by side in decoding (`nibble bench --shape tinyllama-1.1b`: 0.92 of the
 // read roof, 0.82 when fetched 2048 bytes ahead by instructions, 0.73 with two streams).
@@ -225,18 +233,14 @@ constexpr Tiling kZen5Decode{.mr = 1, .nr = 4, .k_unroll = 16, .apart = true};
 constexpr Tiling kZen5Few{.mr = 4, .nr = 4, .k_unroll = 8, .apart = true, .prefetch = 2048};
 constexpr Tiling kZen5Batch{.mr = 8, .nr = 2, .k_unroll = 8, .apart = true, .prefetch = 2048};
 constexpr Tiling kZen5Prompt{.mr = 7, .nr = 2, .k_unroll = 8, .prefetch = 2048};
-constexpr int64_t kZen5BatchRows = 16;
 
 Tiling zen5_tiling(const GemmSpec& spec, Isa isa, int64_t m) {
-  Tiling tiling = m > kZen5BatchRows   ? kZen5Prompt
+  Tiling tiling = m > kStreamedRows    ? kZen5Prompt
                   : m > kZen5Few.mr    ? kZen5Batch
                   : m > kZen5Decode.mr ? kZen5Few
                                        : kZen5Decode;
   tiling.mr = static_cast<int>(std::min<int64_t>(tiling.mr, m));
-  while (tiling.nr > 1 && !tiling_fits(spec, isa, tiling)) --tiling.nr;
-  if (tiling.nr == 1) tiling.apart = false;
-  while (tiling.mr > 1 && !tiling_fits(spec, isa, tiling)) --tiling.mr;
-  return tiling;
+  return shrunk_to_fit(spec, isa, tiling);
 }
 
 // Rows share the unpacking of weights, blocks the widening of activations. What fills the registers
@@ -255,11 +259,9 @@ Tiling bf16_tiling(const GemmSpec& spec, Isa isa, int64_t m) {
                   .prefetch = m == 1 ? 0 : kBatchTiling.prefetch};
   };
   Tiling tiling = tile(static_cast<int>(std::min<int64_t>(m, kBf16MostRows)));
-  if (m > kBf16MostRows && tiling_fits(spec, isa, tile(kBf16BatchRows)))
-    tiling = tile(kBf16BatchRows);
-  while (tiling.nr > 1 && !tiling_fits(spec, isa, tiling)) --tiling.nr;
-  while (tiling.mr > 1 && !tiling_fits(spec, isa, tiling)) --tiling.mr;
-  return tiling;
+  const Tiling batch = tile(kBf16BatchRows);
+  if (m > kBf16MostRows && tiling_fits(spec, isa, batch)) tiling = batch;
+  return shrunk_to_fit(spec, isa, tiling);
 }
 
 }  // namespace
@@ -269,13 +271,10 @@ Tiling default_tiling(const GemmSpec& spec, Isa isa, int64_t m, Core core) {
   if (spec.act == ActType::bf16) return bf16_tiling(spec, isa, m);
   const bool vnni = spec.act == ActType::s8 && vector_isa(isa) == Isa::avx512_vnni;
   if (core == Core::zen5 && (vnni || m == 1)) return zen5_tiling(spec, isa, m);
-  if (m == 1) {
-    return vnni && slow_folding(spec) ? kDecodeShortTiling : kDecodeTiling;
-  }
+  if (m == 1) return vnni && slow_folding(spec) ? kDecodeShortTiling : kDecodeTiling;
   Tiling tiling = kBatchTiling;
   tiling.mr = static_cast<int>(std::min<int64_t>(most_rows(spec, isa), m));
-  while (tiling.mr > 1 && !tiling_fits(spec, isa, tiling)) --tiling.mr;
-  return tiling;
+  return shrunk_to_fit(spec, isa, tiling);
 }
 
 }  // namespace nibble::jit

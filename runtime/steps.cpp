@@ -9,7 +9,6 @@
 namespace nibble::runtime {
 namespace {
 
-constexpr int64_t kFewRows = 16;  // up to so many, a matmul is bound by reading its weights
 constexpr int64_t kPieceBytes = 64 << 10;
 constexpr int64_t kLongPiece = 2048;  // elements of a long row that a thread takes at a time
 // Weights fetched ahead of a step: what waiting at a barrier has time for, and an L2 has room for.
@@ -141,15 +140,16 @@ WorkShare::Cut cut_columns(const jit::Kernel& kernel, int64_t rows, int64_t bloc
   const int64_t nr = kernel.key.tiling.nr;
   const bool apart = kernel.key.tiling.apart;
   const bool gate = std::get_if<jit::GemmSpec>(&kernel.key.spec)->gate;
-  const int64_t piece = rows > kFewRows ? blocks / (threads * StepContext::kPiecesPerThread)
-                                        : kPieceBytes * blocks / std::max<int64_t>(1, weight_bytes);
+  const int64_t piece = rows > jit::kStreamedRows
+                            ? blocks / (threads * StepContext::kPiecesPerThread)
+                            : kPieceBytes * blocks / std::max<int64_t>(1, weight_bytes);
   if (apart) return {gate ? 2 : 1, piece * nr * 2, true};
   return {gate && nr % 2 != 0 ? 2 * nr : nr, piece};
 }
 
 Ahead weights_ahead(const Step& step, const WorkShare& share, int64_t rows) noexcept {
   const auto* s = std::get_if<GemmStep>(&step.body);
-  if (s == nullptr || rows > kFewRows) return {};
+  if (s == nullptr || rows > jit::kStreamedRows) return {};
   const jit::PackedView& w = s->weight.view;
   const int64_t blocks = column_blocks(w);
   const WorkShare::Cut cut =

@@ -50,20 +50,14 @@ struct WorkShare {
       std::atomic<int64_t>& taken = counters[owner].taken;
       for (;;) {
         // Read first: a range that is all taken is left without disturbing its owner.
-        int64_t begin = range.begin + taken.load(std::memory_order_relaxed);
-        if (begin >= range.end) break;
-        int64_t piece = cut.piece;
-        if (cut.halving) {
-          int64_t before = begin - range.begin;
-          piece = std::max(piece, (range.end - begin) / 2 / cut.unit * cut.unit);
-          if (!taken.compare_exchange_weak(before, before + piece, std::memory_order_relaxed)) {
-            continue;
-          }
-        } else {
-          begin = range.begin + taken.fetch_add(piece, std::memory_order_relaxed);
-          if (begin >= range.end) break;
+        int64_t before = taken.load(std::memory_order_relaxed);
+        const int64_t begin = range.begin + before, left = range.end - begin;
+        if (left <= 0) break;
+        const int64_t half = cut.halving ? left / 2 / cut.unit * cut.unit : 0;
+        const int64_t piece = std::max(cut.piece, half);
+        if (taken.compare_exchange_weak(before, before + piece, std::memory_order_relaxed)) {
+          body(begin, std::min(begin + piece, range.end));
         }
-        body(begin, std::min(begin + piece, range.end));
       }
     }
   }

@@ -3,6 +3,7 @@
 // operand. Since the reference is one, kernels that agree with it agree with each other.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -53,8 +54,11 @@ std::vector<Tiling> tilings(const GemmSpec& spec, Isa isa) {
                            {.mr = 2, .nr = 4, .k_unroll = 32, .apart = true},
                            {.mr = 8, .nr = 1, .k_unroll = 32}});
   }
-  std::erase_if(all, [&](const Tiling& t) { return !tiling_fits(spec, isa, t); });
-  return all;
+  std::vector<Tiling> out;  // each once: cores and numbers of rows may share one
+  for (const Tiling& t : all) {
+    if (tiling_fits(spec, isa, t) && std::ranges::find(out, t) == out.end()) out.push_back(t);
+  }
+  return out;
 }
 
 void add_groups(std::vector<GemmSpec>& out) {

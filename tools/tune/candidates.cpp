@@ -11,7 +11,6 @@ namespace {
 
 constexpr double kRoofMargin = 0.9;
 
-constexpr int64_t kStreamedRows = 16;
 constexpr int kColumnBlocks[] = {1, 2, 3, 4, 6, 8};
 constexpr int kDecodeUnroll[] = {2, 4, 8, 16, 32};
 constexpr int kDecodePrefetch[] = {0, 1024, 2048, 4096, 8192, 16384};
@@ -88,7 +87,7 @@ std::vector<jit::Tiling> candidate_tilings(const jit::GemmSpec& spec, jit::Isa i
             out.add({.mr = mr, .nr = nr, .k_unroll = unroll, .panel = panel, .prefetch = ahead});
           }
           // Streams of weights matter while memory is the bound.
-          if (m <= kStreamedRows) {
+          if (m <= jit::kStreamedRows) {
             out.add({.mr = mr, .nr = nr, .k_unroll = unroll, .apart = true, .prefetch = ahead});
           }
         }
