@@ -25,7 +25,7 @@ class AmxGenerator : public GemmNest {
       : GemmNest(spec, tiling,
                  {.zmm = true,
                   .frame_bytes = kAmxFrameBytes,
-                  .chunk_bytes = kAmxChunkBytes,
+                  .chunk_rows = rows_of_bytes(spec, tiling, kAmxChunkBytes),
                   .panel_offset = amx_panel_offset(spec, tiling),
                   .panel_block_bytes = plan_amx(spec).block_bytes}),
         plan_(plan_amx(spec)) {}

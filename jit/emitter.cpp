@@ -11,6 +11,10 @@ namespace nibble::jit {
 namespace {
 
 constexpr int kRowsPerPointer = 5;  // base + {0, 1, 2, 3, 4} strides
+// Weights are fetched into the L1 where they are fetched no further ahead than this, else into the
+// L2. Scales are always near: two lines are those of a few groups.
+constexpr int kIntoL1 = 4096;
+constexpr int kScalesAhead = 4 * kLineBytes;
 
 bool has_byte_lines(const GemmSpec& spec, const Tiling& tiling) {
   return spec.weight.type == WeightType::u8 || tiling.panel;
@@ -40,6 +44,7 @@ Emitter::Emitter(Assembler& out, const GemmSpec& spec, const Tiling& tiling,
       bytes_in_lines_(has_byte_lines(spec, tiling)),
       line_bytes_(line_bytes(spec, tiling)),
       steps_per_line_(line_steps(spec, tiling)),
+      slices_(tiling.panel ? panel_slices(spec, tiling) : PanelSlices{}),
       a_ptr_{out.r8, out.r9, out.r10, out.r11},
       a_stride_(out.r12),
       a_stride3_(out.r13),
@@ -81,7 +86,7 @@ Xbyak::RegExp Emitter::b_address(int k, int j, int half) const {
         return w_ptr_ + apart() * j + line;
     }
   }
-  const int64_t block = tiling_.panel ? panel_block_bytes(spec_) : shape_.block_bytes;
+  const int64_t block = tiling_.panel ? panel_block_bytes(spec_, tiling_) : shape_.block_bytes;
   return Xbyak::RegExp(w_ptr_) + static_cast<int>(j * block) + line;
 }
 
@@ -115,18 +120,41 @@ void Emitter::begin() {
     const uint32_t mask = spec_.act == ActType::s8 ? 0x0f0f0f0fU : 0x0fU;
     out_.vmovups(reg(plan_.mask), out_.constant(mask));
   }
-  const Xbyak::Xmm clear = reg(plan_.work);
-  if (plan_.f32_in_memory) out_.vxorps(clear, clear, clear);
-  for (int i = 0; i < plan_.rows; ++i) {
-    for (int j = 0; j < plan_.blocks; ++j) {
-      for (int h = 0; h < plan_.halves; ++h) {
-        if (plan_.f32_in_memory) {
-          out_.vmovups(out_.ptr[scratch_address(i, j, h)], clear);
-        } else {
-          out_.vxorps(f32(i, j, h), f32(i, j, h), f32(i, j, h));
-        }
+  begin_sums();
+}
+
+void Emitter::begin_sums() {
+  const auto each = [&](const auto& body) {
+    for (int i = 0; i < plan_.rows; ++i) {
+      for (int j = 0; j < plan_.blocks; ++j) {
+        for (int h = 0; h < plan_.halves; ++h) body(i, j, h);
       }
     }
+  };
+  Xbyak::Label later, done;
+  if (slices_.count > 1) {
+    out_.cmp(out_.qword[out_.rbp + kFrameSlice], 0);
+    out_.jne(later, Xbyak::CodeGenerator::T_NEAR);
+  }
+  const Xbyak::Xmm clear = reg(plan_.work);
+  if (plan_.f32_in_memory) out_.vxorps(clear, clear, clear);
+  each([&](int i, int j, int h) {
+    if (plan_.f32_in_memory) {
+      out_.vmovups(out_.ptr[scratch_address(i, j, h)], clear);
+    } else {
+      out_.vxorps(f32(i, j, h), f32(i, j, h), f32(i, j, h));
+    }
+  });
+  if (slices_.count == 1) return;
+  if (!plan_.f32_in_memory) {
+    out_.jmp(done, Xbyak::CodeGenerator::T_NEAR);
+    out_.L(later);
+    each([&](int i, int j, int h) {
+      out_.vmovups(f32(i, j, h), out_.ptr[scratch_address(i, j, h)]);
+    });
+    out_.L(done);
+  } else {
+    out_.L(later);
   }
 }
 
@@ -141,6 +169,7 @@ Xbyak::RegExp Emitter::at_block(const Xbyak::Reg64& first, int64_t block_bytes, 
 void Emitter::load_stored(const Xbyak::Xmm& dst, const Xbyak::RegExp& block, int half) {
   const auto bytes = static_cast<int>(scale_bytes(spec_.weight.scale));
   load_scales(out_, spec_.weight.scale, dst, block + half * 8 * bytes);
+  if (tiling_.prefetch > 0 && half == 0) out_.prefetcht0(out_.ptr[block + kScalesAhead]);
 }
 
 void Emitter::load_scale(const Xbyak::Xmm& dst, int j, int half) {
@@ -389,7 +418,13 @@ void Emitter::advance_group() {
 void Emitter::prefetch(int line, int j) {
   if (tiling_.prefetch == 0 || tiling_.panel) return;
   for (int64_t offset = 0; offset < line_bytes_; offset += kLineBytes) {
-    out_.prefetcht1(out_.ptr[b_address(line * steps_per_line_, j, 0) + offset + tiling_.prefetch]);
+    const auto ahead =
+        out_.ptr[b_address(line * steps_per_line_, j, 0) + offset + tiling_.prefetch];
+    if (tiling_.prefetch <= kIntoL1) {
+      out_.prefetcht0(ahead);
+    } else {
+      out_.prefetcht1(ahead);
+    }
   }
 }
 

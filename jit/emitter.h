@@ -16,6 +16,7 @@
 #include "jit/emitter_assembler.h"
 #include "jit/emitter_registers.h"
 #include "jit/gemm.h"
+#include "jit/gemm_blocking.h"
 
 namespace nibble::jit {
 
@@ -45,7 +46,13 @@ enum Frame : int {
   kFrameApartWScale = 168,  //   scales
   kFrameApartWZero = 176,   //   and zero points
   kFrameApartEnd = 184,     // where the first part of the columns ends
-  kFrameBytes = 200,
+  kFrameSums = 192,         // fp32 sums of the unit's tiles at kFrameRow
+  kFrameSlice = 200,        // slice of k that is in the panel (gemm_blocking.h),
+  kFrameFolds = 208,        //   and its whole act_groups (packed_layout.h)
+  kFrameNextSlice = 216,    // what is still to be fetched of the next slice's weights,
+  kFrameNextLines = 224,    //   and how many lines
+  kFrameChunkRows = 232,    // rows of a chunk
+  kFrameBytes = 248,
 };
 
 class Emitter {
@@ -55,7 +62,7 @@ class Emitter {
   Emitter(const Emitter&) = delete;
   Emitter& operator=(const Emitter&) = delete;
 
-  // Loads the pointers and clears the fp32 sums.
+  // Loads the pointers, clears the fp32 sums or takes up those of the slices of k before.
   virtual void begin();
   // Starts a group: int32 sums at a_sum (symmetric) or 0; scales and zero points of f32
   // activations.
@@ -146,10 +153,12 @@ class Emitter {
   const bool bytes_in_lines_;  // u8 weights, or u4 unpacked to a panel
   const int64_t line_bytes_;   // of a line, or a unit of u6
   const int steps_per_line_;
+  const PanelSlices slices_;
   int chunk_steps_ = 0;
   int place_ = 0;  // of the group in its pass
 
  private:
+  void begin_sums();
   void load_stored(const Xbyak::Xmm& dst, const Xbyak::RegExp& block, int half);
   void load_scale(const Xbyak::Xmm& dst, int j, int half);
   void load_zero_point(const Xbyak::Xmm& dst, int j, int half);

@@ -93,7 +93,7 @@ void Epilogue::load_pointers() {
     out_.add(bias_valid_, temp_);
   }
   out_.mov(blocks_left_, local(kFrameUnitBlocks));
-  out_.mov(tile_, out_.ptr[args_ + offsetof(GemmArgs, scratch)]);
+  out_.mov(tile_, local(kFrameSums));
   out_.mov(local(kFrameEpilogueTile), tile_);
 }
 

@@ -70,11 +70,13 @@ inline constexpr int kMaxSixBitSum = 2;  // 2 * 2 * 63 * 128 < 2^15
 std::optional<RegisterPlan> plan_registers(const GemmSpec& spec, Isa isa, bool bytes_in_panel,
                                            int rows, int blocks);
 
-// Bytes of one column block of u4 unpacked to bytes.
-int64_t panel_block_bytes(const GemmSpec& spec);
+// Bytes of one column block of a panel: a slice of u4 unpacked to bytes (gemm_blocking.h).
+int64_t panel_block_bytes(const GemmSpec& spec, const Tiling& tiling);
 // Column blocks whose tiles share one run of the epilogue: nr, and whole pairs for gates.
 int epilogue_blocks(const GemmSpec& spec, const Tiling& tiling);
-// Scratch bytes before the panel: the fp32 tile, [epilogue_blocks][mr][16].
+// Scratch bytes of the fp32 sums of a tile, [epilogue_blocks][mr][16], and of all whose sums are
+// kept at a time, which lie before the panel.
 int64_t tile_scratch_bytes(const GemmSpec& spec, const Tiling& tiling);
+int64_t sums_scratch_bytes(const GemmSpec& spec, const Tiling& tiling);
 
 }  // namespace nibble::jit

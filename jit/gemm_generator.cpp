@@ -22,9 +22,6 @@ namespace {
 using Xbyak::CodeGenerator;
 using Xbyak::Label;
 
-constexpr int64_t kChunkBytes =
-    int64_t{512} * 1024;  // activations of a row chunk: a part of any L2
-
 RegisterPlan plan_of(const GemmSpec& spec, Isa isa, const Tiling& tiling, int rows, int blocks) {
   return *plan_registers(spec, isa, tiling.panel, rows, blocks);
 }
@@ -34,9 +31,10 @@ class Generator : public GemmNest {
   Generator(const GemmSpec& spec, Isa isa, const Tiling& tiling)
       : GemmNest(spec, tiling,
                  {.zmm = plan_of(spec, isa, tiling, 1, 1).zmm,
-                  .chunk_bytes = kChunkBytes,
-                  .panel_offset = tile_scratch_bytes(spec, tiling),
-                  .panel_block_bytes = panel_block_bytes(spec)}),
+                  .chunk_rows = chunk_rows(spec, tiling),
+                  .panel_offset = sums_scratch_bytes(spec, tiling),
+                  .panel_block_bytes = tiling.panel ? panel_block_bytes(spec, tiling) : 0,
+                  .slices = tiling.panel ? panel_slices(spec, tiling) : PanelSlices{}}),
         isa_(isa),
         zmm_(plan_of(spec, isa, tiling, 1, 1).zmm) {}
 
@@ -47,6 +45,7 @@ class Generator : public GemmNest {
 
   void tile(int rows, int blocks);
   void groups(Emitter& emitter, int64_t steps, int64_t k_steps);
+  void groups_of_slice(Emitter& emitter, int64_t steps, int64_t last_steps);
   void super_blocks(Emitter& emitter, int64_t steps);
   void group(Emitter& emitter, int64_t steps);
   void chunk(Emitter& emitter, int steps);
@@ -105,8 +104,9 @@ void Generator::group(Emitter& emitter, int64_t steps) {
   emitter.advance_group();
 }
 
-// All of k; the last group may be shorter.
+// All of k, or of a slice; the last group of k may be shorter.
 void Generator::groups(Emitter& emitter, int64_t steps, int64_t k_steps) {
+  if (nest_.slices.count > 1) return groups_of_slice(emitter, steps, k_steps % steps);
   const int64_t full = k_steps / steps;
   if (full > 1) {
     Label top;
@@ -121,12 +121,36 @@ void Generator::groups(Emitter& emitter, int64_t steps, int64_t k_steps) {
   if (k_steps % steps != 0) group(emitter, k_steps % steps);
 }
 
+void Generator::groups_of_slice(Emitter& emitter, int64_t steps, int64_t last_steps) {
+  Label top, last, done;
+  out_.mov(emitter.group_counter(), out_.qword[out_.rbp + kFrameFolds]);
+  if (last_steps != 0) {
+    out_.test(emitter.group_counter(), emitter.group_counter());
+    out_.jz(last, CodeGenerator::T_NEAR);
+  }
+  out_.L(top);
+  group(emitter, steps);
+  out_.dec(emitter.group_counter().cvt32());
+  out_.jnz(top, CodeGenerator::T_NEAR);
+  if (last_steps == 0) return;
+  out_.cmp(out_.qword[out_.rbp + kFrameSlice], static_cast<int>(nest_.slices.count - 1));
+  out_.jne(done, CodeGenerator::T_NEAR);
+  out_.L(last);
+  group(emitter, last_steps);
+  out_.L(done);
+}
+
 // The same under q8 scales, where every super-block has whole groups.
 void Generator::super_blocks(Emitter& emitter, int64_t steps) {
   const auto left = out_.qword[out_.rbp + kFrameSupers];
   const int passes = static_cast<int>(shape_.super_groups) / emitter.groups_per_pass();
   Label super, pass;
-  out_.mov(left, static_cast<uint32_t>(shape_.supers));
+  if (nest_.slices.count > 1) {
+    out_.mov(emitter.group_counter(), out_.qword[out_.rbp + kFrameFolds]);
+    out_.mov(left, emitter.group_counter());
+  } else {
+    out_.mov(left, static_cast<uint32_t>(shape_.supers));
+  }
   out_.L(super);
   emitter.begin_super();
   if (passes > 1) out_.mov(emitter.group_counter().cvt32(), static_cast<uint32_t>(passes));
@@ -185,20 +209,33 @@ void Generator::call_tile(int blocks) {
   out_.L(done);
 }
 
-// The unit's nibbles as bytes in quad order: each packed line becomes two lines of the panel.
+// A slice of the unit's nibbles as bytes in quad order: each packed line becomes two lines of the
+// panel.
 void Generator::unpack_panel() {
   const auto reg = [&](int index) {
     return Xbyak::Xmm(zmm_ ? Xbyak::Operand::ZMM : Xbyak::Operand::YMM, index);
   };
   const Xbyak::Xmm mask = reg(0), low = reg(1), high = reg(2);
-  Label top;
-  const Xbyak::Reg64 source = out_.rsi, target = out_.rdx, lines = out_.rcx;
+  Label block, top;
+  const Xbyak::Reg64 source = out_.rsi, target = out_.rdx, lines = out_.rcx, slice_lines = out_.r8,
+                     blocks = out_.r9;
+  const int64_t all_lines = shape_.kpad / 8, most_lines = nest_.slices.k / 8;
   out_.mov(out_.rdi, local(kFrameArgs));
   out_.imul(source, local(kFrameNb), static_cast<int>(shape_.block_bytes));
   out_.add(source, arg(offsetof(GemmArgs, w)));
   out_.mov(target, arg(offsetof(GemmArgs, scratch)));
-  out_.add(target, static_cast<int>(tile_scratch_bytes(spec_, tiling_)));
-  out_.imul(lines, local(kFrameUnitBlocks), static_cast<int>(shape_.kpad / 8));
+  out_.add(target, static_cast<int>(nest_.panel_offset));
+  out_.mov(slice_lines, most_lines);
+  if (nest_.slices.count > 1) {
+    out_.imul(lines, local(kFrameSlice), static_cast<int>(most_lines));
+    out_.mov(blocks, all_lines);
+    out_.sub(blocks, lines);
+    out_.cmp(blocks, slice_lines);
+    out_.cmovl(slice_lines, blocks);
+    out_.shl(lines, 6);
+    out_.add(source, lines);
+  }
+  out_.mov(blocks, local(kFrameUnitBlocks));
   out_.vmovups(mask, out_.constant(0x0f0f0f0fU));
   const auto both_and = [&](const Xbyak::Xmm& x) {
     if (zmm_) {
@@ -207,6 +244,8 @@ void Generator::unpack_panel() {
       out_.vpand(x, x, mask);
     }
   };
+  out_.L(block);
+  out_.mov(lines, slice_lines);
   out_.L(top);
   if (tiling_.prefetch > 0) out_.prefetcht1(out_.ptr[source + tiling_.prefetch]);
   for (int offset = 0; offset < kLineBytes; offset += zmm_ ? 64 : 32) {
@@ -221,6 +260,19 @@ void Generator::unpack_panel() {
   out_.add(target, 2 * kLineBytes);
   out_.dec(lines);
   out_.jnz(top, CodeGenerator::T_NEAR);
+  if (nest_.slices.count > 1) {
+    // To the slice of the next block, in weights and in the panel.
+    out_.mov(lines, all_lines);
+    out_.sub(lines, slice_lines);
+    out_.shl(lines, 6);
+    out_.add(source, lines);
+    out_.mov(lines, most_lines);
+    out_.sub(lines, slice_lines);
+    out_.shl(lines, 7);
+    out_.add(target, lines);
+  }
+  out_.dec(blocks);
+  out_.jnz(block, CodeGenerator::T_NEAR);
   out_.ret();
 }
 

@@ -11,12 +11,9 @@ namespace {
 using Xbyak::CodeGenerator;
 using Xbyak::Label;
 
-}  // namespace
+constexpr int kLinesFetched = 8;  // by a tile, of a column block of the next slice
 
-int64_t GemmNest::chunk_rows() const {
-  const int64_t row_bytes = shape_.kpad * act_bytes(spec_.act);
-  return std::max<int64_t>(1, nest_.chunk_bytes / row_bytes / tiling_.mr) * tiling_.mr;
-}
+}  // namespace
 
 void GemmNest::prologue() {
   for (const auto& reg : {out_.rbx, out_.rbp, out_.r12, out_.r13, out_.r14, out_.r15}) {
@@ -41,6 +38,7 @@ void GemmNest::epilogue() {
 void GemmNest::row_chunks() {
   Label top, done;
   if (tiling_.apart) cut_apart();
+  even_chunks();
   out_.mov(out_.qword[out_.rbp + kFrameNextChunk], 0);
   out_.L(top);
   out_.mov(out_.rdi, local(kFrameArgs));
@@ -48,7 +46,7 @@ void GemmNest::row_chunks() {
   out_.mov(out_.rcx, arg(offsetof(GemmArgs, m)));
   out_.cmp(out_.rax, out_.rcx);
   out_.jge(done, CodeGenerator::T_NEAR);
-  out_.mov(out_.rdx, chunk_rows());
+  out_.mov(out_.rdx, local(kFrameChunkRows));
   out_.add(out_.rdx, out_.rax);
   out_.cmp(out_.rdx, out_.rcx);
   out_.cmovg(out_.rdx, out_.rcx);
@@ -67,6 +65,32 @@ void GemmNest::row_chunks() {
   out_.mov(local(kFrameNextChunk), out_.rax);
   out_.jmp(top, CodeGenerator::T_NEAR);
   out_.L(done);
+}
+
+// As few chunks as can be, of as many rows each as the others.
+void GemmNest::even_chunks() {
+  Label done;
+  out_.mov(out_.rdi, local(kFrameArgs));
+  out_.mov(out_.r8, nest_.chunk_rows);
+  out_.mov(out_.rax, arg(offsetof(GemmArgs, m)));
+  out_.cmp(out_.rax, out_.r8);
+  out_.jle(done);
+  const auto divide = [&](const Xbyak::Reg64& divisor) {  // rax by it, rounded up
+    out_.lea(out_.rax, out_.ptr[out_.rax + divisor - 1]);
+    out_.xor_(out_.edx, out_.edx);
+    out_.div(divisor);
+  };
+  out_.mov(out_.rcx, tiling_.mr);
+  divide(out_.rcx);
+  out_.mov(out_.r9, out_.rax);  // tiles of rows
+  out_.mov(out_.rcx, nest_.chunk_rows / tiling_.mr);
+  divide(out_.rcx);
+  out_.mov(out_.rcx, out_.rax);  // chunks
+  out_.mov(out_.rax, out_.r9);
+  divide(out_.rcx);
+  out_.imul(out_.r8, out_.rax, tiling_.mr);
+  out_.L(done);
+  out_.mov(local(kFrameChunkRows), out_.r8);
 }
 
 // How far a tile's blocks lie apart, and where the first of their parts ends.
@@ -108,16 +132,80 @@ void GemmNest::column_units(const Unit& unit, const Xbyak::Address& end) {
   out_.jg(done, CodeGenerator::T_NEAR);
   out_.mov(out_.rcx, unit.blocks);
   out_.mov(local(kFrameUnitBlocks), out_.rcx);
-  if (tiling_.panel) out_.call(unpack_);
-  rows_of_unit(unit);
+  slices_of_unit(unit);
   out_.mov(out_.rax, unit.step);
   out_.add(local(kFrameNb), out_.rax);
   out_.jmp(top, CodeGenerator::T_NEAR);
   out_.L(done);
 }
 
+void GemmNest::slices_of_unit(const Unit& unit) {
+  if (nest_.slices.count == 1) {
+    if (tiling_.panel) out_.call(unpack_);
+    return rows_of_unit(unit);
+  }
+  const int64_t folds = shape_.kpad / shape_.act_group;  // whole ones
+  Label top;
+  out_.mov(out_.qword[out_.rbp + kFrameSlice], 0);
+  out_.L(top);
+  out_.imul(out_.rcx, local(kFrameSlice), static_cast<int>(nest_.slices.folds));
+  out_.mov(out_.rax, folds);
+  out_.sub(out_.rax, out_.rcx);
+  out_.mov(out_.rcx, nest_.slices.folds);
+  out_.cmp(out_.rax, out_.rcx);
+  out_.cmovg(out_.rax, out_.rcx);
+  out_.mov(local(kFrameFolds), out_.rax);
+  out_.call(unpack_);
+  begin_next_slice(unit);
+  rows_of_unit(unit);
+  out_.inc(out_.qword[out_.rbp + kFrameSlice]);
+  out_.cmp(out_.qword[out_.rbp + kFrameSlice], static_cast<int>(nest_.slices.count));
+  out_.jne(top, CodeGenerator::T_NEAR);
+}
+
+// Where the weights begin that are unpacked next: this unit's, or the next one's.
+void GemmNest::begin_next_slice(const Unit& unit) {
+  const int64_t bytes = nest_.slices.k / 8 * kLineBytes;
+  Label same_unit, done;
+  out_.mov(out_.rdi, local(kFrameArgs));
+  out_.imul(out_.rax, local(kFrameNb), static_cast<int>(shape_.block_bytes));
+  out_.add(out_.rax, arg(offsetof(GemmArgs, w)));
+  out_.mov(out_.rcx, local(kFrameSlice));
+  out_.inc(out_.rcx);
+  out_.cmp(out_.rcx, static_cast<int>(nest_.slices.count));
+  out_.jl(same_unit);
+  out_.add(out_.rax, static_cast<int>(unit.step * shape_.block_bytes));
+  out_.jmp(done);
+  out_.L(same_unit);
+  out_.imul(out_.rcx, out_.rcx, static_cast<int>(bytes));
+  out_.add(out_.rax, out_.rcx);
+  out_.L(done);
+  out_.mov(local(kFrameNextSlice), out_.rax);
+  out_.mov(out_.qword[out_.rbp + kFrameNextLines], static_cast<int>(bytes / kLineBytes));
+}
+
+// A few lines of it into the L2, a part for each tile.
+void GemmNest::fetch_next_slice(const Unit& unit) {
+  Label done;
+  out_.cmp(out_.qword[out_.rbp + kFrameNextLines], 0);
+  out_.jle(done, CodeGenerator::T_NEAR);
+  out_.mov(out_.rax, local(kFrameNextSlice));
+  for (int block = 0; block < unit.blocks; ++block) {
+    for (int line = 0; line < kLinesFetched; ++line) {
+      out_.prefetcht1(
+          out_.ptr[out_.rax + static_cast<int>(block * shape_.block_bytes) + line * kLineBytes]);
+    }
+  }
+  out_.add(out_.qword[out_.rbp + kFrameNextSlice], kLinesFetched * kLineBytes);
+  out_.sub(out_.qword[out_.rbp + kFrameNextLines], kLinesFetched);
+  out_.L(done);
+}
+
 void GemmNest::rows_of_unit(const Unit& unit) {
   Label top, done;
+  out_.mov(out_.rdi, local(kFrameArgs));
+  out_.mov(out_.rax, arg(offsetof(GemmArgs, scratch)));
+  out_.mov(local(kFrameSums), out_.rax);
   out_.mov(out_.rax, local(kFrameNextChunk));
   out_.L(top);  // rax: first row of the tile
   out_.mov(out_.rcx, local(kFrameChunkEnd));
@@ -128,13 +216,24 @@ void GemmNest::rows_of_unit(const Unit& unit) {
   out_.cmovg(out_.rcx, out_.rdx);
   out_.mov(local(kFrameRow), out_.rax);
   out_.mov(local(kFrameRows), out_.rcx);
+  if (nest_.slices.count > 1) fetch_next_slice(unit);
   begin_rows();
   locate_rows();
   for (int tile = 0; tile < unit.blocks / unit.tile_blocks; ++tile) {
     locate_columns(unit, tile);
     call_tile(unit.tile_blocks);
   }
-  out_.call(epilogue_);
+  if (nest_.slices.count > 1) {
+    Label more;
+    out_.cmp(out_.qword[out_.rbp + kFrameSlice], static_cast<int>(nest_.slices.count - 1));
+    out_.jne(more, CodeGenerator::T_NEAR);
+    out_.call(epilogue_);
+    out_.L(more);
+    out_.add(out_.qword[out_.rbp + kFrameSums],
+             static_cast<int>(tile_scratch_bytes(spec_, tiling_)));
+  } else {
+    out_.call(epilogue_);
+  }
   out_.mov(out_.rax, local(kFrameRow));
   out_.add(out_.rax, local(kFrameRows));
   out_.jmp(top, CodeGenerator::T_NEAR);
@@ -157,6 +256,9 @@ void GemmNest::locate_rows() {
   out_.imul(out_.rcx, out_.rax, static_cast<int>(shape_.act_sum_bytes));
   out_.add(out_.rcx, arg(offsetof(GemmArgs, a_sum)));
   out_.mov(local(kFrameTileASum), out_.rcx);
+  move_to_slice(kFrameTileA, nest_.slices.k / std::max<int64_t>(1, nest_.slices.folds));
+  move_to_slice(kFrameTileAScale, 4);
+  move_to_slice(kFrameTileASum, shape_.act_sum_bytes / shape_.act_groups);
 }
 
 // Weights, scales, zero points and scratch of a tile of the unit. Of tiles apart, the second one of
@@ -181,14 +283,24 @@ void GemmNest::locate_columns(const Unit& unit, int tile) {
     place(kFrameTileW, offsetof(GemmArgs, w), shape_.block_bytes);
   }
   if (spec_.weight.type != WeightType::f32) {
+    const int64_t folds = nest_.slices.count > 1 ? shape_.act_groups : 1;
     place(kFrameTileWScale, offsetof(GemmArgs, w_scale), shape_.scale_block_bytes);
+    move_to_slice(kFrameTileWScale, shape_.scale_block_bytes / folds);
     if (spec_.weight.asym) {
       place(kFrameTileWZero, offsetof(GemmArgs, w_zero), shape_.zero_block_bytes);
+      move_to_slice(kFrameTileWZero, shape_.zero_block_bytes / folds);
     }
   }
-  out_.mov(out_.rcx, arg(offsetof(GemmArgs, scratch)));
+  out_.mov(out_.rcx, local(kFrameSums));
   out_.add(out_.rcx, static_cast<int>(tile_bytes));
   out_.mov(local(kFrameTileOut), out_.rcx);
+}
+
+// Moves an operand of the tile, which has so many bytes for each fold, to the slice at hand.
+void GemmNest::move_to_slice(int frame, int64_t fold_bytes) {
+  if (nest_.slices.count == 1) return;
+  out_.imul(out_.rcx, local(kFrameSlice), static_cast<int>(nest_.slices.folds * fold_bytes));
+  out_.add(local(frame), out_.rcx);
 }
 
 std::vector<uint8_t> GemmNest::generate() {

@@ -4,10 +4,11 @@
 //   enter
 //   for each chunk of rows whose activations stay in L2
 //     for each unit of column blocks        nr of them; a pair for gates; then one by one
-//       [unpack the unit to its panel]
-//       for each mr rows                    the last tile has fewer
-//         begin_rows, tiles                 leave fp32 sums in scratch
-//         epilogue
+//       [for each slice of k]               gemm_blocking.h
+//         [unpack the slice to the panel]
+//         for each mr rows                  the last tile has fewer
+//           begin_rows, tiles               leave fp32 sums in scratch
+//           epilogue                        after the last slice
 //   leave
 //
 // Where a tile's blocks are apart, the call's columns are cut into nr even parts, a unit is one
@@ -23,6 +24,7 @@
 #include <vector>
 
 #include "jit/emitter.h"
+#include "jit/gemm_blocking.h"
 
 namespace nibble::jit {
 
@@ -30,9 +32,10 @@ namespace nibble::jit {
 struct NestShape {
   bool zmm = false;               // for the epilogue
   int frame_bytes = kFrameBytes;  // those of emitter.h first
-  int64_t chunk_bytes = 0;        // activations of a chunk of rows
+  int64_t chunk_rows = 0;         // at most, a multiple of mr
   int64_t panel_offset = 0;       // into the scratch
   int64_t panel_block_bytes = 0;  // of one column block
+  PanelSlices slices = {};        // of k
 };
 
 class GemmNest {
@@ -55,7 +58,7 @@ class GemmNest {
   virtual void begin_rows() {}  // kFrameRow and kFrameRows are known
   // Calls the tile of kFrameRows rows and so many column blocks.
   virtual void call_tile(int blocks) = 0;
-  // A routine: the unit's weights into the panel.
+  // A routine: the unit's weights, of the slice at hand, into the panel.
   virtual void unpack_panel() = 0;
   // Tiles, and whatever else is called.
   virtual void routines() = 0;
@@ -66,6 +69,7 @@ class GemmNest {
   const GemmSpec& spec_;
   const Tiling& tiling_;
   const PackedShape shape_;
+  const NestShape nest_;
   Assembler out_;
 
  private:
@@ -83,7 +87,6 @@ class GemmNest {
     return {blocks, tiling_.nr, tiling_.apart ? output_blocks() : blocks};
   }
   Unit tail_unit() const { return {output_blocks(), 1, output_blocks()}; }
-  int64_t chunk_rows() const;
   Xbyak::Address nb_end() { return arg(offsetof(GemmArgs, nb_end)); }
 
   void prologue();
@@ -92,11 +95,15 @@ class GemmNest {
   void cut_apart();
   void skip_parts();
   void column_units(const Unit& unit, const Xbyak::Address& end);
+  void even_chunks();
+  void slices_of_unit(const Unit& unit);
+  void begin_next_slice(const Unit& unit);
+  void fetch_next_slice(const Unit& unit);
   void rows_of_unit(const Unit& unit);
   void locate_rows();
+  void move_to_slice(int frame, int64_t fold_bytes);
   void locate_columns(const Unit& unit, int tile);
 
-  const NestShape nest_;
   Xbyak::Label epilogue_, unpack_;
 };
 

@@ -5,6 +5,7 @@
 #include "jit/amx_plan.h"
 #include "jit/emitter_registers.h"
 #include "jit/gemm.h"
+#include "jit/gemm_blocking.h"
 
 namespace nibble::jit {
 namespace {
@@ -100,11 +101,11 @@ bool plan_with(const GemmSpec& spec, bool bytes_in_panel, int chains, bool f32_i
 // Small tiles are bound by the latency of one chain of dots.
 constexpr int kLatencyBoundVectors = 4;
 
-bool displacements_fit(const GemmSpec& spec, const Tiling& tiling, const PackedShape& shape) {
+bool displacements_fit(const Tiling& tiling, const PackedShape& shape) {
   // Blocks of a tile and rows of scales are reached by 32-bit displacements.
   constexpr int64_t kMaxPerBlock = kMaxDisplacement / (int64_t{2} * kMaxBlocks);
   constexpr int64_t kMaxPerRow = kMaxDisplacement / (int64_t{2} * kMaxRows);
-  return shape.block_bytes <= kMaxPerBlock && panel_block_bytes(spec) <= kMaxPerBlock &&
+  return shape.block_bytes <= kMaxPerBlock && shape.kpad * kColumnBlock <= kMaxPerBlock &&
          shape.groups * 64 <= kMaxPerBlock && shape.groups * 4 <= kMaxPerRow &&
          tiling.prefetch >= 0 && tiling.prefetch <= kMaxPrefetch;
 }
@@ -135,7 +136,9 @@ std::optional<RegisterPlan> plan_registers(const GemmSpec& spec, Isa isa, bool b
   return std::nullopt;
 }
 
-int64_t panel_block_bytes(const GemmSpec& spec) { return (spec.k + 7) / 8 * 8 * kColumnBlock; }
+int64_t panel_block_bytes(const GemmSpec& spec, const Tiling& tiling) {
+  return panel_slices(spec, tiling).k * kColumnBlock;
+}
 
 int epilogue_blocks(const GemmSpec& spec, const Tiling& tiling) {
   if (tiling.apart) return (spec.gate ? 2 : 1) * tiling.nr;
@@ -147,15 +150,23 @@ int64_t tile_scratch_bytes(const GemmSpec& spec, const Tiling& tiling) {
          static_cast<int64_t>(sizeof(float));
 }
 
+int64_t sums_scratch_bytes(const GemmSpec& spec, const Tiling& tiling) {
+  const int64_t tile = tile_scratch_bytes(spec, tiling);
+  if (!tiling.panel) return tile;
+  const PanelSlices slices = panel_slices(spec, tiling);
+  return slices.count == 1 ? tile : chunk_rows(spec, tiling) / tiling.mr * tile;
+}
+
 int64_t gemm_scratch_bytes(const GemmSpec& spec, const Tiling& tiling) {
-  const int64_t panel = tiling.panel ? epilogue_blocks(spec, tiling) * panel_block_bytes(spec) : 0;
-  const int64_t vectors = tile_scratch_bytes(spec, tiling) + panel;
+  const int64_t panel =
+      tiling.panel ? epilogue_blocks(spec, tiling) * panel_block_bytes(spec, tiling) : 0;
+  const int64_t vectors = sums_scratch_bytes(spec, tiling) + panel;
   if (!runs_on_tiles(spec, Isa::amx_int8, tiling)) return vectors;
   return std::max(vectors, amx_scratch_bytes(spec, tiling));
 }
 
 bool tiling_fits(const GemmSpec& spec, Isa isa, const Tiling& tiling) {
-  if (!displacements_fit(spec, tiling, packed_shape(spec.weight, spec.n, spec.k))) return false;
+  if (!displacements_fit(tiling, packed_shape(spec.weight, spec.n, spec.k))) return false;
   if (runs_on_tiles(spec, isa, tiling)) return amx_tiling_fits(spec, tiling);
   if (tiling.mr < 1 || tiling.mr > kMaxRows) return false;
   if (tiling.nr < 1 || tiling.nr > kMaxBlocks) return false;
@@ -223,12 +234,17 @@ bool slow_folding(const GemmSpec& spec) {
          spec.weight.scale != ScaleType::q8;
 }
 
-// On Zen 5, whole models (llama2-7b g128, `nibble bench --rows`, two threads): four streams of a
-// thread's own part each read at 0.95 to 1.0 of the roof where one gives 0.83 and six side by side
-// 0.92. Few rows want them fetched ahead as well (four rows: 66 ms, 72 when not, 78 side by side,
-// 86 one by one; eight: 95 ms, 133 when not, 109 one by one). A dot a load is what the loads can
-// just do, and a line of weights that is not in the L1 waits behind them: in prompts two blocks
-// share the activations (1.17 times the speed of eight rows by one).
+// On Zen 5, whole models (`nibble bench --rows`, two threads): four streams of a thread's own part
+// each read faster than one (0.83 of the speed) or six side by side (0.92), and want to be fetched
+// ahead as well: a line of nibbles is five vector instructions, so that the instructions a core has
+// under way are but 4 KiB of weights, what arrives while the first of them is waited for. Fetched 6
+// KiB ahead in all, into the L1, tinyllama-1.1b decodes at 0.86 to 0.91 of the roof (0.78 when not,
+// two streams 0.76; of AVX2, whose tiles have two, 0.79 and not 0.72). Of llama2-7b g128, four rows
+// take 66 ms (72 when not, 78 side by side, 86 one by one), eight 95 (133 when not, 109 one by
+// one). A dot a load is what the loads can just do, and a line of weights that is not in the L1
+// waits behind them: in prompts two blocks share the activations (1.17 times the speed of eight
+// rows by one).
+constexpr int kZen5Ahead = 6144;
 constexpr Tiling kZen5Decode{.mr = 1, .nr = 4, .k_unroll = 16, .apart = true};
 constexpr Tiling kZen5Few{.mr = 4, .nr = 4, .k_unroll = 8, .apart = true, .prefetch = 2048};
 constexpr Tiling kZen5Batch{.mr = 8, .nr = 2, .k_unroll = 8, .apart = true, .prefetch = 2048};
@@ -240,7 +256,9 @@ Tiling zen5_tiling(const GemmSpec& spec, Isa isa, int64_t m) {
                   : m > kZen5Decode.mr ? kZen5Few
                                        : kZen5Decode;
   tiling.mr = static_cast<int>(std::min<int64_t>(tiling.mr, m));
-  return shrunk_to_fit(spec, isa, tiling);
+  tiling = shrunk_to_fit(spec, isa, tiling);
+  if (m == 1) tiling.prefetch = kZen5Ahead / tiling.nr;
+  return tiling;
 }
 
 // Rows share the unpacking of weights, blocks the widening of activations. What fills the registers

@@ -24,7 +24,6 @@ constexpr size_t kMiB = size_t{1} << 20;
 constexpr size_t kLeastBuffer = 512 * kMiB;  // far more than a cache keeps
 constexpr size_t kMostBuffer = 2048 * kMiB;
 constexpr size_t kPiece = 2 * kMiB;  // read by one thread at a time, a huge page
-constexpr size_t kAhead = 2048;      // bytes to prefetch ahead
 constexpr int kReadPasses = 8;
 constexpr int kChoiceRounds = 3;  // of the ways to read
 constexpr int kDotPasses = 24;
@@ -32,14 +31,15 @@ constexpr int64_t kDotRounds = 1 << 20;  // of kChains products each: about 10 m
 constexpr int64_t kChains = 12;          // independent sums: latency 5 x 2 a cycle, and some spare
 
 // Loads that fault nothing and cannot be left out: their exclusive or goes to the caller. A piece
-// is one stream, fetched ahead by instructions, or several streams, which the hardware foresees.
-// Which is faster depends on the machine (Zen 4: the former; Zen 5: the latter, by a quarter).
+// is one stream or several side by side, fetched so many bytes ahead by instructions, or, with 0,
+// by the hardware alone. Which is fastest depends on the machine: Zen 4 reads one fetched stream
+// faster than two; Zen 5 two by a quarter, and four that are fetched as well by two fifths.
 using ReadPiece = uint64_t (*)(const std::byte* p, size_t bytes);
 
 constexpr size_t kReadLine = 64;
 constexpr size_t kLinesAtOnce = 8;
 
-template <size_t kStreams>
+template <size_t kStreams, size_t kAhead>
 __attribute__((target("avx2"))) uint64_t read_avx2(const std::byte* p, size_t bytes) {
   constexpr size_t kLines = kLinesAtOnce / kStreams;
   __m256i sums[kLinesAtOnce] = {};
@@ -50,14 +50,14 @@ __attribute__((target("avx2"))) uint64_t read_avx2(const std::byte* p, size_t by
       const auto* from = reinterpret_cast<const __m256i*>(line);
       sums[i] = _mm256_xor_si256(sums[i], _mm256_load_si256(from));
       sums[i] = _mm256_xor_si256(sums[i], _mm256_load_si256(from + 1));
-      if (kStreams == 1) _mm_prefetch(reinterpret_cast<const char*>(line) + kAhead, _MM_HINT_T0);
+      if (kAhead > 0) _mm_prefetch(reinterpret_cast<const char*>(line) + kAhead, _MM_HINT_T0);
     }
   }
   for (size_t i = 1; i < kLinesAtOnce; ++i) sums[0] = _mm256_xor_si256(sums[0], sums[i]);
   return static_cast<uint64_t>(sums[0][0] ^ sums[0][3]);
 }
 
-template <size_t kStreams>
+template <size_t kStreams, size_t kAhead>
 __attribute__((target("avx512f"))) uint64_t read_avx512(const std::byte* p, size_t bytes) {
   constexpr size_t kLines = kLinesAtOnce / kStreams;
   __m512i sums[kLinesAtOnce] = {};
@@ -66,15 +66,15 @@ __attribute__((target("avx512f"))) uint64_t read_avx512(const std::byte* p, size
     for (size_t i = 0; i < kLinesAtOnce; ++i) {
       const std::byte* line = p + i / kLines * (bytes / kStreams) + at + i % kLines * kReadLine;
       sums[i] = _mm512_xor_si512(sums[i], _mm512_load_si512(line));
-      if (kStreams == 1) _mm_prefetch(reinterpret_cast<const char*>(line) + kAhead, _MM_HINT_T0);
+      if (kAhead > 0) _mm_prefetch(reinterpret_cast<const char*>(line) + kAhead, _MM_HINT_T0);
     }
   }
   for (size_t i = 1; i < kLinesAtOnce; ++i) sums[0] = _mm512_xor_si512(sums[0], sums[i]);
   return static_cast<uint64_t>(sums[0][0] ^ sums[0][7]);
 }
 
-constexpr ReadPiece kReadAvx2[] = {read_avx2<1>, read_avx2<2>};
-constexpr ReadPiece kReadAvx512[] = {read_avx512<1>, read_avx512<2>};
+constexpr ReadPiece kReadAvx2[] = {read_avx2<1, 2048>, read_avx2<2, 0>, read_avx2<4, 1024>};
+constexpr ReadPiece kReadAvx512[] = {read_avx512<1, 2048>, read_avx512<2, 0>, read_avx512<4, 1024>};
 
 // kChains dot products a round, all in registers. Written in assembly whole, so that no compiler
 // merges equal sums, copies or spills them. Registers 0 to 11 are the sums, 13 is free, 14 and 15
@@ -200,7 +200,7 @@ Peak measure_dots(ThreadPool& pool, const jit::CpuInfo& cpu) {
 struct ReadRoof::Impl {
   ThreadPool& pool;
   const Buffer buffer;
-  ReadPiece read = nullptr;  // the faster one
+  ReadPiece read = nullptr;  // the fastest one
   std::atomic<uint64_t> sink{0};
 
   static size_t buffer_bytes(const jit::CpuInfo& cpu) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "jit/emitter_registers.h"
+#include "jit/gemm_blocking.h"
 #include "jit/gemm_generator.h"
 #include "tests/jit/gemm_runner.h"
 #include "tests/jit/spec_groups.h"
@@ -249,6 +250,54 @@ TEST(GemmGenerator, BlocksApartAreAllColumns) {
         }
       }
     }
+  }
+}
+
+// Panels of several slices of k: a short last group behind whole ones and by itself, groups as long
+// as a slice, super-blocks, pairs of gates; and rows of several chunks.
+TEST(GemmGenerator, SlicesOfKAreAllOfK) {
+  const WeightFormat format = weights(WeightType::u4, 128, false, ScaleType::f16);
+  const std::vector<GemmSpec> all = {
+      {.weight = format, .n = 72, .k = 4348, .bias = true, .residual = true},
+      {.weight = weights(WeightType::u4, 32, true, ScaleType::f32), .n = 40, .k = 4160},
+      {.weight = weights(WeightType::u4, 128, true, ScaleType::f16), .n = 40, .k = 4100},
+      {.weight = weights(WeightType::u4, 1024, false, ScaleType::f16), .n = 40, .k = 2560},
+      {.weight = minimums(WeightType::u4, 64, ScaleType::bf16), .n = 40, .k = 4224},
+      {.weight = minimums(WeightType::u4, 32, ScaleType::q8), .n = 40, .k = 4352},
+      {.weight = weights(WeightType::u4, 64, false, ScaleType::q8), .n = 40, .k = 4352},
+      {.weight = format, .n = 160, .k = 2304, .activation = Activation::silu, .gate = true}};
+  for (const GemmSpec& spec : all) {
+    const GemmProblem problem(spec, 15, Filling::random, 6);
+    for (const Isa isa : supported_isas()) {
+      for (const Tiling& tiling : {Tiling{.mr = 2, .nr = 1, .k_unroll = 8, .panel = true},
+                                   Tiling{.mr = 2, .nr = 2, .k_unroll = 4, .panel = true},
+                                   Tiling{.mr = 7, .nr = 2, .k_unroll = 8, .panel = true},
+                                   Tiling{.mr = 6, .nr = 4, .k_unroll = 8, .panel = true}}) {
+        if (!tiling_fits(spec, isa, tiling)) continue;
+        SCOPED_TRACE(repro(spec, isa, tiling));
+        EXPECT_GT(panel_slices(spec, tiling).count, 1);
+        Runner run(spec, isa, tiling);
+        check_rows(problem, run, 15);
+        check_split(problem, run, 2);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST(GemmGenerator, SlicesOfKForRowsOfSeveralChunks) {
+  const GemmSpec spec{.weight = weights(WeightType::u4, 128, false, ScaleType::f16),
+                      .n = 40,
+                      .k = 11008,
+                      .bias = true};
+  constexpr int64_t kRows = 193;
+  const GemmProblem problem(spec, kRows, Filling::random, 7);
+  for (const Isa isa : supported_isas()) {
+    const Tiling tiling{.mr = 3, .nr = 1, .k_unroll = 8, .panel = true, .prefetch = 8192};
+    SCOPED_TRACE(repro(spec, isa, tiling));
+    EXPECT_LT(chunk_rows(spec, tiling), kRows / 2);
+    Runner run(spec, isa, tiling);
+    check_rows(problem, run, kRows);
   }
 }
 

@@ -13,7 +13,7 @@ constexpr double kRoofMargin = 0.9;
 
 constexpr int kColumnBlocks[] = {1, 2, 3, 4, 6, 8};
 constexpr int kDecodeUnroll[] = {2, 4, 8, 16, 32};
-constexpr int kDecodePrefetch[] = {0, 1024, 2048, 4096, 8192, 16384};
+constexpr int kDecodePrefetch[] = {0, 1024, 1536, 2048, 3072, 8192};
 constexpr int kBatchUnroll[] = {4, 8, 16};
 constexpr int kBatchPrefetch[] = {0, 2048, 8192};
 constexpr int kBf16Unroll[] = {static_cast<int>(jit::kBf16Step)};  // all that there is

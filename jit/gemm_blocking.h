@@ -1,0 +1,26 @@
+// How the loop nest of a matmul (gemm_nest.h) cuts rows and k for the caches.
+#pragma once
+
+#include <cstdint>
+
+#include "jit/kernel_spec.h"
+
+namespace nibble::jit {
+
+// Rows whose activations take up to so many bytes, a multiple of mr, and at least mr.
+int64_t rows_of_bytes(const GemmSpec& spec, const Tiling& tiling, int64_t bytes);
+// Rows at most of a chunk, whose activations are a part of any L2. Not of AMX tiles.
+int64_t chunk_rows(const GemmSpec& spec, const Tiling& tiling);
+
+// A panel is read again for every few rows, so it should stay in the L1: k is cut into slices whose
+// panel does, and the fp32 sums of a chunk of rows wait in the scratch between slices. Groups are
+// folded in the same order as in one pass, so no bit depends on it.
+struct PanelSlices {
+  int64_t count = 1;
+  int64_t folds = 0;  // act_groups of a whole slice (packed_layout.h)
+  int64_t k = 0;      // of a whole slice, a multiple of 8
+};
+// Of tilings with a panel, but not of AMX tiles (amx_plan.h).
+PanelSlices panel_slices(const GemmSpec& spec, const Tiling& tiling);
+
+}  // namespace nibble::jit
