@@ -86,6 +86,20 @@ void cache_row(const CacheStep& s, const StepContext& context, int64_t r, int64_
                  context.kv->head(head.layer, h));
 }
 
+// The lines of a row that cache_row will read: rows lie so far apart that no hardware foresees it.
+void fetch_row(const CacheStep& s, const StepContext& context, int64_t r, int64_t h) noexcept {
+  const HeadLayout& head = s.head;
+  const int64_t share = head.heads / head.kv_heads;
+  const float* row = context.at<float>(s.qkv, r);
+  const auto fetch = [](const float* x, int64_t count) {
+    constexpr int64_t kLine = 64 / sizeof(float);
+    for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(x + i);
+  };
+  fetch(row + h * share * head.head_dim, share * head.head_dim);
+  fetch(row + head.key_column() + h * head.head_dim, head.head_dim);
+  fetch(row + head.value_column() + h * head.head_dim, head.head_dim);
+}
+
 void run_cache(const Step& step, const StepContext& context) noexcept {
   const auto& s = *std::get_if<CacheStep>(&step.body);
   const HeadLayout& head = s.head;
@@ -96,6 +110,7 @@ void run_cache(const Step& step, const StepContext& context) noexcept {
       const int64_t first = unit / head.kv_heads * jit::kKeyBlock;
       const int64_t last = std::min(first + jit::kKeyBlock, context.rows);
       for (int64_t r = first; r < last; ++r) {
+        if (r + 1 < last) fetch_row(s, context, context.row + r + 1, unit % head.kv_heads);
         cache_row(s, context, context.row + r, unit % head.kv_heads);
       }
     }

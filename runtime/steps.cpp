@@ -140,11 +140,13 @@ WorkShare::Cut cut_columns(const jit::Kernel& kernel, int64_t rows, int64_t bloc
   const int64_t nr = kernel.key.tiling.nr;
   const bool apart = kernel.key.tiling.apart;
   const bool gate = std::get_if<jit::GemmSpec>(&kernel.key.spec)->gate;
-  const int64_t piece = rows > jit::kStreamedRows
-                            ? blocks / (threads * StepContext::kPiecesPerThread)
-                            : kPieceBytes * blocks / std::max<int64_t>(1, weight_bytes);
-  if (apart) return {gate ? 2 : 1, piece * nr * 2, true};
-  return {gate && nr % 2 != 0 ? 2 * nr : nr, piece};
+  const int64_t unit = gate && nr % 2 != 0 ? 2 * nr : nr;
+  if (rows > jit::kStreamedRows) {
+    return {unit, unit, blocks / (threads * StepContext::kPiecesPerThread)};
+  }
+  const int64_t piece = kPieceBytes * blocks / std::max<int64_t>(1, weight_bytes);
+  if (apart) return {gate ? 2 : 1, piece * nr * 2, blocks};
+  return {unit, piece, piece};
 }
 
 Ahead weights_ahead(const Step& step, const WorkShare& share, int64_t rows) noexcept {

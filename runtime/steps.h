@@ -39,11 +39,11 @@ struct StepContext {
   std::byte* page_states = nullptr;               // of attention that is shared by pages, and
   WorkCounter* page_counters = nullptr;           // how many pages of a block are done
 
-  // Work in about kPiecesPerThread pieces a thread (WorkShare::claim).
+  // Work in about kPiecesPerThread pieces a thread, the last of which are shorter.
   static constexpr int64_t kPiecesPerThread = 8;
   template <typename Body>
   void claim(int64_t count, int64_t unit, Body body) const noexcept {
-    share.claim(count, {unit, count / (share.threads() * kPiecesPerThread)}, body);
+    share.claim(count, {unit, unit, count / (share.threads() * kPiecesPerThread)}, body);
   }
 
   // Pointer to element 0 of row `r` (absolute within the call).

@@ -29,13 +29,11 @@ struct WorkShare {
     return placement->home_range(count, unit, thread);
   }
 
-  // How a range is taken: in units of so many, and in pieces. `piece` becomes a multiple of the
-  // unit, at least one; the last piece of a range is what is left. Halving pieces are half of what
-  // is left of a range, and at least `piece`: long ones for as long as it matters little who ends
-  // when.
+  // How a range is taken: in pieces that are whole units, half of what is left of the range but
+  // `least` at least and `most` at most (both become multiples of the unit, one at least): long
+  // ones for as long as it matters little who ends when. The last piece is what is left.
   struct Cut {
-    int64_t unit = 1, piece = 1;
-    bool halving = false;
+    int64_t unit = 1, least = 1, most = 1;
   };
 
   // Calls body(begin, end) until all of [0, count) is taken.
@@ -43,7 +41,9 @@ struct WorkShare {
   void claim(int64_t count, Cut cut, Body body) const noexcept {
     const int all = threads();
     if (all == 1) return body(0, count);
-    cut.piece = std::max(cut.piece / cut.unit * cut.unit, cut.unit);
+    const auto whole = [&cut](int64_t n) { return std::max(n / cut.unit * cut.unit, cut.unit); };
+    cut.least = whole(cut.least);
+    cut.most = std::max(whole(cut.most), cut.least);
     for (int i = 0; i < all; ++i) {
       const int owner = thread + i < all ? thread + i : thread + i - all;
       const Range range = placement->home_range(count, cut.unit, owner);
@@ -53,8 +53,7 @@ struct WorkShare {
         int64_t before = taken.load(std::memory_order_relaxed);
         const int64_t begin = range.begin + before, left = range.end - begin;
         if (left <= 0) break;
-        const int64_t half = cut.halving ? left / 2 / cut.unit * cut.unit : 0;
-        const int64_t piece = std::max(cut.piece, half);
+        const int64_t piece = std::clamp(whole(left / 2), cut.least, cut.most);
         if (taken.compare_exchange_weak(before, before + piece, std::memory_order_relaxed)) {
           body(begin, std::min(begin + piece, range.end));
         }
