@@ -10,9 +10,17 @@ presets=("$@")
 jobs=$(nproc)
 passed=0 failed=0 skipped=0
 
-# attribute FILE NAME: a number of the <testsuite> in a JUnit file.
+# attribute NAME FILE...: the sum of that number over the <testsuite>s in JUnit files.
 attribute() {
-  sed -n "s/.*[[:space:]]$2=\"\([0-9]*\)\".*/\1/p" "$1" | head -n 1
+  local name=$1
+  shift
+  awk -v name="$name" 'BEGIN { RS = "<" }
+    /^testsuite[ \t\n]/ && match($0, "[ \t\n]" name "=\"[0-9]+\"") {
+      number = substr($0, RSTART, RLENGTH)
+      gsub(/[^0-9]/, "", number)
+      sum += number
+    }
+    END { print sum + 0 }' "$@"
 }
 
 give_up() {
@@ -35,12 +43,15 @@ for preset in "${presets[@]}"; do
   cmake --preset "$preset" || give_up "the $preset build could not be configured"
   cmake --build --preset "$preset" -j "$jobs" || give_up "the $preset build failed"
   report="$PWD/build/$preset/tests.xml"
-  rm -f "$report"
+  shards="$PWD/build/$preset/shards" # where tests run many in a process
+  rm -rf "$report" "$shards"
   ctest --preset "$preset" -j "$jobs" --output-junit "$report"
   status=$?
   [ -s "$report" ] || give_up "the $preset tests could not be run"
-  tests=$(attribute "$report" tests) bad=$(attribute "$report" failures)
-  idle=$(($(attribute "$report" skipped) + $(attribute "$report" disabled)))
+  reports=("$report")
+  [ ! -d "$shards" ] || reports=("$shards"/*.xml)
+  tests=$(attribute tests "${reports[@]}") bad=$(attribute failures "${reports[@]}")
+  idle=$(($(attribute skipped "${reports[@]}") + $(attribute disabled "${reports[@]}")))
   [ "${tests:-0}" -gt 0 ] || give_up "no $preset tests were found"
   [ "$status" -eq 0 ] || [ "$bad" -gt 0 ] || bad=1  # ctest failed for another reason than a test
   passed=$((passed + tests - bad - idle)) failed=$((failed + bad)) skipped=$((skipped + idle))

@@ -8,6 +8,7 @@
 
 #include "tests/runtime/temporary_folder.h"
 #include "tests/support/npy.h"
+#include "tests/support/sanitized.h"
 #include "tests/tools/program.h"
 
 namespace nibble::test {

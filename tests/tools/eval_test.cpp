@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/runtime/temporary_folder.h"
+#include "tests/support/sanitized.h"
 #include "tests/support/zoo.h"
 #include "tests/tools/program.h"
 

@@ -7,6 +7,7 @@
 #include "graph/nib_model.h"
 #include "tests/runtime/temporary_folder.h"
 #include "tests/support/random_model.h"
+#include "tests/support/sanitized.h"
 #include "tests/tools/program.h"
 
 namespace nibble::test {

@@ -119,16 +119,6 @@ nlohmann::json json_of(const Arguments& arguments, const Surroundings& around) {
   return outcome.code == 0 ? nlohmann::json::parse(outcome.out) : nlohmann::json();
 }
 
-bool sanitized() {
-#ifdef __has_feature  // Clang's way to say it
-  return __has_feature(address_sanitizer);
-#elif defined(__SANITIZE_ADDRESS__)
-  return true;
-#else
-  return false;
-#endif
-}
-
 std::string demo_model() { return std::string(NIBBLE_SOURCE_DIR) + "/tools/demo/tale"; }
 
 }  // namespace nibble::test

@@ -40,9 +40,6 @@ Outcome nibble(const Arguments& arguments, const Surroundings& around = {});
 // What it prints with --json; null, and the test fails, where it does not end well.
 nlohmann::json json_of(const Arguments& arguments, const Surroundings& around = {});
 
-// True when the tests are built with AddressSanitizer, which needs address space without limit.
-bool sanitized();
-
 // The bundled model, which is always there.
 std::string demo_model();
 
