@@ -239,14 +239,14 @@ bool slow_folding(const GemmSpec& spec) {
 // ahead as well: a line of nibbles is five vector instructions, so that the instructions a core has
 // under way are but 4 KiB of weights, what arrives while the first of them is waited for. Fetched 6
 // KiB ahead in all, into the L1, tinyllama-1.1b decodes at 0.86 to 0.91 of the roof (0.78 when not,
-// two streams 0.76; of AVX2, whose tiles have two, 0.79 and not 0.72). Of llama2-7b g128, four rows
-// take 66 ms (72 when not, 78 side by side, 86 one by one), eight 95 (133 when not, 109 one by
-// one). A dot a load is what the loads can just do, and a line of weights that is not in the L1
-// waits behind them: in prompts two blocks share the activations (1.17 times the speed of eight
-// rows by one).
+// two streams 0.76; of AVX2, whose tiles have two, 0.79 and not 0.72). Few rows take three blocks,
+// whose fp32 sums have registers (four rows of llama2-7b g128: 59 ms, by four blocks 62; not
+// fetched 72, side by side 78), eight two (95 ms, 133 when not fetched, 109 one by one). A dot a
+// load is what the loads can just do, and a line of weights that is not in the L1 waits behind
+// them: in prompts two blocks share the activations (1.17 times the speed of eight rows by one).
 constexpr int kZen5Ahead = 6144;
 constexpr Tiling kZen5Decode{.mr = 1, .nr = 4, .k_unroll = 16, .apart = true};
-constexpr Tiling kZen5Few{.mr = 4, .nr = 4, .k_unroll = 8, .apart = true, .prefetch = 2048};
+constexpr Tiling kZen5Few{.mr = 4, .nr = 3, .k_unroll = 8, .apart = true, .prefetch = 2048};
 constexpr Tiling kZen5Batch{.mr = 8, .nr = 2, .k_unroll = 8, .apart = true, .prefetch = 2048};
 constexpr Tiling kZen5Prompt{.mr = 7, .nr = 2, .k_unroll = 8, .prefetch = 2048};
 
