@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kRowsPerPointer = 5;  // base + {0, 1, 2, 3, 4} strides
 // Weights are fetched into the L1 where they are fetched no further ahead than this, else into the
-// L2. Scales are always near: two lines are those of a few groups.
+// L2. Scales are always near: four lines are those of a few groups.
 constexpr int kIntoL1 = 4096;
 constexpr int kScalesAhead = 4 * kLineBytes;
 
@@ -44,7 +44,7 @@ Emitter::Emitter(Assembler& out, const GemmSpec& spec, const Tiling& tiling,
       bytes_in_lines_(has_byte_lines(spec, tiling)),
       line_bytes_(line_bytes(spec, tiling)),
       steps_per_line_(line_steps(spec, tiling)),
-      slices_(tiling.panel ? panel_slices(spec, tiling) : PanelSlices{}),
+      slices_(panel_slices(spec, tiling)),
       a_ptr_{out.r8, out.r9, out.r10, out.r11},
       a_stride_(out.r12),
       a_stride3_(out.r13),
@@ -86,7 +86,7 @@ Xbyak::RegExp Emitter::b_address(int k, int j, int half) const {
         return w_ptr_ + apart() * j + line;
     }
   }
-  const int64_t block = tiling_.panel ? panel_block_bytes(spec_, tiling_) : shape_.block_bytes;
+  const int64_t block = tiling_.panel ? slices_.k * kColumnBlock : shape_.block_bytes;
   return Xbyak::RegExp(w_ptr_) + static_cast<int>(j * block) + line;
 }
 
@@ -146,16 +146,13 @@ void Emitter::begin_sums() {
     }
   });
   if (slices_.count == 1) return;
-  if (!plan_.f32_in_memory) {
-    out_.jmp(done, Xbyak::CodeGenerator::T_NEAR);
-    out_.L(later);
-    each([&](int i, int j, int h) {
-      out_.vmovups(f32(i, j, h), out_.ptr[scratch_address(i, j, h)]);
-    });
-    out_.L(done);
-  } else {
-    out_.L(later);
-  }
+  out_.jmp(done, Xbyak::CodeGenerator::T_NEAR);
+  out_.L(later);
+  each([&](int i, int j, int h) {
+    if (plan_.f32_in_memory) return;  // there they are
+    out_.vmovups(f32(i, j, h), out_.ptr[scratch_address(i, j, h)]);
+  });
+  out_.L(done);
 }
 
 Xbyak::RegExp Emitter::at_block(const Xbyak::Reg64& first, int64_t block_bytes, Frame apart,

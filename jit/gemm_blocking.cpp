@@ -23,6 +23,7 @@ int64_t chunk_rows(const GemmSpec& spec, const Tiling& tiling) {
 }
 
 PanelSlices panel_slices(const GemmSpec& spec, const Tiling& tiling) {
+  if (!tiling.panel) return {};
   const PackedShape shape = packed_shape(spec.weight, spec.n, spec.k);
   const int64_t most =
       kPanelBytes / (epilogue_blocks(spec, tiling) * kColumnBlock * shape.act_group);

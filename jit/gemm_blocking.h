@@ -20,7 +20,7 @@ struct PanelSlices {
   int64_t folds = 0;  // act_groups of a whole slice (packed_layout.h)
   int64_t k = 0;      // of a whole slice, a multiple of 8
 };
-// Of tilings with a panel, but not of AMX tiles (amx_plan.h).
+// One slice of nothing where the tiling has no panel. Not of AMX tiles (amx_plan.h).
 PanelSlices panel_slices(const GemmSpec& spec, const Tiling& tiling);
 
 }  // namespace nibble::jit

@@ -33,8 +33,8 @@ class Generator : public GemmNest {
                  {.zmm = plan_of(spec, isa, tiling, 1, 1).zmm,
                   .chunk_rows = chunk_rows(spec, tiling),
                   .panel_offset = sums_scratch_bytes(spec, tiling),
-                  .panel_block_bytes = tiling.panel ? panel_block_bytes(spec, tiling) : 0,
-                  .slices = tiling.panel ? panel_slices(spec, tiling) : PanelSlices{}}),
+                  .panel_block_bytes = panel_block_bytes(spec, tiling),
+                  .slices = panel_slices(spec, tiling)}),
         isa_(isa),
         zmm_(plan_of(spec, isa, tiling, 1, 1).zmm) {}
 
@@ -247,7 +247,10 @@ void Generator::unpack_panel() {
   out_.L(block);
   out_.mov(lines, slice_lines);
   out_.L(top);
-  if (tiling_.prefetch > 0) out_.prefetcht1(out_.ptr[source + tiling_.prefetch]);
+  // Slices are fetched by the tiles before.
+  if (tiling_.prefetch > 0 && nest_.slices.count == 1) {
+    out_.prefetcht1(out_.ptr[source + tiling_.prefetch]);
+  }
   for (int offset = 0; offset < kLineBytes; offset += zmm_ ? 64 : 32) {
     out_.vmovups(low, out_.ptr[source + offset]);
     out_.vpsrld(high, low, 4);

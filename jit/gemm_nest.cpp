@@ -1,6 +1,5 @@
 #include "jit/gemm_nest.h"
 
-#include <algorithm>
 #include <cstddef>
 
 #include "jit/emitter_epilogue.h"
@@ -256,7 +255,7 @@ void GemmNest::locate_rows() {
   out_.imul(out_.rcx, out_.rax, static_cast<int>(shape_.act_sum_bytes));
   out_.add(out_.rcx, arg(offsetof(GemmArgs, a_sum)));
   out_.mov(local(kFrameTileASum), out_.rcx);
-  move_to_slice(kFrameTileA, nest_.slices.k / std::max<int64_t>(1, nest_.slices.folds));
+  move_to_slice(kFrameTileA, shape_.act_group);
   move_to_slice(kFrameTileAScale, 4);
   move_to_slice(kFrameTileASum, shape_.act_sum_bytes / shape_.act_groups);
 }
@@ -283,12 +282,11 @@ void GemmNest::locate_columns(const Unit& unit, int tile) {
     place(kFrameTileW, offsetof(GemmArgs, w), shape_.block_bytes);
   }
   if (spec_.weight.type != WeightType::f32) {
-    const int64_t folds = nest_.slices.count > 1 ? shape_.act_groups : 1;
     place(kFrameTileWScale, offsetof(GemmArgs, w_scale), shape_.scale_block_bytes);
-    move_to_slice(kFrameTileWScale, shape_.scale_block_bytes / folds);
+    move_to_slice(kFrameTileWScale, shape_.scale_block_bytes / shape_.act_groups);
     if (spec_.weight.asym) {
       place(kFrameTileWZero, offsetof(GemmArgs, w_zero), shape_.zero_block_bytes);
-      move_to_slice(kFrameTileWZero, shape_.zero_block_bytes / folds);
+      move_to_slice(kFrameTileWZero, shape_.zero_block_bytes / shape_.act_groups);
     }
   }
   out_.mov(out_.rcx, local(kFrameSums));

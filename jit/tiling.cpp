@@ -152,14 +152,11 @@ int64_t tile_scratch_bytes(const GemmSpec& spec, const Tiling& tiling) {
 
 int64_t sums_scratch_bytes(const GemmSpec& spec, const Tiling& tiling) {
   const int64_t tile = tile_scratch_bytes(spec, tiling);
-  if (!tiling.panel) return tile;
-  const PanelSlices slices = panel_slices(spec, tiling);
-  return slices.count == 1 ? tile : chunk_rows(spec, tiling) / tiling.mr * tile;
+  return panel_slices(spec, tiling).count == 1 ? tile : chunk_rows(spec, tiling) / tiling.mr * tile;
 }
 
 int64_t gemm_scratch_bytes(const GemmSpec& spec, const Tiling& tiling) {
-  const int64_t panel =
-      tiling.panel ? epilogue_blocks(spec, tiling) * panel_block_bytes(spec, tiling) : 0;
+  const int64_t panel = epilogue_blocks(spec, tiling) * panel_block_bytes(spec, tiling);
   const int64_t vectors = sums_scratch_bytes(spec, tiling) + panel;
   if (!runs_on_tiles(spec, Isa::amx_int8, tiling)) return vectors;
   return std::max(vectors, amx_scratch_bytes(spec, tiling));

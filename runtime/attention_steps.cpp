@@ -72,32 +72,39 @@ void turn_heads(const CacheStep& s, const StepContext& context, float* x, int64_
   if (s.head_norm != nullptr && s.norm_last) normalise_heads(s, x, heads, *norm);
 }
 
+// What a row has for one KV head: its query heads, its key and its value.
+struct CacheRow {
+  CacheRow(const CacheStep& s, const StepContext& context, int64_t r, int64_t h) noexcept
+      : share(s.head.heads / s.head.kv_heads) {
+    float* row = context.at<float>(s.qkv, r);
+    queries = row + h * share * s.head.head_dim;
+    key = row + s.head.key_column() + h * s.head.head_dim;
+    value = row + s.head.value_column() + h * s.head.head_dim;
+  }
+  int64_t share;  // query heads a KV head
+  float *queries, *key, *value;
+};
+
 // Turns the query heads of one KV head and its key, and appends that and its value.
 void cache_row(const CacheStep& s, const StepContext& context, int64_t r, int64_t h) noexcept {
-  const HeadLayout& head = s.head;
-  const int64_t share = head.heads / head.kv_heads;  // query heads a KV head
+  const CacheRow row(s, context, r, h);
   const int64_t position = context.position + r;
-  float* row = context.at<float>(s.qkv, r);
-  float* key = row + head.key_column() + h * head.head_dim;
-  const float* value = row + head.value_column() + h * head.head_dim;
-  turn_heads(s, context, row + h * share * head.head_dim, share, s.q_norm.get(), position);
-  turn_heads(s, context, key, 1, s.k_norm.get(), position);
-  jit::kv_append(context.kv->type(), head.head_dim, position, key, value,
-                 context.kv->head(head.layer, h));
+  turn_heads(s, context, row.queries, row.share, s.q_norm.get(), position);
+  turn_heads(s, context, row.key, 1, s.k_norm.get(), position);
+  jit::kv_append(context.kv->type(), s.head.head_dim, position, row.key, row.value,
+                 context.kv->head(s.head.layer, h));
 }
 
 // The lines of a row that cache_row will read: rows lie so far apart that no hardware foresees it.
 void fetch_row(const CacheStep& s, const StepContext& context, int64_t r, int64_t h) noexcept {
-  const HeadLayout& head = s.head;
-  const int64_t share = head.heads / head.kv_heads;
-  const float* row = context.at<float>(s.qkv, r);
+  const CacheRow row(s, context, r, h);
   const auto fetch = [](const float* x, int64_t count) {
     constexpr int64_t kLine = 64 / sizeof(float);
     for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(x + i);
   };
-  fetch(row + h * share * head.head_dim, share * head.head_dim);
-  fetch(row + head.key_column() + h * head.head_dim, head.head_dim);
-  fetch(row + head.value_column() + h * head.head_dim, head.head_dim);
+  fetch(row.queries, row.share * s.head.head_dim);
+  fetch(row.key, s.head.head_dim);
+  fetch(row.value, s.head.head_dim);
 }
 
 void run_cache(const Step& step, const StepContext& context) noexcept {
