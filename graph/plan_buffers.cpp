@@ -112,7 +112,7 @@ Operand PlanBuffers::floats(int64_t width) {
 Operand PlanBuffers::words(int64_t width) { return add(width * 4, width); }
 
 Operand PlanBuffers::bytes(int64_t width) {
-  const int64_t padded = line_round(width);
+  const int64_t padded = line_round(width) | kLine;
   return add(padded, padded);
 }
 

@@ -4,6 +4,7 @@ namespace nibble::jit {
 
 Core core_of(const CpuInfo& info) {
   constexpr uint32_t kZen5Family = 26;
+  if (info.vendor == "GenuineIntel") return Core::golden_cove;
   return info.vendor == "AuthenticAMD" && info.family >= kZen5Family ? Core::zen5 : Core::zen4;
 }
 

@@ -11,6 +11,7 @@ namespace nibble::jit {
 enum class Core : uint8_t {
   zen4,  // a 512-bit dot product a cycle; reads one stream fastest. Whatever is not known, too
   zen5,  // two a cycle, which loads must keep up with; reads several long streams fastest
+  golden_cove,  // Intel's: two a cycle, on the ports that unpack weights too; streams likewise
 };
 
 Core core_of(const CpuInfo& info);

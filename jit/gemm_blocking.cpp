@@ -3,13 +3,20 @@
 #include <algorithm>
 
 #include "jit/emitter_registers.h"
+#include "jit/isa.h"
 #include "jit/packed_layout.h"
 
 namespace nibble::jit {
 namespace {
 
-constexpr int64_t kChunkBytes = 512 << 10;
+constexpr int64_t kLeastChunk = 512 << 10;
+constexpr int64_t kMostChunk = 1 << 20;
 constexpr int64_t kPanelBytes = 16 << 10;  // leaves an L1 room for the activations of a tile
+
+// Half of an L2: the other half sees weights, sums and results come and go.
+int64_t chunk_bytes() {
+  return std::clamp(static_cast<int64_t>(cpu().l2_bytes / 2), kLeastChunk, kMostChunk);
+}
 
 }  // namespace
 
@@ -19,7 +26,13 @@ int64_t rows_of_bytes(const GemmSpec& spec, const Tiling& tiling, int64_t bytes)
 }
 
 int64_t chunk_rows(const GemmSpec& spec, const Tiling& tiling) {
-  return rows_of_bytes(spec, tiling, kChunkBytes);
+  return rows_of_bytes(spec, tiling, chunk_bytes());
+}
+
+int64_t even_chunk_rows(const GemmSpec& spec, const Tiling& tiling, int64_t m) {
+  const auto divided = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const int64_t chunks = divided(m, chunk_rows(spec, tiling));
+  return divided(divided(m, tiling.mr), chunks) * tiling.mr;
 }
 
 PanelSlices panel_slices(const GemmSpec& spec, const Tiling& tiling) {

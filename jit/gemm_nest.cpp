@@ -200,6 +200,42 @@ void GemmNest::fetch_next_slice(const Unit& unit) {
   out_.L(done);
 }
 
+// Where the tile's results will go, and what is added to them: often in memory, of which the
+// epilogue would wait for every line. Those of the last slice are in time.
+void GemmNest::fetch_results(const Unit& unit) {
+  Label done;
+  if (nest_.slices.count > 1) {
+    out_.cmp(out_.qword[out_.rbp + kFrameSlice], static_cast<int>(nest_.slices.count - 1));
+    out_.jne(done, CodeGenerator::T_NEAR);
+  }
+  out_.mov(out_.rdi, local(kFrameArgs));
+  fetch_rows(unit, offsetof(GemmArgs, c), offsetof(GemmArgs, c_stride), true);
+  if (spec_.residual) {
+    fetch_rows(unit, offsetof(GemmArgs, residual), offsetof(GemmArgs, residual_stride), false);
+  }
+  out_.L(done);
+}
+
+void GemmNest::fetch_rows(const Unit& unit, size_t base, size_t stride, bool to_write) {
+  Label top;
+  out_.mov(out_.rcx, arg(stride));
+  out_.shl(out_.rcx, 2);
+  out_.mov(out_.rax, local(kFrameRow));
+  out_.imul(out_.rax, out_.rcx);
+  out_.add(out_.rax, arg(base));
+  out_.imul(out_.rdx, local(kFrameNb), kLineBytes / output_blocks());
+  out_.add(out_.rax, out_.rdx);
+  out_.mov(out_.rdx, local(kFrameRows));
+  out_.L(top);
+  for (int line = 0; line < unit.blocks / output_blocks(); ++line) {
+    const auto address = out_.ptr[out_.rax + line * kLineBytes];
+    to_write ? out_.prefetchw(address) : out_.prefetcht0(address);
+  }
+  out_.add(out_.rax, out_.rcx);
+  out_.dec(out_.rdx);
+  out_.jnz(top);
+}
+
 void GemmNest::rows_of_unit(const Unit& unit) {
   Label top, done;
   out_.mov(out_.rdi, local(kFrameArgs));
@@ -216,6 +252,7 @@ void GemmNest::rows_of_unit(const Unit& unit) {
   out_.mov(local(kFrameRow), out_.rax);
   out_.mov(local(kFrameRows), out_.rcx);
   if (nest_.slices.count > 1) fetch_next_slice(unit);
+  if (tiling_.panel) fetch_results(unit);
   begin_rows();
   locate_rows();
   for (int tile = 0; tile < unit.blocks / unit.tile_blocks; ++tile) {

@@ -83,6 +83,9 @@ done
 
 doctor=$("$build/nibble" doctor --json) || die "nibble doctor failed."
 [ -n "$threads" ] || threads=$(number threads <<<"$doctor")
+# Weights from memory are several times what the caches hold.
+[ $quick = yes ] || pool=$(awk -v a="$pool" -v l3="$(number l3_bytes <<<"$doctor")" \
+  'BEGIN { b = int(4 * l3 / 2^20); print (b > a) ? b : a }')
 
 mkdir -p "$out"
 records=$out/records.tsv about=$out/about.tsv log=$out/compare.log

@@ -31,7 +31,7 @@ namespace {
 using namespace nibble;  // NOLINT(google-build-using-namespace)
 
 struct Options {
-  int64_t size = 4096, group = 128, pool_mb = 320;
+  int64_t size = 4096, group = 128, pool_mb = 0;
   std::vector<int64_t> rows = {1, 4, 8, 512};
   int threads = 0;
   double seconds = 0.5;
@@ -67,6 +67,12 @@ class Weights {
   std::vector<uint8_t> data_;
   std::vector<uint16_t> scales_;
 };
+
+int64_t pool_bytes(int64_t mb) {
+  constexpr int64_t kLeast = int64_t{320} << 20;
+  if (mb > 0) return mb << 20;
+  return std::max(kLeast, 4 * static_cast<int64_t>(jit::cpu().l3_bytes));
+}
 
 // x = embedding[id], then x = x W_i^T `copies` times; the last makes the logits.
 graph::Graph chain(const Options& options, const Weights& weights, int64_t copies,
@@ -147,7 +153,7 @@ void run(const Options& options) {
   }
   const jit::WeightFormat format{.type = jit::WeightType::u4, .group = options.group};
   const Weights weights(format, options.size);
-  const int64_t copies = std::max<int64_t>(1, (options.pool_mb << 20) / weights.bytes());
+  const int64_t copies = std::max<int64_t>(1, pool_bytes(options.pool_mb) / weights.bytes());
   const jit::Isa isa = jit::selected_isa();
   const auto plan = graph::lower(chain(options, weights, copies, *pool), {.isa = isa});
   runtime::Session session(plan, pool, {.prefill_chunk = plan->context_length});
@@ -189,9 +195,10 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   program.add_option("--threads", options.threads, "Threads (default: one a physical core)")
       ->check(CLI::Range(1, 1024));
-  program.add_option("--pool-mb", options.pool_mb, "Weights to rotate through, in MiB")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
-      ->capture_default_str();
+  program
+      .add_option("--pool-mb", options.pool_mb,
+                  "Weights to rotate through, in MiB (default: 320, or four times the L3 cache)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
   program.add_option("--seconds", options.seconds, "Time to measure each row count for")
       ->capture_default_str();
   program.add_flag("--roofs", options.roofs, "Measure the machine's roofs alone");

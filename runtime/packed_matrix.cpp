@@ -1,7 +1,5 @@
 #include "runtime/packed_matrix.h"
 
-#include <sys/mman.h>
-
 #include <cstddef>
 #include <cstring>
 #include <new>
@@ -24,28 +22,12 @@ std::shared_ptr<std::byte> small_memory(size_t bytes) {
   return {memory, [](std::byte* p) { ::operator delete (p, std::align_val_t{kLine}); }};
 }
 
-// Zeroed memory in pages of its own, huge ones where the system has them and `bytes` fill one: a
-// weight stream crosses a page every few microseconds, and the walks would cost bandwidth.
-std::shared_ptr<std::byte> whole_pages(size_t bytes) {
-  const size_t page = bytes < kHugePage ? kPage : kHugePage;
-  const size_t rounded = (bytes + page - 1) / page * page;
-  const size_t reserved = rounded + page;
-  void* base = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (base == MAP_FAILED) return nullptr;
-  const size_t skip = (page - reinterpret_cast<size_t>(base) % page) % page;
-  auto* memory = static_cast<std::byte*>(base) + skip;
-  if (skip > 0) munmap(base, skip);
-  if (skip < page) munmap(memory + rounded, page - skip);
-  if (page == kHugePage) madvise(memory, rounded, MADV_HUGEPAGE);
-  return {memory, [rounded](std::byte* p) { munmap(p, rounded); }};
-}
-
 // Memory for one part of a matrix: data, scales or zero points of `blocks` column blocks.
 std::shared_ptr<std::byte> part_memory(int64_t bytes, int64_t blocks, const Placement* placement) {
   const auto size = static_cast<size_t>(bytes);
   const bool placed = placement != nullptr && placement->nodes.size() > 1 && size >= kLeastPlaced;
   if (size < kHugePage && !placed) return small_memory(size);
-  auto memory = whole_pages(size);
+  auto memory = map_pages(size);
   if (memory && placed) place_pages(memory.get(), size, blocks, *placement);
   return memory;
 }

@@ -1,6 +1,5 @@
 #include "runtime/session.h"
 
-#include <sys/mman.h>
 #include <x86intrin.h>
 
 #include <algorithm>
@@ -8,6 +7,7 @@
 #include "jit/attention.h"
 #include "jit/code_cache.h"
 #include "jit/error.h"
+#include "runtime/pages.h"
 #include "runtime/recorder.h"
 #include "runtime/steps.h"
 
@@ -17,29 +17,20 @@ namespace {
 constexpr int64_t kRopeGrowth = 256;         // positions computed at a time
 constexpr int64_t kMostPositions = 1 << 30;  // sizes computed from a context stay in range
 
-// Page-aligned anonymous memory; zeroed, touched on use.
+// Page-aligned memory; zeroed, touched on use.
 class Memory {
  public:
   Memory() = default;
   Memory(size_t bytes, const char* what) : bytes_(bytes) {
     if (bytes_ == 0) return;
-    void* memory =
-        mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) {
-      fail("The {} needs {} bytes, and the system refused them.", what, bytes_);
-    }
-    data_ = static_cast<std::byte*>(memory);
+    data_ = map_pages(bytes_);
+    if (!data_) fail("The {} needs {} bytes, and the system refused them.", what, bytes_);
   }
-  ~Memory() {
-    if (data_ != nullptr) munmap(data_, bytes_);
-  }
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-  std::byte* data() const { return data_; }
+  std::byte* data() const { return data_.get(); }
   size_t bytes() const { return bytes_; }
 
  private:
-  std::byte* data_ = nullptr;
+  std::shared_ptr<std::byte> data_;
   size_t bytes_ = 0;
 };
 

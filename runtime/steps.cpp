@@ -4,6 +4,7 @@
 #include <span>
 
 #include "jit/gemm.h"
+#include "jit/gemm_blocking.h"
 #include "jit/row_kernels.h"
 
 namespace nibble::runtime {
@@ -40,19 +41,19 @@ int64_t column_blocks(const jit::PackedView& w) noexcept {
   return (w.n + jit::kColumnBlock - 1) / jit::kColumnBlock;
 }
 
-void run_gemm(const Step& step, const StepContext& context) noexcept {
-  const auto& s = *std::get_if<GemmStep>(&step.body);
-  const jit::Kernel& kernel = s.kernel(context.rows);
+// A call for rows [row, row + rows) of all columns.
+jit::GemmArgs gemm_args(const GemmStep& s, const StepContext& context, int64_t row,
+                        int64_t rows) noexcept {
   jit::GemmArgs args;
   if (s.a.present()) {
-    args.a = context.at<float>(s.a, context.row);
+    args.a = context.at<float>(s.a, row);
     args.a_stride = s.a.width;
   } else {
-    args.a = context.at<std::byte>(s.quantized.q, context.row);
+    args.a = context.at<std::byte>(s.quantized.q, row);
     args.a_stride = s.quantized.q.width / s.quantized.element_bytes;
     if (s.quantized.scale.present()) {
-      args.a_scale = context.at<float>(s.quantized.scale, context.row);
-      args.a_sum = context.at<int32_t>(s.quantized.sum, context.row);
+      args.a_scale = context.at<float>(s.quantized.scale, row);
+      args.a_sum = context.at<int32_t>(s.quantized.sum, row);
     }
   }
   args.w = s.weight.view.data;
@@ -60,22 +61,51 @@ void run_gemm(const Step& step, const StepContext& context) noexcept {
   args.w_zero = s.weight.view.zeros;
   args.bias = pointer(s.bias);
   if (s.residual.present()) {
-    args.residual = context.at<float>(s.residual, context.row);
+    args.residual = context.at<float>(s.residual, row);
     args.residual_stride = s.residual.width;
   }
-  args.c = context.at<float>(s.out, context.row);
+  args.c = context.at<float>(s.out, row);
   args.c_stride = s.out.place == Operand::kLogits ? context.logits_width : s.out.width;
   args.c_columns = s.out_columns;
-  args.m = context.rows;
+  args.m = rows;
+  args.nb_end = column_blocks(s.weight.view);
   args.scratch = context.scratch;
+  return args;
+}
+
+// Rows that a thread computes before it goes on to others: of a prompt as many as its L2 keeps the
+// activations of, so that threads share rows first and then columns. Several nodes share columns
+// alone, which lie in the memory of the thread that reads them.
+int64_t rows_at_a_time(const jit::Kernel& kernel, const StepContext& context) noexcept {
+  const int64_t rows = context.rows;
+  if (rows <= jit::kStreamedRows || context.share.placement->nodes.size() > 1) return rows;
+  return jit::even_chunk_rows(*std::get_if<jit::GemmSpec>(&kernel.key.spec), kernel.key.tiling,
+                              rows);
+}
+
+void run_gemm(const Step& step, const StepContext& context) noexcept {
+  const auto& s = *std::get_if<GemmStep>(&step.body);
+  const jit::Kernel& kernel = s.kernel(context.rows);
   const int64_t blocks = column_blocks(s.weight.view);
-  const WorkShare::Cut cut =
+  const int64_t rows = rows_at_a_time(kernel, context);
+  const int64_t chunks = (context.rows + rows - 1) / rows;
+  WorkShare::Cut cut =
       cut_columns(kernel, context.rows, blocks, step.weight_bytes, context.share.threads());
-  context.share.claim(blocks, cut, [&](int64_t begin, int64_t end) {
-    jit::GemmArgs part = args;
-    part.nb_begin = begin;
-    part.nb_end = end;
-    kernel.run(part);
+  cut.most *= chunks;
+  // What is claimed are the blocks of the first rows, then those of the next.
+  const int64_t span = chunks == 1 ? blocks : (blocks + cut.unit - 1) / cut.unit * cut.unit;
+  context.share.claim(chunks * span, cut, [&](int64_t begin, int64_t end) {
+    while (begin < end) {
+      const int64_t first_block = begin / span * span;
+      const int64_t piece_end = std::min(end, first_block + span);
+      const int64_t first_row = begin / span * rows;
+      jit::GemmArgs part =
+          gemm_args(s, context, context.row + first_row, std::min(rows, context.rows - first_row));
+      part.nb_begin = begin - first_block;
+      part.nb_end = std::min(piece_end - first_block, blocks);
+      kernel.run(part);
+      begin = piece_end;
+    }
   });
 }
 

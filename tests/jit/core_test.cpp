@@ -16,7 +16,7 @@ CpuInfo processor(const char* vendor, uint32_t family) {
 TEST(Core, IsKnownByVendorAndFamily) {
   EXPECT_EQ(core_of(processor("AuthenticAMD", 26)), Core::zen5);
   EXPECT_EQ(core_of(processor("AuthenticAMD", 25)), Core::zen4);
-  EXPECT_EQ(core_of(processor("GenuineIntel", 6)), Core::zen4);
+  EXPECT_EQ(core_of(processor("GenuineIntel", 6)), Core::golden_cove);
   EXPECT_EQ(core_of({}), Core::zen4);
 }
 

@@ -30,6 +30,7 @@ std::vector<Tiling> tilings(const GemmSpec& spec, Isa isa) {
       default_tiling(spec, isa, 4, Core::zen5),
       default_tiling(spec, isa, 16, Core::zen5),
       default_tiling(spec, isa, 512, Core::zen5),
+      default_tiling(spec, isa, 512, Core::golden_cove),
       {.mr = 1, .nr = 1, .k_unroll = 2},
       {.mr = 1, .nr = 4, .k_unroll = 16, .prefetch = 512},
       {.mr = 2, .nr = 1, .k_unroll = 1},
@@ -302,13 +303,14 @@ TEST(GemmGenerator, SlicesOfKForRowsOfSeveralChunks) {
 }
 
 TEST(GemmGenerator, RowsBeyondOneChunkOfActivations) {
-  // 4096 bytes a row: more than one chunk of the outermost loop.
-  const GemmProblem problem(llama_spec(), 131, Filling::random, 3);
+  constexpr int64_t kRows = 259;  // of 4096 bytes
+  const GemmProblem problem(llama_spec(), kRows, Filling::random, 3);
   for (const Isa isa : supported_isas()) {
-    const Tiling tiling = default_tiling(llama_spec(), isa, 131);
+    const Tiling tiling = default_tiling(llama_spec(), isa, kRows);
     SCOPED_TRACE(repro(llama_spec(), isa, tiling));
+    EXPECT_LT(chunk_rows(llama_spec(), tiling), kRows);
     Runner run(llama_spec(), isa, tiling);
-    check_rows(problem, run, 131);
+    check_rows(problem, run, kRows);
   }
 }
 
