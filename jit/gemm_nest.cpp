@@ -229,7 +229,11 @@ void GemmNest::fetch_rows(const Unit& unit, size_t base, size_t stride, bool to_
   out_.L(top);
   for (int line = 0; line < unit.blocks / output_blocks(); ++line) {
     const auto address = out_.ptr[out_.rax + line * kLineBytes];
-    to_write ? out_.prefetchw(address) : out_.prefetcht0(address);
+    if (to_write) {
+      out_.prefetchw(address);
+    } else {
+      out_.prefetcht0(address);
+    }
   }
   out_.add(out_.rax, out_.rcx);
   out_.dec(out_.rdx);
