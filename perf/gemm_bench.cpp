@@ -21,12 +21,12 @@
 #include "jit/float16.h"
 #include "jit/kernel_catalog.h"
 #include "perf/roof_share.h"
+#include "perf/weight_pool.h"
 
 namespace {
 
 using namespace nibble::jit;  // NOLINT(google-build-using-namespace)
 
-constexpr size_t kLeastPool = size_t{320} << 20;
 constexpr size_t kLine = 64;
 constexpr int64_t kFewRows = 8;
 constexpr int64_t kPrefillRows = 512;
@@ -41,15 +41,13 @@ Bytes allocate(size_t bytes) {
   return Bytes(static_cast<uint8_t*>(std::aligned_alloc(kLine, rounded)));
 }
 
-// Several times the L3.
-size_t pool_bytes() { return std::max<size_t>(kLeastPool, 4 * cpu().l3_bytes); }
-
 // Random bytes for quantized weights; as floats they are all in [1, 2).
 const uint8_t* weight_pool(bool floats) {
   static const auto make = [](bool as_floats) {
-    Bytes pool = allocate(pool_bytes());
+    const auto bytes = static_cast<size_t>(nibble::perf::weight_pool_bytes());
+    Bytes pool = allocate(bytes);
     std::mt19937_64 random(1);
-    for (size_t i = 0; i < pool_bytes(); i += sizeof(uint64_t)) {
+    for (size_t i = 0; i < bytes; i += sizeof(uint64_t)) {
       uint64_t bits = random();
       if (as_floats) bits = (bits & 0x007fffff007fffffULL) | 0x3f8000003f800000ULL;
       std::memcpy(pool.get() + i, &bits, sizeof(bits));
@@ -69,7 +67,7 @@ struct Operands {
   Operands(const GemmSpec& spec, const Tiling& tiling, int64_t rows)
       : shape(packed_shape(spec.weight, spec.n, spec.k)),
         w(weight_pool(spec.weight.type == WeightType::f32)),
-        copies(std::max<int64_t>(1, static_cast<int64_t>(pool_bytes()) / shape.data_bytes)),
+        copies(std::max<int64_t>(1, nibble::perf::weight_pool_bytes() / shape.data_bytes)),
         scales(allocate(static_cast<size_t>(shape.scale_bytes * copies))),
         zeros(allocate(static_cast<size_t>(shape.zero_bytes * copies))),
         // A stride of a whole page would put every row into the same cache sets.

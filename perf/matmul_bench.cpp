@@ -22,6 +22,7 @@
 #include "jit/error.h"
 #include "jit/float16.h"
 #include "jit/isa.h"
+#include "perf/weight_pool.h"
 #include "quant/formats/random_weights.h"
 #include "runtime/machine_roofs.h"
 #include "runtime/session.h"
@@ -67,12 +68,6 @@ class Weights {
   std::vector<uint8_t> data_;
   std::vector<uint16_t> scales_;
 };
-
-int64_t pool_bytes(int64_t mb) {
-  constexpr int64_t kLeast = int64_t{320} << 20;
-  if (mb > 0) return mb << 20;
-  return std::max(kLeast, 4 * static_cast<int64_t>(jit::cpu().l3_bytes));
-}
 
 // x = embedding[id], then x = x W_i^T `copies` times; the last makes the logits.
 graph::Graph chain(const Options& options, const Weights& weights, int64_t copies,
@@ -153,7 +148,9 @@ void run(const Options& options) {
   }
   const jit::WeightFormat format{.type = jit::WeightType::u4, .group = options.group};
   const Weights weights(format, options.size);
-  const int64_t copies = std::max<int64_t>(1, pool_bytes(options.pool_mb) / weights.bytes());
+  const int64_t pool_bytes =
+      options.pool_mb > 0 ? options.pool_mb << 20 : perf::weight_pool_bytes();
+  const int64_t copies = std::max<int64_t>(1, pool_bytes / weights.bytes());
   const jit::Isa isa = jit::selected_isa();
   const auto plan = graph::lower(chain(options, weights, copies, *pool), {.isa = isa});
   runtime::Session session(plan, pool, {.prefill_chunk = plan->context_length});

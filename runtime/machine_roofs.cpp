@@ -1,7 +1,6 @@
 #include "runtime/machine_roofs.h"
 
 #include <immintrin.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
@@ -14,6 +13,7 @@
 
 #include "jit/error.h"
 #include "jit/isa.h"
+#include "runtime/pages.h"
 
 namespace nibble::runtime {
 namespace {
@@ -23,7 +23,7 @@ using Clock = std::chrono::steady_clock;
 constexpr size_t kMiB = size_t{1} << 20;
 constexpr size_t kLeastBuffer = 512 * kMiB;  // far more than a cache keeps
 constexpr size_t kMostBuffer = 2048 * kMiB;
-constexpr size_t kPiece = 2 * kMiB;  // read by one thread at a time, a huge page
+constexpr size_t kPiece = kHugePage;  // read by one thread at a time
 constexpr int kReadPasses = 8;
 constexpr int kChoiceRounds = 3;  // of the ways to read
 constexpr int kDotPasses = 24;
@@ -126,30 +126,20 @@ DotPeak best_dot(const jit::CpuInfo& cpu) {
   return {dot_avx2, 32};
 }
 
-// Memory in huge pages where there are some, returned at the end.
+// Memory in huge pages where there are some.
 class Buffer {
  public:
-  explicit Buffer(size_t bytes) : bytes_(bytes), reserved_(bytes + kPiece) {
-    void* base =
-        mmap(nullptr, reserved_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (base == MAP_FAILED) {
-      fail("Measuring the read bandwidth needs {} bytes, and the system refused them.", reserved_);
+  explicit Buffer(size_t bytes) : bytes_(bytes), memory_(map_pages(bytes)) {
+    if (!memory_) {
+      fail("Measuring the read bandwidth needs {} bytes, and the system refused them.", bytes);
     }
-    base_ = static_cast<std::byte*>(base);
-    const size_t over = reinterpret_cast<size_t>(base_) % kPiece;
-    data_ = base_ + (over == 0 ? 0 : kPiece - over);
-    madvise(data_, bytes_, MADV_HUGEPAGE);
   }
-  ~Buffer() { munmap(base_, reserved_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  std::byte* data() const { return data_; }
+  std::byte* data() const { return memory_.get(); }
   int64_t pieces() const { return static_cast<int64_t>(bytes_ / kPiece); }
 
  private:
-  size_t bytes_, reserved_;
-  std::byte* base_ = nullptr;
-  std::byte* data_ = nullptr;
+  size_t bytes_;
+  std::shared_ptr<std::byte> memory_;
 };
 
 double seconds_since(Clock::time_point start) {

@@ -41,7 +41,7 @@ int64_t column_blocks(const jit::PackedView& w) noexcept {
   return (w.n + jit::kColumnBlock - 1) / jit::kColumnBlock;
 }
 
-// A call for rows [row, row + rows) of all columns.
+// A call for rows [row, row + rows), but for its columns.
 jit::GemmArgs gemm_args(const GemmStep& s, const StepContext& context, int64_t row,
                         int64_t rows) noexcept {
   jit::GemmArgs args;
@@ -68,7 +68,6 @@ jit::GemmArgs gemm_args(const GemmStep& s, const StepContext& context, int64_t r
   args.c_stride = s.out.place == Operand::kLogits ? context.logits_width : s.out.width;
   args.c_columns = s.out_columns;
   args.m = rows;
-  args.nb_end = column_blocks(s.weight.view);
   args.scratch = context.scratch;
   return args;
 }
