@@ -17,6 +17,8 @@ namespace nibble::jit {
 
 class AttentionCode {
  public:
+  static constexpr int kLine = 64;  // bytes
+
   virtual ~AttentionCode() = default;
   AttentionCode(const AttentionCode&) = delete;
   AttentionCode& operator=(const AttentionCode&) = delete;
@@ -129,6 +131,24 @@ class AttentionCode {
     cc_.add(record, page);
     return record;
   }
+
+  // While a split's record is read, the next one's is fetched into the L2: a line for a line. One
+  // stream of a page is less than a core can have under way, and where several blocks or rows take
+  // turns the hardware foresees none. After the call's last split the present record is fetched
+  // again, which costs nothing.
+  void look_ahead(const Gp& record, const Gp& next) {
+    ahead_ = copy(record, "ahead");
+    Label last = cc_.newLabel();
+    cc_.cmp(next, last_);
+    cc_.jge(last);
+    cc_.mov(ahead_, record_of(next));
+    cc_.bind(last);
+  }
+  void fetch_ahead(int lines) {
+    for (int i = 0; i < lines; ++i) cc_.prefetcht1(asmjit::x86::ptr(ahead_, i * kLine));
+    cc_.add(ahead_, lines * kLine);
+  }
+
   void raise(const Gp& a, const Gp& b) {  // a = max(a, b)
     cc_.cmp(a, b);
     cc_.cmovl(a, b);
@@ -140,6 +160,7 @@ class AttentionCode {
 
   // Registers of the walk, for attend_page() and merge_page().
   Gp page_, last_;  // the page's first position; where the call's positions end
+  Gp ahead_;        // what fetch_ahead() takes next
 
  private:
   void if_part(AttentionPart part, const std::function<void()>& body) {

@@ -121,6 +121,7 @@ class AttentionGenerator : public AttentionCode {
   void split(int rows) {
     split_end_ = address(x86::ptr(split_, kKvSplit), "split_end");
     record_ = record_of(split_);
+    look_ahead(record_, split_end_);
     const Gp shared_begin = copy(split_, "shared_begin");
     const Gp shared_end = copy(split_end_, "shared_end");
     each_row(rows, [&](const Gp& row) {
@@ -159,10 +160,10 @@ class AttentionGenerator : public AttentionCode {
     cc_.sub(target, split_);
     cc_.lea(target, at(scratch_.weights, target, 2));
 
-    // A tile of rows x blocks whose accumulators fit in registers beside the keys. One row alone,
-    // which is bound by memory, reads block after block, the order that the hardware foresees.
+    // A tile of rows x blocks whose accumulators fit in registers beside the keys; of one row, the
+    // chains of several blocks hide one another's latency.
     const int row_tile = std::min(rows, v_.wide() ? 8 : 4);
-    const int block_tile = rows == 1 ? 1 : std::clamp((v_.wide() ? 16 : 4) / row_tile, 1, 4);
+    const int block_tile = std::clamp((v_.wide() ? 16 : 4) / row_tile, 1, 4);
     Label singles = cc_.newLabel();
     if (block_tile > 1) {
       Label more = cc_.newLabel();
@@ -181,15 +182,14 @@ class AttentionGenerator : public AttentionCode {
 
   void score_tiles(int rows, int row_tile, int block_tile, const Gp& keys, const Gp& target) {
     for (int row = 0; row < rows; row += row_tile) {
-      score_tile(rows, row, std::min(row_tile, rows - row), block_tile, keys, target);
+      score_tile(row, std::min(row_tile, rows - row), block_tile, keys, target);
     }
     cc_.add(keys, static_cast<int32_t>(block_tile * kKeyBlock * dim_ * kv_bytes_));
     cc_.add(target, static_cast<int32_t>(block_tile * kKeyBlock * 4));
   }
 
-  // Rows [row, row + row_tile) of `rows`.
-  void score_tile(int rows, int row, int row_tile, int block_tile, const Gp& keys,
-                  const Gp& target) {
+  // Rows [row, row + row_tile).
+  void score_tile(int row, int row_tile, int block_tile, const Gp& keys, const Gp& target) {
     std::vector<Reg> acc;
     acc.reserve(index_of(row_tile, block_tile, 0));
     for (int i = 0; i < row_tile * block_tile; ++i) acc.push_back(v_.accumulator(v_.imm(0.0F)));
@@ -201,9 +201,8 @@ class AttentionGenerator : public AttentionCode {
     v_.loop(d, dim_, unroll, [&] {
       for (int u = 0; u < unroll; ++u) {
         score_step(row_tile, block_tile, acc, query, u * 4, key, u * key_step);
-        const bool new_line = kv_bytes_ == 4 || u % 2 == 0;
-        if (rows > 1 && row == 0 && new_line) prefetch_values(key, block_tile, u * key_step);
       }
+      if (row == 0) fetch_ahead(std::max(1, block_tile * unroll * key_step / kLine));
       cc_.add(key, unroll * key_step);
       cc_.add(query, unroll * 4);
     });
@@ -231,16 +230,6 @@ class AttentionGenerator : public AttentionCode {
         v_.fma_into(acc[index_of(r, block_tile, b)], q,
                     row_tile > 1 ? block[static_cast<size_t>(b)] : load_key(b));
       }
-    }
-  }
-
-  // Several blocks at a time are streams that the hardware does not foresee, so the values of the
-  // same positions are fetched while the keys are read (attention_bench, decode, rows 4: up to 1.7
-  // times as fast on a Zen 4 of 2 cores).
-  void prefetch_values(const Gp& key, int block_tile, int offset) {
-    for (int b = 0; b < block_tile; ++b) {
-      const int64_t at = layout_.values + b * kKeyBlock * dim_ * kv_bytes_ + offset;
-      cc_.prefetcht0(x86::ptr(key, static_cast<int32_t>(at)));
     }
   }
 
@@ -392,7 +381,7 @@ class AttentionGenerator : public AttentionCode {
       cc_.jge(none);
       const Gp weights = row_address(scratch_.weights, row, kSplitBytes, "weights");
       const Gp partial = row_address(scratch_.partial, row, scratch_.width_bytes, "partial");
-      value_columns(1, begin, end, weights, partial, false);
+      value_columns(1, begin, end, weights, partial, false, false);
       cc_.bind(none);
     });
   }
@@ -400,12 +389,12 @@ class AttentionGenerator : public AttentionCode {
   void value_span(int row, int rows, const Gp& begin, const Gp& end, bool from_zero) {
     const Gp weights = address(at(scratch_.weights + row * kSplitBytes), "weights");
     const Gp partial = address(at(scratch_.partial + row * scratch_.width_bytes), "partial");
-    value_columns(rows, begin, end, weights, partial, from_zero);
+    value_columns(rows, begin, end, weights, partial, from_zero, row == 0);
   }
 
   // Adjacent rows over positions [begin, end), a tile of 16-lane columns at a time.
   void value_columns(int rows, const Gp& begin, const Gp& end, const Gp& weights, const Gp& partial,
-                     bool from_zero) {
+                     bool from_zero, bool fetches) {
     const int columns = scratch_.width_bytes / 64;
     // Accumulators, the weights of all rows and one value stay in registers together.
     const int most =
@@ -420,12 +409,13 @@ class AttentionGenerator : public AttentionCode {
     cc_.sub(to, split_);
     cc_.lea(to, x86::ptr(weights, to, 2));
     for (int c = 0; c < columns; c += tile) {
-      value_tile(rows, c, std::min(tile, columns - c), value, from, to, partial, from_zero);
+      value_tile(rows, c, std::min(tile, columns - c), value, from, to, partial, from_zero,
+                 fetches);
     }
   }
 
   void value_tile(int rows, int column, int tile, const Gp& values, const Gp& from, const Gp& to,
-                  const Gp& partial, bool from_zero) {
+                  const Gp& partial, bool from_zero, bool fetches) {
     const auto slot = [&](int r, int c) {
       return x86::ptr(partial, r * scratch_.width_bytes + (column + c) * 64);
     };
@@ -452,6 +442,7 @@ class AttentionGenerator : public AttentionCode {
         }
       }
       cc_.add(value, static_cast<int32_t>(dim_ * kv_bytes_));
+      if (fetches) fetch_ahead(std::max(1, tile * 16 * kv_bytes_ / kLine));
     });
     for (int i = 0; i < rows * tile; ++i) {
       v_.store(slot(i / tile, i % tile), acc[static_cast<size_t>(i)]);

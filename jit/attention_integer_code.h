@@ -187,7 +187,12 @@ class IntegerAttention : public IntegerProducts {
     Label done = cc_.newLabel();
     const Gp end = address(asmjit::x86::ptr(split_, kKvSplit), "split_end");
     record_ = record_of(split_);
-    if (by_tiles()) look_ahead(end);
+    if (by_tiles() || tile_ == 1) look_ahead(record_, end);
+    if (by_tiles()) {
+      ahead_of_many_ = copy(record_, "ahead_of_many");
+      cc_.cmp(count_, kRowTile);
+      cc_.cmovg(ahead_of_many_, ahead_);
+    }
     cc_.cmp(highest_lo_, split_);
     cc_.jg(partial);
     cc_.cmp(end, lowest_hi_);
@@ -209,18 +214,6 @@ class IntegerAttention : public IntegerProducts {
     find_visible(split_, kKvSplit);
     split_body(false);
     cc_.bind(done);
-  }
-
-  // The record of the next split, or, where no row sees any of it, the present one again.
-  void look_ahead(const Gp& next) {
-    ahead_ = copy(record_, "ahead");
-    Label last = cc_.newLabel();
-    cc_.cmp(next, highest_);
-    cc_.jge(last);
-    cc_.cmp(count_, kRowTile);
-    cc_.jle(last);
-    cc_.mov(ahead_, record_of(next));
-    cc_.bind(last);
   }
 
   void split_body(bool full) {

@@ -24,8 +24,8 @@ class IntegerProducts : public PairedAttention {
  protected:
   static constexpr int kRowTile = 4;
   static constexpr int kBlocks = static_cast<int>(kKvSplit / kKeyBlock);  // of a split
-  // Bytes of 16 dwords side by side; from one row of scores to the next, and of weights.
-  static constexpr int kLine = static_cast<int>(kKeyBlock) * 4;
+  static_assert(kLine == kKeyBlock * 4);                                  // 16 dwords side by side
+  // Bytes from one row of scores to the next, and of weights.
   static constexpr int kScoreBytes = static_cast<int>(kKvSplit) * 4;
   static constexpr int kWeightBytes = static_cast<int>(kKvSplit) * 2;
 
@@ -42,12 +42,14 @@ class IntegerProducts : public PairedAttention {
     return address(asmjit::x86::ptr(record_, static_cast<int32_t>(offset)), name);
   }
 
-  // Lines of the next split's record, while the present one is multiplied by many rows: so long
-  // that the hardware would not go on reading by itself. A line for every second dword that a tile
-  // of four rows by four blocks takes makes up a record where the rows are 32.
-  void fetch_lines(int dwords) {
-    for (int i = 0; i < dwords / 2; ++i) cc_.prefetcht0(asmjit::x86::ptr(ahead_, i * kLine));
-    cc_.add(ahead_, dwords / 2 * kLine);
+  // The same (fetch_ahead) where a record is multiplied by many rows, into the L1. A line for every
+  // second dword that a tile of four rows by four blocks takes makes up a record where the rows are
+  // 32.
+  void fetch_for_many(int dwords) {
+    for (int i = 0; i < dwords / 2; ++i) {
+      cc_.prefetcht0(asmjit::x86::ptr(ahead_of_many_, i * kLine));
+    }
+    cc_.add(ahead_of_many_, dwords / 2 * kLine);
   }
 
   // ---- keys ----
@@ -71,7 +73,8 @@ class IntegerProducts : public PairedAttention {
     const Gp key = address(asmjit::x86::ptr(keys, first * block_bytes()), "key");
     const Gp q = copy(query, "q");
     each_query_dword(key, q, [&](int u) {
-      if (blocks == kBlocks && u == 0) fetch_lines(kUnroll);
+      if (u == 0 && blocks == kBlocks) fetch_for_many(kUnroll);
+      if (u == 0 && blocks == 1) fetch_ahead(2 * kUnroll);  // those of the values as well
       std::array<Factor, kBlocks> lines;
       for (int b = 0; b < blocks; ++b) {
         lines[index(b)] = keys_at(asmjit::x86::ptr(key, b * block_bytes() + u * kLine));
@@ -92,6 +95,7 @@ class IntegerProducts : public PairedAttention {
     const Gp key = copy(keys, "key");
     const Gp q = copy(query, "q");
     each_query_dword(key, q, [&](int u) {
+      if (u == 0 && rows == 1) fetch_ahead(kUnroll);
       const Factor line = keys_at(asmjit::x86::ptr(key, u * kLine));
       for (int r = 0; r < rows; ++r) {
         dot(sums[index(r + u % chains)], line,
@@ -135,7 +139,8 @@ class IntegerProducts : public PairedAttention {
       return row_factor(weight, r * kWeightBytes + u * order.dword);
     };
     const auto body = [&] {
-      if (rows > 1 && v_.wide()) fetch_lines(kUnroll);
+      if (rows > 1 && v_.wide()) fetch_for_many(kUnroll);
+      if (rows == 1) fetch_ahead(kUnroll * columns);
       for (int u = 0; u < kUnroll; ++u) {
         std::array<Factor, kRowTile> held;  // where there are registers for them
         for (int r = 0; r < rows && columns > 1; ++r) held[index(r)] = factor(r, u);
@@ -207,7 +212,7 @@ class IntegerProducts : public PairedAttention {
   int factor_bytes_;    // that many of a row's, in the scratch
   int position_bytes_;  // of one position of one head, keys or values
   Gp record_;           // the present split's
-  Gp ahead_;            // what fetch_lines() takes next
+  Gp ahead_of_many_;    // what fetch_for_many() takes next
 };
 
 }  // namespace nibble::jit

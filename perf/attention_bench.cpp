@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <random>
 #include <vector>
@@ -16,13 +17,12 @@
 #include "jit/kernel_catalog.h"
 #include "jit/kv_layout.h"
 #include "perf/roof_share.h"
+#include "perf/weight_pool.h"
 #include "runtime/pages.h"
 
 namespace {
 
 using namespace nibble::jit;  // NOLINT(google-build-using-namespace)
-
-constexpr int64_t kPoolBytes = int64_t{192} << 20;  // several times a large L3
 
 struct FreeAligned {
   void operator()(void* memory) const { std::free(memory); }
@@ -43,7 +43,7 @@ struct Operands {
       : attention(spec),
         page(kv_page_bytes(spec.kv, spec.head_dim)),
         stride((context + kKvPage - 1) / kKvPage * page),
-        heads(decode ? kPoolBytes / stride : 1),
+        heads(decode ? nibble::perf::weight_pool_bytes() / stride : 1),
         cache(allocate(stride * heads)),
         q(static_cast<size_t>(spec.rows * spec.head_dim), 0.1F),
         out(q.size()),
@@ -60,9 +60,12 @@ struct Operands {
     for (int64_t t = 0; t < context; ++t) {
       for (float& x : key) x = normal(random);
       for (float& x : value) x = normal(random);
-      for (int64_t h = 0; h < heads; ++h) {
-        kv_append(spec.kv, spec.head_dim, t, key.data(), value.data(), head(h));
-      }
+      kv_append(spec.kv, spec.head_dim, t, key.data(), value.data(), head(0));
+    }
+    for (int64_t at = 0; at < stride; at += page) {
+      const std::byte* first = cache.get() + at * heads;
+      for (int64_t h = 1; h < heads; ++h)
+        std::memcpy(cache.get() + at * heads + h * page, first, static_cast<size_t>(page));
     }
     args = {.q = q.data(),
             .q_stride = spec.head_dim,
