@@ -15,17 +15,13 @@ namespace {
 using Xbyak::CodeGenerator;
 using Xbyak::Label;
 
-// Activations of a row chunk: half of the L2 of the machines that have AMX. More rows share a
-// panel.
-constexpr int64_t kAmxChunkBytes = int64_t{1} << 20;
-
 class AmxGenerator : public GemmNest {
  public:
   AmxGenerator(const GemmSpec& spec, const Tiling& tiling)
       : GemmNest(spec, tiling,
                  {.zmm = true,
                   .frame_bytes = kAmxFrameBytes,
-                  .chunk_rows = rows_of_bytes(spec, tiling, kAmxChunkBytes),
+                  .chunk_rows = chunk_rows(spec, tiling),
                   .panel_offset = amx_panel_offset(spec, tiling),
                   .panel_block_bytes = plan_amx(spec).block_bytes}),
         plan_(plan_amx(spec)) {}

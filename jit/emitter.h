@@ -51,8 +51,7 @@ enum Frame : int {
   kFrameFolds = 208,        //   and its whole act_groups (packed_layout.h)
   kFrameNextSlice = 216,    // what is still to be fetched of the next slice's weights,
   kFrameNextLines = 224,    //   and how many lines
-  kFrameChunkRows = 232,    // rows of a chunk
-  kFrameBytes = 248,
+  kFrameBytes = 232,
 };
 
 class Emitter {

@@ -20,13 +20,9 @@ int64_t chunk_bytes() {
 
 }  // namespace
 
-int64_t rows_of_bytes(const GemmSpec& spec, const Tiling& tiling, int64_t bytes) {
-  const int64_t row = packed_shape(spec.weight, spec.n, spec.k).kpad * act_bytes(spec.act);
-  return std::max<int64_t>(1, bytes / row / tiling.mr) * tiling.mr;
-}
-
 int64_t chunk_rows(const GemmSpec& spec, const Tiling& tiling) {
-  return rows_of_bytes(spec, tiling, chunk_bytes());
+  const int64_t row = packed_shape(spec.weight, spec.n, spec.k).kpad * act_bytes(spec.act);
+  return std::max<int64_t>(1, chunk_bytes() / row / tiling.mr) * tiling.mr;
 }
 
 int64_t even_chunk_rows(const GemmSpec& spec, const Tiling& tiling, int64_t m) {

@@ -7,12 +7,11 @@
 
 namespace nibble::jit {
 
-// Rows whose activations take up to so many bytes, a multiple of mr, and at least mr.
-int64_t rows_of_bytes(const GemmSpec& spec, const Tiling& tiling, int64_t bytes);
-// Rows at most of a chunk, whose activations are a part of any L2. Not of AMX tiles.
+// Rows at most of a chunk, whose activations are a part of any L2: a multiple of mr, and at least
+// mr. Kernels cut longer calls into as many rows and what is left.
 int64_t chunk_rows(const GemmSpec& spec, const Tiling& tiling);
-// Rows of each but the last of the chunks that m rows are cut into: as few as can be, of as many
-// rows each as the others, whole tiles.
+// Rows of each but the last of the chunks that m rows had better come in: as few as can be, of as
+// many rows each as the others, whole tiles.
 int64_t even_chunk_rows(const GemmSpec& spec, const Tiling& tiling, int64_t m);
 
 // A panel is read again for every few rows, so it should stay in the L1: k is cut into slices whose

@@ -37,7 +37,6 @@ void GemmNest::epilogue() {
 void GemmNest::row_chunks() {
   Label top, done;
   if (tiling_.apart) cut_apart();
-  even_chunks();
   out_.mov(out_.qword[out_.rbp + kFrameNextChunk], 0);
   out_.L(top);
   out_.mov(out_.rdi, local(kFrameArgs));
@@ -45,8 +44,7 @@ void GemmNest::row_chunks() {
   out_.mov(out_.rcx, arg(offsetof(GemmArgs, m)));
   out_.cmp(out_.rax, out_.rcx);
   out_.jge(done, CodeGenerator::T_NEAR);
-  out_.mov(out_.rdx, local(kFrameChunkRows));
-  out_.add(out_.rdx, out_.rax);
+  out_.lea(out_.rdx, out_.ptr[out_.rax + static_cast<int>(nest_.chunk_rows)]);
   out_.cmp(out_.rdx, out_.rcx);
   out_.cmovg(out_.rdx, out_.rcx);
   out_.mov(local(kFrameChunkEnd), out_.rdx);
@@ -64,32 +62,6 @@ void GemmNest::row_chunks() {
   out_.mov(local(kFrameNextChunk), out_.rax);
   out_.jmp(top, CodeGenerator::T_NEAR);
   out_.L(done);
-}
-
-// As few chunks as can be, of as many rows each as the others.
-void GemmNest::even_chunks() {
-  Label done;
-  out_.mov(out_.rdi, local(kFrameArgs));
-  out_.mov(out_.r8, nest_.chunk_rows);
-  out_.mov(out_.rax, arg(offsetof(GemmArgs, m)));
-  out_.cmp(out_.rax, out_.r8);
-  out_.jle(done);
-  const auto divide = [&](const Xbyak::Reg64& divisor) {  // rax by it, rounded up
-    out_.lea(out_.rax, out_.ptr[out_.rax + divisor - 1]);
-    out_.xor_(out_.edx, out_.edx);
-    out_.div(divisor);
-  };
-  out_.mov(out_.rcx, tiling_.mr);
-  divide(out_.rcx);
-  out_.mov(out_.r9, out_.rax);  // tiles of rows
-  out_.mov(out_.rcx, nest_.chunk_rows / tiling_.mr);
-  divide(out_.rcx);
-  out_.mov(out_.rcx, out_.rax);  // chunks
-  out_.mov(out_.rax, out_.r9);
-  divide(out_.rcx);
-  out_.imul(out_.r8, out_.rax, tiling_.mr);
-  out_.L(done);
-  out_.mov(local(kFrameChunkRows), out_.r8);
 }
 
 // How far a tile's blocks lie apart, and where the first of their parts ends.

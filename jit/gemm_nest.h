@@ -95,7 +95,6 @@ class GemmNest {
   void cut_apart();
   void skip_parts();
   void column_units(const Unit& unit, const Xbyak::Address& end);
-  void even_chunks();
   void slices_of_unit(const Unit& unit);
   void begin_next_slice(const Unit& unit);
   void fetch_next_slice(const Unit& unit);

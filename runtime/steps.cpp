@@ -73,11 +73,9 @@ jit::GemmArgs gemm_args(const GemmStep& s, const StepContext& context, int64_t r
 }
 
 // Rows that a thread computes before it goes on to others: of a prompt as many as its L2 keeps the
-// activations of, so that threads share rows first and then columns. Several nodes share columns
-// alone, which lie in the memory of the thread that reads them.
-int64_t rows_at_a_time(const jit::Kernel& kernel, const StepContext& context) noexcept {
-  const int64_t rows = context.rows;
-  if (rows <= jit::kStreamedRows || context.share.placement->nodes.size() > 1) return rows;
+// activations of.
+int64_t rows_at_a_time(const jit::Kernel& kernel, int64_t rows) noexcept {
+  if (rows <= jit::kStreamedRows) return rows;
   return jit::even_chunk_rows(*std::get_if<jit::GemmSpec>(&kernel.key.spec), kernel.key.tiling,
                               rows);
 }
@@ -86,23 +84,34 @@ void run_gemm(const Step& step, const StepContext& context) noexcept {
   const auto& s = *std::get_if<GemmStep>(&step.body);
   const jit::Kernel& kernel = s.kernel(context.rows);
   const int64_t blocks = column_blocks(s.weight.view);
-  const int64_t rows = rows_at_a_time(kernel, context);
+  const int64_t rows = rows_at_a_time(kernel, context.rows);
   const int64_t chunks = (context.rows + rows - 1) / rows;
   WorkShare::Cut cut =
       cut_columns(kernel, context.rows, blocks, step.weight_bytes, context.share.threads());
-  cut.most *= chunks;
+  const auto run = [&](int64_t chunk, int64_t nb_begin, int64_t nb_end) {
+    const int64_t first = chunk * rows;
+    jit::GemmArgs part =
+        gemm_args(s, context, context.row + first, std::min(rows, context.rows - first));
+    part.nb_begin = nb_begin;
+    part.nb_end = nb_end;
+    kernel.run(part);
+  };
+  // Threads share rows first and then columns. Those of several nodes share columns alone, which
+  // lie in the memory of the thread that reads them.
+  if (chunks == 1 || context.share.placement->nodes.size() > 1) {
+    context.share.claim(blocks, cut, [&](int64_t begin, int64_t end) {
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) run(chunk, begin, end);
+    });
+    return;
+  }
   // What is claimed are the blocks of the first rows, then those of the next.
-  const int64_t span = chunks == 1 ? blocks : (blocks + cut.unit - 1) / cut.unit * cut.unit;
+  cut.most *= chunks;
+  const int64_t span = (blocks + cut.unit - 1) / cut.unit * cut.unit;
   context.share.claim(chunks * span, cut, [&](int64_t begin, int64_t end) {
     while (begin < end) {
-      const int64_t first_block = begin / span * span;
-      const int64_t piece_end = std::min(end, first_block + span);
-      const int64_t first_row = begin / span * rows;
-      jit::GemmArgs part =
-          gemm_args(s, context, context.row + first_row, std::min(rows, context.rows - first_row));
-      part.nb_begin = begin - first_block;
-      part.nb_end = std::min(piece_end - first_block, blocks);
-      kernel.run(part);
+      const int64_t chunk = begin / span, first = chunk * span;
+      const int64_t piece_end = std::min(end, first + span);
+      run(chunk, begin - first, std::min(piece_end - first, blocks));
       begin = piece_end;
     }
   });

@@ -39,6 +39,13 @@ Graph two_matmuls(runtime::ThreadPool& pool) {
   return make.graph;
 }
 
+// Threads that share columns alone, as those of several nodes do.
+std::shared_ptr<runtime::ThreadPool> of_two_nodes(int threads) {
+  runtime::Placement placement = runtime::ThreadPool(threads).placement();
+  placement.nodes.resize(2, placement.nodes.at(0));
+  return std::make_shared<runtime::ThreadPool>(std::move(placement));
+}
+
 TEST(RowChunks, GiveTheBitsOfEveryRowByItself) {
   auto pool = std::make_shared<runtime::ThreadPool>(1);
   const Graph graph = two_matmuls(*pool);
@@ -61,9 +68,12 @@ TEST(RowChunks, GiveTheBitsOfEveryRowByItself) {
         const std::span<const float> row = alone.forward(std::span(&id, 1));
         expected.insert(expected.end(), row.begin(), row.end());
       }
+      std::vector<std::shared_ptr<runtime::ThreadPool>> pools = {of_two_nodes(3)};
       for (const int threads : {1, 2, 3, 5}) {
-        runtime::Session session(plan, std::make_shared<runtime::ThreadPool>(threads),
-                                 {.prefill_chunk = kRows});
+        pools.push_back(std::make_shared<runtime::ThreadPool>(threads));
+      }
+      for (const auto& threads : pools) {
+        runtime::Session session(plan, threads, {.prefill_chunk = kRows});
         std::vector<float> all(static_cast<size_t>(kRows * kColumns));
         session.forward_all(ids, all);
         for (int64_t r = 0; r < kRows; ++r) {
@@ -71,7 +81,8 @@ TEST(RowChunks, GiveTheBitsOfEveryRowByItself) {
               std::span<const float>(all).subspan(static_cast<size_t>(r * kColumns), kColumns),
               std::span<const float>(expected).subspan(static_cast<size_t>(r % kColumns * kColumns),
                                                        kColumns)))
-              << threads << " threads, row " << r;
+              << threads->size() << " threads of " << threads->placement().nodes.size()
+              << " nodes, row " << r;
         }
       }
     }
