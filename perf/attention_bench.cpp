@@ -17,7 +17,7 @@
 #include "jit/kernel_catalog.h"
 #include "jit/kv_layout.h"
 #include "perf/roof_share.h"
-#include "perf/weight_pool.h"
+#include "runtime/machine_roofs.h"
 #include "runtime/pages.h"
 
 namespace {
@@ -43,7 +43,7 @@ struct Operands {
       : attention(spec),
         page(kv_page_bytes(spec.kv, spec.head_dim)),
         stride((context + kKvPage - 1) / kKvPage * page),
-        heads(decode ? nibble::perf::weight_pool_bytes() / stride : 1),
+        heads(decode ? nibble::runtime::beyond_caches_bytes() / stride : 1),
         cache(allocate(stride * heads)),
         q(static_cast<size_t>(spec.rows * spec.head_dim), 0.1F),
         out(q.size()),

@@ -73,7 +73,7 @@ if [ $quick = yes ]; then
   rounds=1 groups=128 size=512 rows=8,1 pool=16 seconds=0.05 prompt=32 tokens=8
 else
   [ -n "$cases" ] || cases="matmul tinyllama-1.1b llama2-7b"
-  groups="128 32" size=4096 rows=512,8,4,1 pool=320 seconds=0.5 prompt=512 tokens=64
+  groups="128 32" size=4096 rows=512,8,4,1 pool="" seconds=0.5 prompt=512 tokens=64
 fi
 for case in $cases; do
   [[ $case =~ ^(matmul|demo|tinyllama-1.1b|llama2-7b|llama3-8b)$ ]] || wrong_usage "there is no case '$case'."
@@ -84,8 +84,7 @@ done
 doctor=$("$build/nibble" doctor --json) || die "nibble doctor failed."
 [ -n "$threads" ] || threads=$(number threads <<<"$doctor")
 # Weights from memory are several times what the caches hold.
-[ $quick = yes ] || pool=$(awk -v a="$pool" -v l3="$(number l3_bytes <<<"$doctor")" \
-  'BEGIN { b = int(4 * l3 / 2^20); print (b > a) ? b : a }')
+[ -n "$pool" ] || pool=$("$build/perf/nibble_matmul" --print-pool-mb) || die "nibble_matmul failed."
 
 mkdir -p "$out"
 records=$out/records.tsv about=$out/about.tsv log=$out/compare.log

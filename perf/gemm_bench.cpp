@@ -21,7 +21,7 @@
 #include "jit/float16.h"
 #include "jit/kernel_catalog.h"
 #include "perf/roof_share.h"
-#include "perf/weight_pool.h"
+#include "runtime/machine_roofs.h"
 
 namespace {
 
@@ -44,7 +44,7 @@ Bytes allocate(size_t bytes) {
 // Random bytes for quantized weights; as floats they are all in [1, 2).
 const uint8_t* weight_pool(bool floats) {
   static const auto make = [](bool as_floats) {
-    const auto bytes = static_cast<size_t>(nibble::perf::weight_pool_bytes());
+    const auto bytes = static_cast<size_t>(nibble::runtime::beyond_caches_bytes());
     Bytes pool = allocate(bytes);
     std::mt19937_64 random(1);
     for (size_t i = 0; i < bytes; i += sizeof(uint64_t)) {
@@ -67,7 +67,7 @@ struct Operands {
   Operands(const GemmSpec& spec, const Tiling& tiling, int64_t rows)
       : shape(packed_shape(spec.weight, spec.n, spec.k)),
         w(weight_pool(spec.weight.type == WeightType::f32)),
-        copies(std::max<int64_t>(1, nibble::perf::weight_pool_bytes() / shape.data_bytes)),
+        copies(std::max<int64_t>(1, nibble::runtime::beyond_caches_bytes() / shape.data_bytes)),
         scales(allocate(static_cast<size_t>(shape.scale_bytes * copies))),
         zeros(allocate(static_cast<size_t>(shape.zero_bytes * copies))),
         // A stride of a whole page would put every row into the same cache sets.

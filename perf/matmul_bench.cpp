@@ -22,7 +22,6 @@
 #include "jit/error.h"
 #include "jit/float16.h"
 #include "jit/isa.h"
-#include "perf/weight_pool.h"
 #include "quant/formats/random_weights.h"
 #include "runtime/machine_roofs.h"
 #include "runtime/session.h"
@@ -37,6 +36,7 @@ struct Options {
   int threads = 0;
   double seconds = 0.5;
   bool roofs = false;
+  bool print_pool = false;
 };
 
 // Nibbles of 1 to 15, whose mean is the zero point and whose variance is 56 / 3: outputs are as
@@ -136,6 +136,7 @@ std::string text(const runtime::Roofs& roofs) {
 }
 
 void run(const Options& options) {
+  if (options.print_pool) return fmt::print("{}\n", runtime::beyond_caches_bytes() >> 20);
   if (options.size % 32 != 0 || options.size % options.group != 0) {
     fail("The size must be a multiple of 32 and of the group, {}; found {}.", options.group,
          options.size);
@@ -149,7 +150,7 @@ void run(const Options& options) {
   const jit::WeightFormat format{.type = jit::WeightType::u4, .group = options.group};
   const Weights weights(format, options.size);
   const int64_t pool_bytes =
-      options.pool_mb > 0 ? options.pool_mb << 20 : perf::weight_pool_bytes();
+      options.pool_mb > 0 ? options.pool_mb << 20 : runtime::beyond_caches_bytes();
   const int64_t copies = std::max<int64_t>(1, pool_bytes / weights.bytes());
   const jit::Isa isa = jit::selected_isa();
   const auto plan = graph::lower(chain(options, weights, copies, *pool), {.isa = isa});
@@ -199,6 +200,7 @@ int main(int argc, char** argv) {
   program.add_option("--seconds", options.seconds, "Time to measure each row count for")
       ->capture_default_str();
   program.add_flag("--roofs", options.roofs, "Measure the machine's roofs alone");
+  program.add_flag("--print-pool-mb", options.print_pool, "Print the default of --pool-mb alone");
   CLI11_PARSE(program, argc, argv);
   try {
     run(options);

@@ -234,6 +234,11 @@ Roofs measure_roofs(ThreadPool& pool) {
   return {read.best, dots.best, read.median, dots.median};
 }
 
+int64_t beyond_caches_bytes() {
+  constexpr int64_t kLeast = int64_t{320} << 20;
+  return std::max(kLeast, 4 * static_cast<int64_t>(jit::cpu().l3_bytes));
+}
+
 Roofs best_of(const Roofs& a, const Roofs& b) {
   return {std::max(a.read_gbs, b.read_gbs), std::max(a.int8_gops, b.int8_gops),
           (a.read_gbs_median + b.read_gbs_median) / 2,

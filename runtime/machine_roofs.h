@@ -2,11 +2,16 @@
 // Called by benchmarks; takes about a second, with nothing else running.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 #include "runtime/thread_pool.h"
 
 namespace nibble::runtime {
+
+// Bytes that a benchmark goes through before it comes to the same ones again, so that each time
+// they come from memory: 320 MiB, or four times the L3 cache if that is more.
+int64_t beyond_caches_bytes();
 
 struct Roofs {
   double read_gbs = 0;   // 1e9 bytes a second, read from memory by all threads, in the best of

@@ -22,7 +22,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kLeastWeightBytes = int64_t{128} << 20;
 constexpr int64_t kMostCopies = 4096;
 constexpr double kPartSeconds = 3e-3;      // long matmuls are sampled by parts of about this length
 constexpr double kRepeatSeconds = 200e-6;  // short ones are repeated for as long
@@ -114,8 +113,7 @@ struct Part {
 
 RotatingWeights::RotatingWeights(const jit::GemmSpec& spec, runtime::ThreadPool& pool,
                                  int64_t least_bytes) {
-  const auto l3 = static_cast<int64_t>(jit::cpu().l3_bytes);
-  const int64_t wanted = least_bytes > 0 ? least_bytes : std::max(kLeastWeightBytes, 4 * l3);
+  const int64_t wanted = least_bytes > 0 ? least_bytes : runtime::beyond_caches_bytes();
   const auto bytes = static_cast<int64_t>(weight_bytes(spec));
   const int64_t count = std::clamp<int64_t>(wanted / bytes + 1, 1, kMostCopies);
   for (int64_t i = 0; i < count; ++i) {

@@ -18,7 +18,7 @@ namespace nibble::tune {
 // Random copies of one weight matrix, together several times the last-level cache.
 class RotatingWeights {
  public:
-  // `least_bytes`: of all copies together; 0: four times the L3 cache, and more than that.
+  // `least_bytes`: of all copies together; 0: as many as lie beyond the caches (machine_roofs.h).
   RotatingWeights(const jit::GemmSpec& spec, runtime::ThreadPool& pool, int64_t least_bytes = 0);
   int64_t copies() const { return static_cast<int64_t>(copies_.size()); }
   const jit::PackedView& view(int64_t copy) const {
