@@ -4,13 +4,12 @@
 #include <span>
 
 #include "jit/gemm.h"
-#include "jit/gemm_blocking.h"
 #include "jit/row_kernels.h"
+#include "runtime/matmul_sharing.h"
 
 namespace nibble::runtime {
 namespace {
 
-constexpr int64_t kPieceBytes = 64 << 10;
 constexpr int64_t kLongPiece = 2048;  // elements of a long row that a thread takes at a time
 // Weights fetched ahead of a step: what waiting at a barrier has time for, and an L2 has room for.
 constexpr int64_t kAheadBytes = 128 << 10;
@@ -72,49 +71,16 @@ jit::GemmArgs gemm_args(const GemmStep& s, const StepContext& context, int64_t r
   return args;
 }
 
-// Rows that a thread computes before it goes on to others: of a prompt as many as its L2 keeps the
-// activations of.
-int64_t rows_at_a_time(const jit::Kernel& kernel, int64_t rows) noexcept {
-  if (rows <= jit::kStreamedRows) return rows;
-  return jit::even_chunk_rows(*std::get_if<jit::GemmSpec>(&kernel.key.spec), kernel.key.tiling,
-                              rows);
-}
-
 void run_gemm(const Step& step, const StepContext& context) noexcept {
   const auto& s = *std::get_if<GemmStep>(&step.body);
   const jit::Kernel& kernel = s.kernel(context.rows);
-  const int64_t blocks = column_blocks(s.weight.view);
-  const int64_t rows = rows_at_a_time(kernel, context.rows);
-  const int64_t chunks = (context.rows + rows - 1) / rows;
-  WorkShare::Cut cut =
-      cut_columns(kernel, context.rows, blocks, step.weight_bytes, context.share.threads());
-  const auto run = [&](int64_t chunk, int64_t nb_begin, int64_t nb_end) {
-    const int64_t first = chunk * rows;
-    jit::GemmArgs part =
-        gemm_args(s, context, context.row + first, std::min(rows, context.rows - first));
-    part.nb_begin = nb_begin;
-    part.nb_end = nb_end;
-    kernel.run(part);
-  };
-  // Threads share rows first and then columns. Those of several nodes share columns alone, which
-  // lie in the memory of the thread that reads them.
-  if (chunks == 1 || context.share.placement->nodes.size() > 1) {
-    context.share.claim(blocks, cut, [&](int64_t begin, int64_t end) {
-      for (int64_t chunk = 0; chunk < chunks; ++chunk) run(chunk, begin, end);
-    });
-    return;
-  }
-  // What is claimed are the blocks of the first rows, then those of the next.
-  cut.most *= chunks;
-  const int64_t span = (blocks + cut.unit - 1) / cut.unit * cut.unit;
-  context.share.claim(chunks * span, cut, [&](int64_t begin, int64_t end) {
-    while (begin < end) {
-      const int64_t chunk = begin / span, first = chunk * span;
-      const int64_t piece_end = std::min(end, first + span);
-      run(chunk, begin - first, std::min(piece_end - first, blocks));
-      begin = piece_end;
-    }
-  });
+  share_matmul(context.share, kernel, context.rows, column_blocks(s.weight.view), step.weight_bytes,
+               [&](const MatmulPiece& piece) {
+                 jit::GemmArgs args = gemm_args(s, context, context.row + piece.row, piece.rows);
+                 args.nb_begin = piece.nb_begin;
+                 args.nb_end = piece.nb_end;
+                 kernel.run(args);
+               });
 }
 
 // Scales and softcaps of rows that may be as long as a vocabulary.
@@ -172,20 +138,6 @@ void run_row(const Step& step, const StepContext& context) noexcept {
 }
 
 }  // namespace
-
-WorkShare::Cut cut_columns(const jit::Kernel& kernel, int64_t rows, int64_t blocks,
-                           int64_t weight_bytes, int threads) noexcept {
-  const int64_t nr = kernel.key.tiling.nr;
-  const bool apart = kernel.key.tiling.apart;
-  const bool gate = std::get_if<jit::GemmSpec>(&kernel.key.spec)->gate;
-  const int64_t unit = gate && nr % 2 != 0 ? 2 * nr : nr;
-  if (rows > jit::kStreamedRows) {
-    return {unit, unit, blocks / (threads * StepContext::kPiecesPerThread)};
-  }
-  const int64_t piece = kPieceBytes * blocks / std::max<int64_t>(1, weight_bytes);
-  if (apart) return {gate ? 2 : 1, piece * nr * 2, blocks};
-  return {unit, piece, piece};
-}
 
 Ahead weights_ahead(const Step& step, const WorkShare& share, int64_t rows) noexcept {
   const auto* s = std::get_if<GemmStep>(&step.body);

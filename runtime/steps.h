@@ -39,8 +39,6 @@ struct StepContext {
   std::byte* page_states = nullptr;               // of attention that is shared by pages, and
   WorkCounter* page_counters = nullptr;           // how many pages of a block are done
 
-  // Work in about kPiecesPerThread pieces a thread, the last of which are shorter.
-  static constexpr int64_t kPiecesPerThread = 8;
   template <typename Body>
   void claim(int64_t count, int64_t unit, Body body) const noexcept {
     share.claim(count, {unit, unit, count / (share.threads() * kPiecesPerThread)}, body);
@@ -81,13 +79,6 @@ struct PageStates {
 };
 PageStates page_states(const HeadLayout& head, int64_t positions, const jit::Kernel& kernel,
                        int threads) noexcept;
-
-// How the column blocks of a matmul are shared: in units that its kernel takes together, a piece at
-// a time. While memory is the bound a piece is a microsecond or two of reading, which is what the
-// threads' ends lie apart at most. Where a tile's blocks are apart only the last pieces are so
-// short: the longer a piece, the longer its streams. `weight_bytes`: of all `blocks`.
-WorkShare::Cut cut_columns(const jit::Kernel& kernel, int64_t rows, int64_t blocks,
-                           int64_t weight_bytes, int threads) noexcept;
 
 // What a thread will read first when it comes to a step: the beginning of its home range's weights,
 // to be fetched while it has nothing else to do. Empty for steps without weights.

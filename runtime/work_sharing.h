@@ -13,6 +13,10 @@
 
 namespace nibble::runtime {
 
+// Work that no memory bounds is taken in about so many pieces a thread, the last of which are
+// shorter.
+inline constexpr int64_t kPiecesPerThread = 8;
+
 // How far a thread's home range has been taken; a cache line each. Zero before a step.
 struct alignas(64) WorkCounter {
   std::atomic<int64_t> taken{0};

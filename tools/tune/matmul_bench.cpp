@@ -14,7 +14,7 @@
 #include "jit/float16.h"
 #include "jit/gemm.h"
 #include "quant/formats/random_weights.h"
-#include "runtime/steps.h"
+#include "runtime/matmul_sharing.h"
 #include "tools/tune/candidates.h"
 
 namespace nibble::tune {
@@ -75,21 +75,23 @@ struct Operands {
     }
   }
 
-  jit::GemmArgs args(const jit::GemmSpec& spec, int64_t m, const jit::PackedView& w) {
-    const void* a = a_f32.data();
-    if (spec.act == jit::ActType::s8) a = a_s8.data();
-    if (spec.act == jit::ActType::bf16) a = a_bf16.data();
+  // A call for rows [row, row + m).
+  jit::GemmArgs args(const jit::GemmSpec& spec, int64_t row, int64_t m, const jit::PackedView& w) {
+    const int64_t first = row * columns;
+    const void* a = a_f32.data() + row * spec.k;
+    if (spec.act == jit::ActType::s8) a = a_s8.data() + row * shape.kpad;
+    if (spec.act == jit::ActType::bf16) a = a_bf16.data() + row * shape.kpad;
     return {.a = a,
             .a_stride = spec.act == jit::ActType::f32 ? spec.k : shape.kpad,
-            .a_scale = a_scale.data(),
-            .a_sum = a_sum.data(),
+            .a_scale = a_scale.data() + row * shape.act_groups,
+            .a_sum = a_sum.data() + row * shape.act_sum_bytes / 4,
             .w = w.data,
             .w_scale = w.scales,
             .w_zero = w.zeros,
             .bias = spec.bias ? bias.data() : nullptr,
-            .residual = spec.residual ? residual.data() : nullptr,
+            .residual = spec.residual ? residual.data() + first : nullptr,
             .residual_stride = columns,
-            .c = c.data(),
+            .c = c.data() + first,
             .c_stride = columns,
             .c_columns = columns,
             .m = m};
@@ -151,8 +153,7 @@ struct MatmulBench::Impl {
     const double likely = std::max(memory, operations(spec, m) / (roofs.int8_gops * 1e9));
     const int64_t blocks = operands.shape.nblocks, even = spec.gate ? 2 : 1;
     // Parts that all threads still share evenly.
-    const int64_t least =
-        std::min(blocks, runtime::StepContext::kPiecesPerThread * 4 * pool.size());
+    const int64_t least = std::min(blocks, runtime::kPiecesPerThread * 4 * pool.size());
     const auto wanted = static_cast<int64_t>(std::ceil(blocks * kPartSeconds / likely));
     part_blocks = std::clamp(wanted, least, blocks) / even * even;
     repeats = std::clamp<int64_t>(std::llround(kRepeatSeconds / likely), 1, kMostRepeats);
@@ -175,20 +176,22 @@ struct MatmulBench::Impl {
   }
 
   // This thread's share of part i, as the executor shares a matmul.
-  void work(const jit::Kernel& kernel, jit::GemmArgs args, const Part& part, size_t i,
+  void work(const jit::Kernel& kernel, std::byte* own_scratch, const Part& part, size_t i,
             int thread) noexcept {
     const int64_t count = part.end - part.begin;
     const double bytes = weight_bytes(spec) * static_cast<double>(count) /
                          static_cast<double>(operands.shape.nblocks);
-    const runtime::WorkShare::Cut cut =
-        runtime::cut_columns(kernel, m, count, static_cast<int64_t>(bytes), pool.size());
     const auto threads = static_cast<size_t>(pool.size());
     const runtime::WorkShare share{thread, &pool.placement(), counters.data() + i * threads};
-    share.claim(count, cut, [&](int64_t begin, int64_t end) {
-      args.nb_begin = part.begin + begin;
-      args.nb_end = part.begin + end;
-      kernel.run(args);
-    });
+    runtime::share_matmul(share, kernel, m, count, static_cast<int64_t>(bytes),
+                          [&](const runtime::MatmulPiece& piece) {
+                            jit::GemmArgs args =
+                                operands.args(spec, piece.row, piece.rows, weights.view(part.copy));
+                            args.nb_begin = part.begin + piece.nb_begin;
+                            args.nb_end = part.begin + piece.nb_end;
+                            args.scratch = own_scratch;
+                            kernel.run(args);
+                          });
   }
 
   // Runs the parts one after another on all threads. Seconds from when all have begun until all
@@ -213,10 +216,7 @@ struct MatmulBench::Impl {
           if (thread == 0) c.begin = Clock::now();
           for (size_t i = 0; i < c.parts.size(); ++i) {
             const Part& part = c.parts[i];
-            jit::GemmArgs args =
-                self.operands.args(self.spec, self.m, self.weights.view(part.copy));
-            args.scratch = c.places[thread];
-            self.work(*c.kernel, args, part, i, thread);
+            self.work(*c.kernel, c.places[thread], part, i, thread);
             self.pool.barrier();
           }
           if (thread == 0) c.end = Clock::now();
@@ -250,7 +250,7 @@ struct MatmulBench::Impl {
     for (const int64_t begin : {int64_t{0}, part_blocks - edge}) {
       std::swap(operands.c, expected);
       operands.c.assign(found.size(), 0.0F);
-      jit::GemmArgs args = operands.args(spec, rows, weights.view(0));
+      jit::GemmArgs args = operands.args(spec, 0, rows, weights.view(0));
       args.nb_begin = begin;
       args.nb_end = begin + edge;
       jit::gemm_reference(spec, args);
