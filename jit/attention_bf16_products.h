@@ -29,7 +29,6 @@ class Bf16Products : public PairedAttention {
   using PairedAttention::PairedAttention;
 
   static constexpr int kStep = static_cast<int>(kBf16Step);  // positions taken together
-  static constexpr int kLineBytes = 64;
 
   void scores() {
     if (tiles_) {

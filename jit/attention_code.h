@@ -12,13 +12,12 @@
 
 #include "jit/attention.h"
 #include "jit/compiler_math.h"
+#include "jit/packed_layout.h"
 
 namespace nibble::jit {
 
 class AttentionCode {
  public:
-  static constexpr int kLine = 64;  // bytes
-
   virtual ~AttentionCode() = default;
   AttentionCode(const AttentionCode&) = delete;
   AttentionCode& operator=(const AttentionCode&) = delete;
@@ -132,10 +131,10 @@ class AttentionCode {
     return record;
   }
 
-  // While a split's record is read, the next one's is fetched into the L2: a line for a line. One
-  // stream of a page is less than a core can have under way, and where several blocks or rows take
-  // turns the hardware foresees none. After the call's last split the present record is fetched
-  // again, which costs nothing.
+  // While a split's record is read, the next one's is fetched: a line for a line, into the L2, or
+  // into the L1 where many rows take long over each split. One stream of a page is less than a core
+  // can have under way, and where several blocks or rows take turns the hardware foresees none.
+  // After the call's last split the present record is fetched again, which costs nothing.
   void look_ahead(const Gp& record, const Gp& next) {
     ahead_ = copy(record, "ahead");
     Label last = cc_.newLabel();
@@ -144,9 +143,17 @@ class AttentionCode {
     cc_.mov(ahead_, record_of(next));
     cc_.bind(last);
   }
-  void fetch_ahead(int lines) {
-    for (int i = 0; i < lines; ++i) cc_.prefetcht1(asmjit::x86::ptr(ahead_, i * kLine));
-    cc_.add(ahead_, lines * kLine);
+  enum class Cache { l1, l2 };
+  void fetch_ahead(int lines, Cache into = Cache::l2) {
+    for (int i = 0; i < lines; ++i) {
+      const Mem line = asmjit::x86::ptr(ahead_, i * kLineBytes);
+      if (into == Cache::l1) {
+        cc_.prefetcht0(line);
+      } else {
+        cc_.prefetcht1(line);
+      }
+    }
+    cc_.add(ahead_, lines * kLineBytes);
   }
 
   void raise(const Gp& a, const Gp& b) {  // a = max(a, b)

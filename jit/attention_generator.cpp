@@ -202,7 +202,7 @@ class AttentionGenerator : public AttentionCode {
       for (int u = 0; u < unroll; ++u) {
         score_step(row_tile, block_tile, acc, query, u * 4, key, u * key_step);
       }
-      if (row == 0) fetch_ahead(std::max(1, block_tile * unroll * key_step / kLine));
+      if (row == 0) fetch_ahead(std::max(1, block_tile * unroll * key_step / kLineBytes));
       cc_.add(key, unroll * key_step);
       cc_.add(query, unroll * 4);
     });
@@ -442,7 +442,7 @@ class AttentionGenerator : public AttentionCode {
         }
       }
       cc_.add(value, static_cast<int32_t>(dim_ * kv_bytes_));
-      if (fetches) fetch_ahead(std::max(1, tile * 16 * kv_bytes_ / kLine));
+      if (fetches) fetch_ahead(std::max(1, tile * 16 * kv_bytes_ / kLineBytes));
     });
     for (int i = 0; i < rows * tile; ++i) {
       v_.store(slot(i / tile, i % tile), acc[static_cast<size_t>(i)]);

@@ -188,11 +188,6 @@ class IntegerAttention : public IntegerProducts {
     const Gp end = address(asmjit::x86::ptr(split_, kKvSplit), "split_end");
     record_ = record_of(split_);
     if (by_tiles() || tile_ == 1) look_ahead(record_, end);
-    if (by_tiles()) {
-      ahead_of_many_ = copy(record_, "ahead_of_many");
-      cc_.cmp(count_, kRowTile);
-      cc_.cmovg(ahead_of_many_, ahead_);
-    }
     cc_.cmp(highest_lo_, split_);
     cc_.jg(partial);
     cc_.cmp(end, lowest_hi_);
@@ -270,6 +265,7 @@ class IntegerAttention : public IntegerProducts {
         dot_blocks(block, 1, keys, query, sums);
         cc_.bind(unseen);
       }
+      cc_.mov(ahead_, record_);  // all of it is fetched: what is fetched with values is here
       cc_.jmp(done);
       cc_.bind(many);
       dot_blocks(0, kBlocks, keys, query, sums);

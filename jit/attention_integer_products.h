@@ -24,7 +24,7 @@ class IntegerProducts : public PairedAttention {
  protected:
   static constexpr int kRowTile = 4;
   static constexpr int kBlocks = static_cast<int>(kKvSplit / kKeyBlock);  // of a split
-  static_assert(kLine == kKeyBlock * 4);                                  // 16 dwords side by side
+  static_assert(kLineBytes == kKeyBlock * 4);                             // 16 dwords side by side
   // Bytes from one row of scores to the next, and of weights.
   static constexpr int kScoreBytes = static_cast<int>(kKvSplit) * 4;
   static constexpr int kWeightBytes = static_cast<int>(kKvSplit) * 2;
@@ -42,15 +42,9 @@ class IntegerProducts : public PairedAttention {
     return address(asmjit::x86::ptr(record_, static_cast<int32_t>(offset)), name);
   }
 
-  // The same (fetch_ahead) where a record is multiplied by many rows, into the L1. A line for every
-  // second dword that a tile of four rows by four blocks takes makes up a record where the rows are
-  // 32.
-  void fetch_for_many(int dwords) {
-    for (int i = 0; i < dwords / 2; ++i) {
-      cc_.prefetcht0(asmjit::x86::ptr(ahead_of_many_, i * kLine));
-    }
-    cc_.add(ahead_of_many_, dwords / 2 * kLine);
-  }
+  // With kUnroll dwords of many rows. A line for every second dword that a tile of four rows by
+  // four blocks takes makes up a record where the rows are 32.
+  void fetch_for_many() { fetch_ahead(kUnroll / 2, Cache::l1); }
 
   // ---- keys ----
 
@@ -73,11 +67,11 @@ class IntegerProducts : public PairedAttention {
     const Gp key = address(asmjit::x86::ptr(keys, first * block_bytes()), "key");
     const Gp q = copy(query, "q");
     each_query_dword(key, q, [&](int u) {
-      if (u == 0 && blocks == kBlocks) fetch_for_many(kUnroll);
+      if (u == 0 && blocks == kBlocks) fetch_for_many();
       if (u == 0 && blocks == 1) fetch_ahead(2 * kUnroll);  // those of the values as well
       std::array<Factor, kBlocks> lines;
       for (int b = 0; b < blocks; ++b) {
-        lines[index(b)] = keys_at(asmjit::x86::ptr(key, b * block_bytes() + u * kLine));
+        lines[index(b)] = keys_at(asmjit::x86::ptr(key, b * block_bytes() + u * kLineBytes));
       }
       for (int r = 0; r < kRowTile; ++r) {
         const Factor factor = row_factor(q, r * scratch_.query_bytes + u * factor_bytes_);
@@ -96,7 +90,7 @@ class IntegerProducts : public PairedAttention {
     const Gp q = copy(query, "q");
     each_query_dword(key, q, [&](int u) {
       if (u == 0 && rows == 1) fetch_ahead(kUnroll);
-      const Factor line = keys_at(asmjit::x86::ptr(key, u * kLine));
+      const Factor line = keys_at(asmjit::x86::ptr(key, u * kLineBytes));
       for (int r = 0; r < rows; ++r) {
         dot(sums[index(r + u % chains)], line,
             row_factor(q, r * scratch_.query_bytes + u * factor_bytes_));
@@ -133,20 +127,20 @@ class IntegerProducts : public PairedAttention {
                               const Gp& weights, const WeightOrder& order) {
     std::vector<Reg> sums;
     for (int i = 0; i < rows * columns; ++i) sums.push_back(v_.accumulator(v_.imm_bits(0)));
-    const Gp value = address(asmjit::x86::ptr(values, column * kLine), "value");
+    const Gp value = address(asmjit::x86::ptr(values, column * kLineBytes), "value");
     const Gp weight = copy(weights, "weight");
     const auto factor = [&](int r, int u) {
       return row_factor(weight, r * kWeightBytes + u * order.dword);
     };
     const auto body = [&] {
-      if (rows > 1 && v_.wide()) fetch_for_many(kUnroll);
+      if (rows > 1 && v_.wide()) fetch_for_many();
       if (rows == 1) fetch_ahead(kUnroll * columns);
       for (int u = 0; u < kUnroll; ++u) {
         std::array<Factor, kRowTile> held;  // where there are registers for them
         for (int r = 0; r < rows && columns > 1; ++r) held[index(r)] = factor(r, u);
         for (int c = 0; c < columns; ++c) {
           const Factor line =
-              values_at(asmjit::x86::ptr(value, u * scratch_.output_bytes + c * kLine));
+              values_at(asmjit::x86::ptr(value, u * scratch_.output_bytes + c * kLineBytes));
           for (int r = 0; r < rows; ++r) {
             dot(sums[index(r * columns + c)], columns > 1 ? held[index(r)] : factor(r, u), line);
           }
@@ -174,7 +168,7 @@ class IntegerProducts : public PairedAttention {
     const Gp i = v_.zero_gp("i");
     v_.loop(i, scratch_.width / per_dword_, kUnroll, [&] {
       for (int u = 0; u < kUnroll; ++u) body(u);
-      cc_.add(key, kUnroll * kLine);
+      cc_.add(key, kUnroll * kLineBytes);
       cc_.add(query, kUnroll * factor_bytes_);
     });
   }
@@ -212,7 +206,6 @@ class IntegerProducts : public PairedAttention {
   int factor_bytes_;    // that many of a row's, in the scratch
   int position_bytes_;  // of one position of one head, keys or values
   Gp record_;           // the present split's
-  Gp ahead_of_many_;    // what fetch_for_many() takes next
 };
 
 }  // namespace nibble::jit

@@ -4,16 +4,16 @@
 // causal rows. Every case first verifies its kernel against the reference.
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
-#include <sys/mman.h>
 
+#include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <random>
 #include <vector>
 
 #include "jit/code_cache.h"
+#include "jit/error.h"
 #include "jit/kernel_catalog.h"
 #include "jit/kv_layout.h"
 #include "perf/roof_share.h"
@@ -24,18 +24,13 @@ namespace {
 
 using namespace nibble::jit;  // NOLINT(google-build-using-namespace)
 
-struct FreeAligned {
-  void operator()(void* memory) const { std::free(memory); }
-};
-using Bytes = std::unique_ptr<std::byte[], FreeAligned>;
+using Bytes = std::shared_ptr<std::byte>;
 
 // In huge pages, as the runtime keeps its cache.
 Bytes allocate(int64_t bytes) {
-  const auto size = (static_cast<size_t>(bytes) + nibble::runtime::kHugePage - 1) /
-                    nibble::runtime::kHugePage * nibble::runtime::kHugePage;
-  auto* memory = static_cast<std::byte*>(std::aligned_alloc(nibble::runtime::kHugePage, size));
-  madvise(memory, size, MADV_HUGEPAGE);
-  return Bytes(memory);
+  Bytes memory = nibble::runtime::map_pages(static_cast<size_t>(bytes));
+  if (!memory) nibble::fail("The benchmark needs {} bytes, and the system refused them.", bytes);
+  return memory;
 }
 
 struct Operands {
@@ -64,8 +59,9 @@ struct Operands {
     }
     for (int64_t at = 0; at < stride; at += page) {
       const std::byte* first = cache.get() + at * heads;
-      for (int64_t h = 1; h < heads; ++h)
+      for (int64_t h = 1; h < heads; ++h) {
         std::memcpy(cache.get() + at * heads + h * page, first, static_cast<size_t>(page));
+      }
     }
     args = {.q = q.data(),
             .q_stride = spec.head_dim,
