@@ -50,8 +50,9 @@ enum Frame : int {
   kFrameSlice = 200,        // slice of k that is in the panel (gemm_blocking.h),
   kFrameFolds = 208,        //   and its whole act_groups (packed_layout.h)
   kFrameNextSlice = 216,    // what is still to be fetched of the next slice's weights,
-  kFrameNextLines = 224,    //   and how many lines
-  kFrameBytes = 232,
+  kFrameNextLines = 224,    //   how many lines of each block,
+  kFrameTileLines = 232,    //   and how many a tile fetches
+  kFrameBytes = 240,
 };
 
 class Emitter {

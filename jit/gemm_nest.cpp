@@ -10,8 +10,6 @@ namespace {
 using Xbyak::CodeGenerator;
 using Xbyak::Label;
 
-constexpr int kLinesFetched = 8;  // by a tile, of a column block of the next slice
-
 }  // namespace
 
 void GemmNest::prologue() {
@@ -48,6 +46,7 @@ void GemmNest::row_chunks() {
   out_.cmp(out_.rdx, out_.rcx);
   out_.cmovg(out_.rdx, out_.rcx);
   out_.mov(local(kFrameChunkEnd), out_.rdx);
+  if (nest_.slices.count > 1) share_fetches();
   out_.mov(out_.rcx, arg(offsetof(GemmArgs, nb_begin)));
   out_.mov(local(kFrameNb), out_.rcx);
   const bool has_tail = tail_unit().blocks < main_unit().blocks;
@@ -155,20 +154,40 @@ void GemmNest::begin_next_slice(const Unit& unit) {
   out_.mov(out_.qword[out_.rbp + kFrameNextLines], static_cast<int>(bytes / kLineBytes));
 }
 
-// A few lines of it into the L2, a part for each tile.
+// As many lines of each column block a tile as bring the next slice in time. Few at a time: they
+// hold up what the tile itself waits for.
+void GemmNest::share_fetches() {
+  const int lines = static_cast<int>(nest_.slices.k / 8);
+  // lines / (rows / mr), rounded up.
+  out_.mov(out_.rax, local(kFrameChunkEnd));
+  out_.sub(out_.rax, local(kFrameNextChunk));
+  out_.mov(out_.rcx, out_.rax);
+  out_.add(out_.rax, lines * tiling_.mr - 1);
+  out_.xor_(out_.edx, out_.edx);
+  out_.div(out_.rcx);
+  out_.mov(local(kFrameTileLines), out_.rax);
+}
+
+// A tile's share of it into the L2.
 void GemmNest::fetch_next_slice(const Unit& unit) {
-  Label done;
-  out_.cmp(out_.qword[out_.rbp + kFrameNextLines], 0);
-  out_.jle(done, CodeGenerator::T_NEAR);
+  Label top, done;
+  out_.mov(out_.rcx, local(kFrameNextLines));
+  out_.mov(out_.rdx, local(kFrameTileLines));
+  out_.cmp(out_.rdx, out_.rcx);
+  out_.cmovg(out_.rdx, out_.rcx);
+  out_.sub(out_.rcx, out_.rdx);
+  out_.mov(local(kFrameNextLines), out_.rcx);
   out_.mov(out_.rax, local(kFrameNextSlice));
+  out_.test(out_.rdx, out_.rdx);
+  out_.jz(done);
+  out_.L(top);
   for (int block = 0; block < unit.blocks; ++block) {
-    for (int line = 0; line < kLinesFetched; ++line) {
-      out_.prefetcht1(
-          out_.ptr[out_.rax + static_cast<int>(block * shape_.block_bytes) + line * kLineBytes]);
-    }
+    out_.prefetcht1(out_.ptr[out_.rax + static_cast<int>(block * shape_.block_bytes)]);
   }
-  out_.add(out_.qword[out_.rbp + kFrameNextSlice], kLinesFetched * kLineBytes);
-  out_.sub(out_.qword[out_.rbp + kFrameNextLines], kLinesFetched);
+  out_.add(out_.rax, kLineBytes);
+  out_.dec(out_.rdx);
+  out_.jnz(top);
+  out_.mov(local(kFrameNextSlice), out_.rax);
   out_.L(done);
 }
 
@@ -213,10 +232,13 @@ void GemmNest::fetch_rows(const Unit& unit, size_t base, size_t stride, bool to_
 }
 
 void GemmNest::rows_of_unit(const Unit& unit) {
+  const int tiles = unit.blocks / unit.tile_blocks;
   Label top, done;
   out_.mov(out_.rdi, local(kFrameArgs));
   out_.mov(out_.rax, arg(offsetof(GemmArgs, scratch)));
   out_.mov(local(kFrameSums), out_.rax);
+  locate_rows();
+  if (tiles == 1) locate_columns(unit, 0);
   out_.mov(out_.rax, local(kFrameNextChunk));
   out_.L(top);  // rax: first row of the tile
   out_.mov(out_.rcx, local(kFrameChunkEnd));
@@ -230,9 +252,8 @@ void GemmNest::rows_of_unit(const Unit& unit) {
   if (nest_.slices.count > 1) fetch_next_slice(unit);
   if (tiling_.panel) fetch_results(unit);
   begin_rows();
-  locate_rows();
-  for (int tile = 0; tile < unit.blocks / unit.tile_blocks; ++tile) {
-    locate_columns(unit, tile);
+  for (int tile = 0; tile < tiles; ++tile) {
+    if (tiles > 1) locate_columns(unit, tile);
     call_tile(unit.tile_blocks);
   }
   if (nest_.slices.count > 1) {
@@ -241,21 +262,23 @@ void GemmNest::rows_of_unit(const Unit& unit) {
     out_.jne(more, CodeGenerator::T_NEAR);
     out_.call(epilogue_);
     out_.L(more);
-    out_.add(out_.qword[out_.rbp + kFrameSums],
-             static_cast<int>(tile_scratch_bytes(spec_, tiling_)));
+    const auto bytes = static_cast<int>(tile_scratch_bytes(spec_, tiling_));
+    out_.add(out_.qword[out_.rbp + kFrameSums], bytes);
+    if (tiles == 1) out_.add(out_.qword[out_.rbp + kFrameTileOut], bytes);
   } else {
     out_.call(epilogue_);
   }
+  next_rows();
   out_.mov(out_.rax, local(kFrameRow));
   out_.add(out_.rax, local(kFrameRows));
   out_.jmp(top, CodeGenerator::T_NEAR);
   out_.L(done);
 }
 
-// Activations, their scales and sums at the tile's first row.
+// Activations, their scales and sums at the chunk's first row.
 void GemmNest::locate_rows() {
   out_.mov(out_.rdi, local(kFrameArgs));
-  out_.mov(out_.rax, local(kFrameRow));
+  out_.mov(out_.rax, local(kFrameNextChunk));
   out_.mov(out_.rcx, arg(offsetof(GemmArgs, a_stride)));
   out_.imul(out_.rcx, out_.rax);
   if (spec_.act != ActType::s8) out_.shl(out_.rcx, spec_.act == ActType::bf16 ? 1 : 2);
@@ -271,6 +294,19 @@ void GemmNest::locate_rows() {
   move_to_slice(kFrameTileA, shape_.act_group);
   move_to_slice(kFrameTileAScale, 4);
   move_to_slice(kFrameTileASum, shape_.act_sum_bytes / shape_.act_groups);
+}
+
+// From a whole tile's rows to the next.
+void GemmNest::next_rows() {
+  out_.mov(out_.rdi, local(kFrameArgs));
+  out_.imul(out_.rcx, arg(offsetof(GemmArgs, a_stride)),
+            static_cast<int>(tiling_.mr * act_bytes(spec_.act)));
+  out_.add(local(kFrameTileA), out_.rcx);
+  if (spec_.act != ActType::s8) return;
+  out_.add(out_.qword[out_.rbp + kFrameTileAScale],
+           static_cast<int>(tiling_.mr * shape_.act_groups * 4));
+  out_.add(out_.qword[out_.rbp + kFrameTileASum],
+           static_cast<int>(tiling_.mr * shape_.act_sum_bytes));
 }
 
 // Weights, scales, zero points and scratch of a tile of the unit. Of tiles apart, the second one of

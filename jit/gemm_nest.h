@@ -97,11 +97,13 @@ class GemmNest {
   void column_units(const Unit& unit, const Xbyak::Address& end);
   void slices_of_unit(const Unit& unit);
   void begin_next_slice(const Unit& unit);
+  void share_fetches();
   void fetch_next_slice(const Unit& unit);
   void fetch_results(const Unit& unit);
   void fetch_rows(const Unit& unit, size_t base, size_t stride, bool to_write);
   void rows_of_unit(const Unit& unit);
   void locate_rows();
+  void next_rows();
   void move_to_slice(int frame, int64_t fold_bytes);
   void locate_columns(const Unit& unit, int tile);
 
