@@ -22,6 +22,7 @@ class AmxGenerator : public GemmNest {
                  {.zmm = true,
                   .frame_bytes = kAmxFrameBytes,
                   .chunk_rows = chunk_rows(spec, tiling),
+                  .panel_routine = tiling.panel,
                   .panel_offset = amx_panel_offset(spec, tiling),
                   .panel_block_bytes = plan_amx(spec).block_bytes}),
         plan_(plan_amx(spec)) {}

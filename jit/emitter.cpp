@@ -35,12 +35,13 @@ int line_steps(const GemmSpec& spec, const Tiling& tiling) {
 }  // namespace
 
 Emitter::Emitter(Assembler& out, const GemmSpec& spec, const Tiling& tiling,
-                 const RegisterPlan& plan)
+                 const RegisterPlan& plan, bool fills_panel)
     : out_(out),
       spec_(spec),
       tiling_(tiling),
       plan_(plan),
       shape_(packed_shape(spec.weight, spec.n, spec.k)),
+      fills_panel_(fills_panel),
       bytes_in_lines_(has_byte_lines(spec, tiling)),
       line_bytes_(line_bytes(spec, tiling)),
       steps_per_line_(line_steps(spec, tiling)),
@@ -90,6 +91,11 @@ Xbyak::RegExp Emitter::b_address(int k, int j, int half) const {
   return Xbyak::RegExp(w_ptr_) + static_cast<int>(j * block) + line;
 }
 
+Xbyak::RegExp Emitter::source_address(int k, int j, int half) const {
+  const int64_t line = k / kStepsPerNibbles * kLineBytes + half * half_bytes();
+  return Xbyak::RegExp(source()) + static_cast<int>(j * shape_.block_bytes) + line;
+}
+
 Xbyak::RegExp Emitter::scratch_address(int i, int j, int half) const {
   return Xbyak::RegExp(tile_ptr_) + (j * tiling_.mr + i) * kLineBytes + half * half_bytes();
 }
@@ -112,6 +118,7 @@ void Emitter::begin() {
     out_.mov(apart(), local(kFrameApartW));
     if (plan_.blocks > 3) out_.lea(apart3(), out_.ptr[apart() + apart() * 2]);
   }
+  if (fills_panel_) out_.mov(source(), local(kFrameTileSource));
   out_.mov(a_scale_ptr_, local(kFrameTileAScale));
   out_.mov(a_sum_ptr_, local(kFrameTileASum));
   out_.mov(tile_ptr_, local(kFrameTileOut));
@@ -210,7 +217,15 @@ void Emitter::zero(int i, int j) {
   }
 }
 
+void Emitter::fill_panel(int k, int j) {
+  for (int h = 0; h < plan_.halves; ++h) {
+    unpack(b(j, h), source_address(k, j, h), k % kStepsPerNibbles * 4, 0x0f0f0f0fU);
+    out_.vmovups(out_.ptr[b_address(k, j, h)], b(j, h));
+  }
+}
+
 void Emitter::load_b(int k, int j) {
+  if (fills_panel_) return fill_panel(k, j);
   const bool as_stored =
       spec_.weight.type == WeightType::f32 || (bytes_in_lines_ && spec_.act == ActType::s8);
   for (int h = 0; h < plan_.halves; ++h) {
@@ -393,6 +408,7 @@ void Emitter::advance(int steps) {
   }
   const int lines = (steps + steps_per_line_ - 1) / steps_per_line_;
   out_.add(w_ptr_, static_cast<uint32_t>(lines * line_bytes_));
+  if (fills_panel_) out_.add(source(), steps / kStepsPerNibbles * kLineBytes);
 }
 
 void Emitter::advance_group() {
@@ -413,10 +429,13 @@ void Emitter::advance_group() {
 }
 
 void Emitter::prefetch(int line, int j) {
-  if (tiling_.prefetch == 0 || tiling_.panel) return;
+  if (tiling_.prefetch == 0) return;
+  // Panels are in the L1, and slices of k are fetched by the tiles of the one before.
+  if (tiling_.panel && (!fills_panel_ || slices_.count > 1)) return;
+  const int k = line * steps_per_line();
   for (int64_t offset = 0; offset < line_bytes_; offset += kLineBytes) {
-    const auto ahead =
-        out_.ptr[b_address(line * steps_per_line_, j, 0) + offset + tiling_.prefetch];
+    const Xbyak::RegExp weights = fills_panel_ ? source_address(k, j, 0) : b_address(k, j, 0);
+    const auto ahead = out_.ptr[weights + offset + tiling_.prefetch];
     if (tiling_.prefetch <= kIntoL1) {
       out_.prefetcht0(ahead);
     } else {
@@ -478,16 +497,17 @@ void Emitter::dot_bytes(int i, int j) {
 }
 
 std::unique_ptr<Emitter> make_emitter(Isa isa, Assembler& out, const GemmSpec& spec,
-                                      const Tiling& tiling, const RegisterPlan& plan) {
+                                      const Tiling& tiling, const RegisterPlan& plan,
+                                      bool fills_panel) {
   switch (isa) {
     case Isa::avx2:
-      return std::make_unique<Avx2Emitter>(out, spec, tiling, plan);
+      return std::make_unique<Avx2Emitter>(out, spec, tiling, plan, fills_panel);
     case Isa::avx_vnni:
-      return std::make_unique<AvxVnniEmitter>(out, spec, tiling, plan);
+      return std::make_unique<AvxVnniEmitter>(out, spec, tiling, plan, fills_panel);
     case Isa::avx512:
-      return std::make_unique<Avx512Emitter>(out, spec, tiling, plan);
+      return std::make_unique<Avx512Emitter>(out, spec, tiling, plan, fills_panel);
     case Isa::avx512_vnni:
-      return std::make_unique<Avx512VnniEmitter>(out, spec, tiling, plan);
+      return std::make_unique<Avx512VnniEmitter>(out, spec, tiling, plan, fills_panel);
     case Isa::amx_int8:
       break;
   }

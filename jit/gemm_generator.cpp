@@ -7,9 +7,9 @@
 #include "jit/gemm_generator.h"
 
 #include <algorithm>
+#include <compare>
 #include <cstddef>
 #include <map>
-#include <utility>
 
 #include "jit/amx_generator.h"
 #include "jit/amx_plan.h"
@@ -22,28 +22,35 @@ namespace {
 using Xbyak::CodeGenerator;
 using Xbyak::Label;
 
-RegisterPlan plan_of(const GemmSpec& spec, Isa isa, const Tiling& tiling, int rows, int blocks) {
-  return *plan_registers(spec, isa, tiling.panel, rows, blocks);
+// Of tiles that read a panel, or not: those that fill it read packed weights.
+RegisterPlan plan_of(const GemmSpec& spec, Isa isa, bool panel, int rows, int blocks) {
+  return *plan_registers(spec, isa, panel, rows, blocks);
 }
+
+// What a tile is generated for. Those that fill a panel are the first of its rows.
+struct TileKind {
+  int rows = 1, blocks = 1;
+  bool fills_panel = false;
+  auto operator<=>(const TileKind&) const = default;
+};
 
 class Generator : public GemmNest {
  public:
   Generator(const GemmSpec& spec, Isa isa, const Tiling& tiling)
       : GemmNest(spec, tiling,
-                 {.zmm = plan_of(spec, isa, tiling, 1, 1).zmm,
+                 {.zmm = plan_of(spec, isa, tiling.panel, 1, 1).zmm,
                   .chunk_rows = chunk_rows(spec, tiling),
                   .panel_offset = sums_scratch_bytes(spec, tiling),
                   .panel_block_bytes = panel_block_bytes(spec, tiling),
                   .slices = panel_slices(spec, tiling)}),
-        isa_(isa),
-        zmm_(plan_of(spec, isa, tiling, 1, 1).zmm) {}
+        isa_(isa) {}
 
  private:
   void call_tile(int blocks) override;
-  void unpack_panel() override;
   void routines() override;
 
-  void tile(int rows, int blocks);
+  void call_tile_of_rows(int blocks, bool fills_panel);
+  void tile(const TileKind& kind);
   void groups(Emitter& emitter, int64_t steps, int64_t k_steps);
   void groups_of_slice(Emitter& emitter, int64_t steps, int64_t last_steps);
   void super_blocks(Emitter& emitter, int64_t steps);
@@ -51,8 +58,7 @@ class Generator : public GemmNest {
   void chunk(Emitter& emitter, int steps);
 
   const Isa isa_;
-  const bool zmm_;
-  std::map<std::pair<int, int>, Label> tiles_;  // by rows and column blocks
+  std::map<TileKind, Label> tiles_;
 };
 
 // --- one tile ---
@@ -171,9 +177,11 @@ void Generator::super_blocks(Emitter& emitter, int64_t steps) {
   out_.jnz(super, CodeGenerator::T_NEAR);
 }
 
-void Generator::tile(int rows, int blocks) {
-  const auto emitter =
-      make_emitter(isa_, out_, spec_, tiling_, plan_of(spec_, isa_, tiling_, rows, blocks));
+void Generator::tile(const TileKind& kind) {
+  const auto [rows, blocks, fills_panel] = kind;
+  const bool reads_panel = tiling_.panel && !fills_panel;
+  const auto emitter = make_emitter(isa_, out_, spec_, tiling_,
+                                    plan_of(spec_, isa_, reads_panel, rows, blocks), fills_panel);
   // Steps of s8 are quads of padded k, those of f32 single k: activations end there.
   const bool s8 = spec_.act == ActType::s8;
   const int64_t k_steps = s8 ? shape_.kpad / 4 : spec_.k;
@@ -193,8 +201,21 @@ void Generator::tile(int rows, int blocks) {
 
 // --- what the nest calls ---
 
-// Calls the tile of kFrameRows rows, the full one tried first.
 void Generator::call_tile(int blocks) {
+  if (!tiling_.panel) return call_tile_of_rows(blocks, false);
+  Label later, done;
+  out_.mov(out_.rax, local(kFrameRow));
+  out_.cmp(out_.rax, local(kFrameNextChunk));
+  out_.jne(later, CodeGenerator::T_NEAR);
+  call_tile_of_rows(blocks, true);
+  out_.jmp(done, CodeGenerator::T_NEAR);
+  out_.L(later);
+  call_tile_of_rows(blocks, false);
+  out_.L(done);
+}
+
+// Calls the tile of kFrameRows rows, the full one tried first.
+void Generator::call_tile_of_rows(int blocks, bool fills_panel) {
   Label done;
   for (int rows = tiling_.mr; rows >= 1; --rows) {
     Label next;
@@ -202,88 +223,18 @@ void Generator::call_tile(int blocks) {
       out_.cmp(out_.qword[out_.rbp + kFrameRows], rows);
       out_.jne(next, CodeGenerator::T_NEAR);
     }
-    out_.call(tiles_[{rows, blocks}]);
+    out_.call(tiles_[{rows, blocks, fills_panel}]);
     if (rows > 1) out_.jmp(done, CodeGenerator::T_NEAR);
     out_.L(next);
   }
   out_.L(done);
 }
 
-// A slice of the unit's nibbles as bytes in quad order: each packed line becomes two lines of the
-// panel.
-void Generator::unpack_panel() {
-  const auto reg = [&](int index) {
-    return Xbyak::Xmm(zmm_ ? Xbyak::Operand::ZMM : Xbyak::Operand::YMM, index);
-  };
-  const Xbyak::Xmm mask = reg(0), low = reg(1), high = reg(2);
-  Label block, top;
-  const Xbyak::Reg64 source = out_.rsi, target = out_.rdx, lines = out_.rcx, slice_lines = out_.r8,
-                     blocks = out_.r9;
-  const int64_t all_lines = shape_.kpad / 8, most_lines = nest_.slices.k / 8;
-  out_.mov(out_.rdi, local(kFrameArgs));
-  out_.imul(source, local(kFrameNb), static_cast<int>(shape_.block_bytes));
-  out_.add(source, arg(offsetof(GemmArgs, w)));
-  out_.mov(target, arg(offsetof(GemmArgs, scratch)));
-  out_.add(target, static_cast<int>(nest_.panel_offset));
-  out_.mov(slice_lines, most_lines);
-  if (nest_.slices.count > 1) {
-    out_.imul(lines, local(kFrameSlice), static_cast<int>(most_lines));
-    out_.mov(blocks, all_lines);
-    out_.sub(blocks, lines);
-    out_.cmp(blocks, slice_lines);
-    out_.cmovl(slice_lines, blocks);
-    out_.shl(lines, 6);
-    out_.add(source, lines);
-  }
-  out_.mov(blocks, local(kFrameUnitBlocks));
-  out_.vmovups(mask, out_.constant(0x0f0f0f0fU));
-  const auto both_and = [&](const Xbyak::Xmm& x) {
-    if (zmm_) {
-      out_.vpandd(x, x, mask);
-    } else {
-      out_.vpand(x, x, mask);
-    }
-  };
-  out_.L(block);
-  out_.mov(lines, slice_lines);
-  out_.L(top);
-  // Slices are fetched by the tiles before.
-  if (tiling_.prefetch > 0 && nest_.slices.count == 1) {
-    out_.prefetcht1(out_.ptr[source + tiling_.prefetch]);
-  }
-  for (int offset = 0; offset < kLineBytes; offset += zmm_ ? 64 : 32) {
-    out_.vmovups(low, out_.ptr[source + offset]);
-    out_.vpsrld(high, low, 4);
-    both_and(low);
-    both_and(high);
-    out_.vmovups(out_.ptr[target + offset], low);
-    out_.vmovups(out_.ptr[target + kLineBytes + offset], high);
-  }
-  out_.add(source, kLineBytes);
-  out_.add(target, 2 * kLineBytes);
-  out_.dec(lines);
-  out_.jnz(top, CodeGenerator::T_NEAR);
-  if (nest_.slices.count > 1) {
-    // To the slice of the next block, in weights and in the panel.
-    out_.mov(lines, all_lines);
-    out_.sub(lines, slice_lines);
-    out_.shl(lines, 6);
-    out_.add(source, lines);
-    out_.mov(lines, most_lines);
-    out_.sub(lines, slice_lines);
-    out_.shl(lines, 7);
-    out_.add(target, lines);
-  }
-  out_.dec(blocks);
-  out_.jnz(block, CodeGenerator::T_NEAR);
-  out_.ret();
-}
-
 void Generator::routines() {
-  for (auto& [size, label] : tiles_) {
+  for (auto& [kind, label] : tiles_) {
     out_.align(64);
     out_.L(label);
-    tile(size.first, size.second);
+    tile(kind);
   }
 }
 

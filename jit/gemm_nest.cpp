@@ -111,7 +111,7 @@ void GemmNest::column_units(const Unit& unit, const Xbyak::Address& end) {
 
 void GemmNest::slices_of_unit(const Unit& unit) {
   if (nest_.slices.count == 1) {
-    if (tiling_.panel) out_.call(unpack_);
+    if (nest_.panel_routine) out_.call(unpack_);
     return rows_of_unit(unit);
   }
   const int64_t folds = shape_.kpad / shape_.act_group;  // whole ones
@@ -125,7 +125,6 @@ void GemmNest::slices_of_unit(const Unit& unit) {
   out_.cmp(out_.rax, out_.rcx);
   out_.cmovg(out_.rax, out_.rcx);
   out_.mov(local(kFrameFolds), out_.rax);
-  out_.call(unpack_);
   begin_next_slice(unit);
   rows_of_unit(unit);
   out_.inc(out_.qword[out_.rbp + kFrameSlice]);
@@ -327,6 +326,8 @@ void GemmNest::locate_columns(const Unit& unit, int tile) {
     out_.mov(out_.rcx, arg(offsetof(GemmArgs, scratch)));
     out_.add(out_.rcx, static_cast<int>(nest_.panel_offset + first * nest_.panel_block_bytes));
     out_.mov(local(kFrameTileW), out_.rcx);
+    place(kFrameTileSource, offsetof(GemmArgs, w), shape_.block_bytes);
+    move_to_slice(kFrameTileSource, shape_.act_group / 8 * kLineBytes);
   } else {
     place(kFrameTileW, offsetof(GemmArgs, w), shape_.block_bytes);
   }
@@ -354,7 +355,7 @@ std::vector<uint8_t> GemmNest::generate() {
   prologue();
   row_chunks();
   epilogue();
-  if (tiling_.panel) {
+  if (nest_.panel_routine) {
     out_.align(16);
     out_.L(unpack_);
     unpack_panel();

@@ -5,7 +5,7 @@
 //   for each chunk of rows whose activations stay in L2
 //     for each unit of column blocks        nr of them; a pair for gates; then one by one
 //       [for each slice of k]               gemm_blocking.h
-//         [unpack the slice to the panel]
+//         [unpack it to the panel]          AMX; elsewhere the tiles of the first rows do
 //         for each mr rows                  the last tile has fewer
 //           begin_rows, tiles               leave fp32 sums in scratch
 //           epilogue                        after the last slice
@@ -33,6 +33,7 @@ struct NestShape {
   bool zmm = false;               // for the epilogue
   int frame_bytes = kFrameBytes;  // those of emitter.h first
   int64_t chunk_rows = 0;         // at most, a multiple of mr
+  bool panel_routine = false;     // the panel is filled by a routine, else by its first tile
   int64_t panel_offset = 0;       // into the scratch
   int64_t panel_block_bytes = 0;  // of one column block
   PanelSlices slices = {};        // of k
@@ -58,8 +59,8 @@ class GemmNest {
   virtual void begin_rows() {}  // kFrameRow and kFrameRows are known
   // Calls the tile of kFrameRows rows and so many column blocks.
   virtual void call_tile(int blocks) = 0;
-  // A routine: the unit's weights, of the slice at hand, into the panel.
-  virtual void unpack_panel() = 0;
+  // The routine: the unit's weights into the panel.
+  virtual void unpack_panel() {}
   // Tiles, and whatever else is called.
   virtual void routines() = 0;
 

@@ -95,7 +95,7 @@ void cache_row(const CacheStep& s, const StepContext& context, int64_t r, int64_
                  context.kv->head(s.head.layer, h));
 }
 
-// The lines of a row that cache_row will read: rows lie so far apart that no hardware foresees it.
+// The lines that cache_row will read: a head's rows lie so far apart that no hardware foresees it.
 void fetch_row(const CacheStep& s, const StepContext& context, int64_t r, int64_t h) noexcept {
   const CacheRow row(s, context, r, h);
   const auto fetch = [](const float* x, int64_t count) {
@@ -107,18 +107,24 @@ void fetch_row(const CacheStep& s, const StepContext& context, int64_t r, int64_
   fetch(row.value, s.head.head_dim);
 }
 
+// A head's positions a block at a time, since those share cache lines of the keys. Where there are
+// enough of them a block's heads are taken together: rows are then read as they lie.
 void run_cache(const Step& step, const StepContext& context) noexcept {
   const auto& s = *std::get_if<CacheStep>(&step.body);
-  const HeadLayout& head = s.head;
-  // A head's positions a block at a time, since those share cache lines of the keys.
   const int64_t blocks = (context.rows + jit::kKeyBlock - 1) / jit::kKeyBlock;
-  context.claim(blocks * head.kv_heads, 1, [&](int64_t begin, int64_t end) {
+  const bool whole_rows = blocks >= kBlocksPerThread * context.share.threads();
+  const int64_t heads = whole_rows ? s.head.kv_heads : 1;
+  const int64_t parts = s.head.kv_heads / heads;
+  context.claim(blocks * parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t first = unit / head.kv_heads * jit::kKeyBlock;
-      const int64_t last = std::min(first + jit::kKeyBlock, context.rows);
-      for (int64_t r = first; r < last; ++r) {
-        if (r + 1 < last) fetch_row(s, context, context.row + r + 1, unit % head.kv_heads);
-        cache_row(s, context, context.row + r, unit % head.kv_heads);
+      const int64_t row = unit / parts * jit::kKeyBlock, first = unit % parts * heads;
+      const int64_t count = std::min(jit::kKeyBlock, context.rows - row) * heads;
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t next = i + 1;
+        if (next < count) {
+          fetch_row(s, context, context.row + row + next / heads, first + next % heads);
+        }
+        cache_row(s, context, context.row + row + i / heads, first + i % heads);
       }
     }
   });

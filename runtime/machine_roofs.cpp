@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstring>
+#include <numeric>
 #include <span>
 #include <utility>
 #include <vector>
@@ -173,16 +174,30 @@ Peak measure_read(ThreadPool& pool) {
   return peak_of(std::move(rates));
 }
 
-Peak measure_dots(ThreadPool& pool, const jit::CpuInfo& cpu) {
-  const DotPeak peak = best_dot(cpu);
-  std::vector<double> rates;
-  for (int pass = 0; pass < kDotPasses; ++pass) {
+// Seconds of each of so many passes.
+std::vector<double> dot_seconds(ThreadPool& pool, const DotPeak& peak, int passes) {
+  std::vector<double> seconds;
+  for (int pass = 0; pass < passes; ++pass) {
     const auto start = Clock::now();
     pool.parallel_for(pool.size(), [&](int64_t, int64_t, int) { peak.run(kDotRounds); });
-    const double macs = static_cast<double>(peak.macs * kChains * kDotRounds) * pool.size();
-    rates.push_back(2 * macs / seconds_since(start));
+    seconds.push_back(seconds_since(start));
   }
+  return seconds;
+}
+
+double operations_of_pass(const ThreadPool& pool, const DotPeak& peak) {
+  return 2 * static_cast<double>(peak.macs * kChains * kDotRounds) * pool.size();
+}
+
+Peak measure_dots(ThreadPool& pool, const jit::CpuInfo& cpu) {
+  const DotPeak peak = best_dot(cpu);
+  std::vector<double> rates = dot_seconds(pool, peak, kDotPasses);
+  for (double& rate : rates) rate = operations_of_pass(pool, peak) / rate;
   return peak_of(std::move(rates));
+}
+
+void need_avx2(const jit::CpuInfo& cpu) {
+  if (!cpu.avx2) fail("Measuring this machine's roofs needs AVX2, which it does not have.");
 }
 
 }  // namespace
@@ -194,7 +209,7 @@ struct ReadRoof::Impl {
   std::atomic<uint64_t> sink{0};
 
   static size_t buffer_bytes(const jit::CpuInfo& cpu) {
-    if (!cpu.avx2) fail("Measuring this machine's roofs needs AVX2, which it does not have.");
+    need_avx2(cpu);
     return std::clamp<size_t>(8 * cpu.l3_bytes, kLeastBuffer, kMostBuffer) / kPiece * kPiece;
   }
 
@@ -228,6 +243,15 @@ ReadRoof::ReadRoof(ThreadPool& pool) : impl_(std::make_unique<Impl>(pool)) {}
 ReadRoof::~ReadRoof() = default;
 
 double ReadRoof::pass() { return impl_->pass(); }
+
+DotRoof::DotRoof(ThreadPool& pool) : pool_(pool) { need_avx2(jit::cpu()); }
+
+double DotRoof::pass() {
+  const DotPeak peak = best_dot(jit::cpu());
+  const auto seconds = dot_seconds(pool_, peak, kDotPasses);
+  const double all = std::accumulate(seconds.begin(), seconds.end(), 0.0);
+  return static_cast<double>(seconds.size()) * operations_of_pass(pool_, peak) / all * 1e-9;
+}
 
 Roofs measure_roofs(ThreadPool& pool) {
   const Peak read = measure_read(pool), dots = measure_dots(pool, jit::cpu());

@@ -28,8 +28,8 @@ Roofs best_of(const Roofs& a, const Roofs& b);
 // several passes. Throws Error when memory is refused or the machine has no AVX2.
 Roofs measure_roofs(ThreadPool& pool);
 
-// The read roof by itself, for shared machines whose memory changes its pace from one second to the
-// next: passes between what is measured tell what the machine could do at that very moment.
+// One roof by itself, for shared machines, which change their pace from one second to the next:
+// passes between what is measured tell what the machine could do at that very moment.
 class ReadRoof {
  public:
   // Takes a buffer far larger than the caches. Throws as measure_roofs does.
@@ -43,6 +43,20 @@ class ReadRoof {
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
+};
+
+// The same of dot products. The pool must outlive it.
+class DotRoof {
+ public:
+  // Throws Error when the machine has no AVX2.
+  explicit DotRoof(ThreadPool& pool);
+
+  // 1e9 operations a second, as measure_roofs counts them, in all of a quarter of a second or so:
+  // whoever interrupts a thread counts.
+  double pass();
+
+ private:
+  ThreadPool& pool_;
 };
 
 }  // namespace nibble::runtime

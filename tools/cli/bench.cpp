@@ -22,6 +22,7 @@ namespace {
 
 constexpr int64_t kDecodeContext = 16;  // positions held when decode begins: weights, not KV
 constexpr int64_t kRounds = 7;          // passes of each number of rows
+constexpr double kPromptSeconds = 15;   // of prompts; the last may end later
 constexpr int64_t kTracedTokens = 4;    // decoded tokens that go into --trace
 constexpr const char* kDefaultRows = "1,2,4,8,16";
 
@@ -61,7 +62,8 @@ void stop_measuring_if_interrupted() {
 }
 
 struct Figures {
-  double prefill_tok_s = 0, rss_mb = 0;
+  double rss_mb = 0;
+  report::PrefillRounds prefill;
   report::DecodeRounds decode;
   int64_t decode_position = 0;  // of the middle token
   std::vector<report::RowsPoint> rows;
@@ -69,19 +71,25 @@ struct Figures {
   runtime::Roofs roofs;
 };
 
-double measure_prefill(LoadedModel& model, const std::vector<int32_t>& ids,
-                       const std::function<void()>& about_to_measure) {
+double operations_per_id(const LoadedModel& model) {
+  return model.session ? 2 * static_cast<double>(model.session->plan().macs_per_token) : 0;
+}
+
+// Of one prompt if its steps are recorded.
+report::PrefillRounds measure_prefill(const BenchOptions& options, LoadedModel& model,
+                                      const std::vector<int32_t>& ids,
+                                      const std::function<void()>& about_to_measure) {
   runtime::Decoder& decoder = *model.decoder;
   // Once for the caches, page tables and clocks, on a chunk's worth at most; then for the result.
   if (model.session) model.session->populate(static_cast<int64_t>(ids.size()));
   decoder.reset();
   decoder.forward(std::span(ids).first(std::min<size_t>(ids.size(), 64)));
   stop_measuring_if_interrupted();
-  decoder.reset();
+  runtime::DotRoof roof(*model.pool);
   about_to_measure();
-  const double start = runtime::seconds_now();
-  decoder.forward(ids);
-  return static_cast<double>(ids.size()) / (runtime::seconds_now() - start);
+  return report::prefill_rounds(decoder, ids, operations_per_id(model), roof,
+                                options.recorded() ? 0 : kPromptSeconds,
+                                stop_measuring_if_interrupted);
 }
 
 // What decoding reads: weights, and the keys and values of `position` positions. 0 when
@@ -132,7 +140,7 @@ void measure_model(const BenchOptions& options, LoadedModel& model, Figures& fig
     steps = recorder->times();
     recorder->clear();
   };
-  figures.prefill_tok_s = measure_prefill(model, ids, start);
+  figures.prefill = measure_prefill(options, model, ids, start);
   take(figures.prefill_steps);
   measure_decode(options, model, figures, start);
   take(figures.decode_steps);
@@ -214,9 +222,10 @@ Json figures_json(const BenchOptions& options, const LoadedModel& model, const F
                {"roof_read_gbs_median", roofs.read_gbs_median},
                {"roof_int8_gops_median", roofs.int8_gops_median},
                {"roof_read_gbs_decode", figures.decode.roof_gbs},
+               {"roof_int8_gops_prefill", figures.prefill.roof_gops},
                {"decode_tok_s", 1 / figures.decode.seconds},
                {"decode_share", nullptr},
-               {"prefill_tok_s", figures.prefill_tok_s},
+               {"prefill_tok_s", figures.prefill.tok_s},
                {"prefill_share", nullptr},
                {"load_s", model.load_s},
                {"jit_ms", model.jit_ms},
@@ -233,12 +242,11 @@ Json figures_json(const BenchOptions& options, const LoadedModel& model, const F
     json["tuned"] = plan.tuned;
     const int64_t kv =
         runtime::kv_bytes_read(plan, figures.decode_position, model.session->kv_type());
-    const auto macs = static_cast<double>(plan.macs_per_token);
     json["weight_bytes_per_token"] = plan.weight_bytes_per_token;
     json["kv_bytes_per_token"] = kv;
     json["macs_per_token"] = plan.macs_per_token;
     json["decode_share"] = figures.decode.share;
-    json["prefill_share"] = 2 * macs * figures.prefill_tok_s / (roofs.int8_gops * 1e9);
+    json["prefill_share"] = figures.prefill.share;
   }
   if (!figures.rows.empty()) json["rows"] = rows_json(figures.rows);
   if (options.per_op) {
@@ -268,7 +276,7 @@ void print_figures(const BenchOptions& options, const LoadedModel& model, const 
   print_line(fmt::format("decode   {:>9.2f} tok/s       {}, {} positions held",
                          1 / figures.decode.seconds, share("decode_share"),
                          figures.decode_position));
-  print_line(fmt::format("prefill  {:>9.2f} tok/s       {}", figures.prefill_tok_s,
+  print_line(fmt::format("prefill  {:>9.2f} tok/s       {}", figures.prefill.tok_s,
                          share("prefill_share")));
   print_line(fmt::format(
       "load     {:>9.2f} s           {:.0f} ms of code generation, peak memory {:.0f} MB",

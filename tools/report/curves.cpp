@@ -81,6 +81,28 @@ DecodeRounds decode_rounds(runtime::Decoder& decoder, int64_t steps, int64_t byt
   return {median(std::move(seconds)), median(std::move(roofs)), median(std::move(shares))};
 }
 
+PrefillRounds prefill_rounds(runtime::Decoder& decoder, std::span<const int32_t> ids,
+                             double operations_per_id, runtime::DotRoof& roof, double seconds,
+                             const Pause& pause) {
+  std::vector<double> rates, roofs, shares;
+  double before = roof.pass();
+  double left = seconds;
+  for (int round = 0; round == 0 || (round < kPromptRounds && left > 0); ++round) {
+    pause();
+    decoder.reset();
+    const double start = runtime::seconds_now();
+    decoder.forward(ids);
+    const double took = runtime::seconds_now() - start;
+    const double after = roof.pass();
+    rates.push_back(static_cast<double>(ids.size()) / took);
+    roofs.push_back((before + after) / 2);
+    shares.push_back(operations_per_id * rates.back() / roofs.back() * 1e-9);
+    before = after;
+    left -= took;
+  }
+  return {median(std::move(rates)), median(std::move(roofs)), median(std::move(shares))};
+}
+
 std::vector<ContextPoint> context_curve(runtime::Decoder& decoder,
                                         std::span<const int64_t> contexts, int64_t steps,
                                         const Pause& pause) {

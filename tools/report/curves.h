@@ -34,6 +34,19 @@ struct DecodeRounds {
 DecodeRounds decode_rounds(runtime::Decoder& decoder, int64_t steps, int64_t bytes_per_token,
                            runtime::ReadRoof& roof, const Pause& pause);
 
+// Prompts beside the roof of dot products, likewise: a prompt a round, from an empty context, and a
+// pass of dots before and after each; at most kPromptRounds, fewer when they take longer than
+// `seconds`, and one at least.
+inline constexpr int kPromptRounds = 5;
+struct PrefillRounds {
+  double tok_s = 0;      // ids a second, the median
+  double roof_gops = 0;  // 1e9 operations a second, the median over rounds
+  double share = 0;      // operations an id * ids a second / roof, the median over rounds
+};
+PrefillRounds prefill_rounds(runtime::Decoder& decoder, std::span<const int32_t> ids,
+                             double operations_per_id, runtime::DotRoof& roof, double seconds,
+                             const Pause& pause);
+
 struct ContextPoint {
   int64_t context = 0;  // positions held before the middle token
   double seconds = 0;   // a token
