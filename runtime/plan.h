@@ -51,9 +51,10 @@ struct EmbedStep {
 };
 
 // A matmul has a kernel a bucket of rows, tiled for the most rows of the bucket: the one row of
-// decoding, few, which cost little more than one, more, and the many of prefill. The last takes
-// whatever the others do not.
-inline constexpr int64_t kRowBuckets[] = {1, 4, 16, 512};
+// decoding, few, which cost little more than one, those that still wait for memory, those that no
+// longer do, and the many of prefill. The last takes whatever the others do not. Buckets whose
+// tilings are the same share a kernel.
+inline constexpr int64_t kRowBuckets[] = {1, 4, 8, 16, 512};
 
 // out = epilogue(a W^T).
 struct GemmStep {

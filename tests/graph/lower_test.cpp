@@ -171,11 +171,12 @@ TEST_F(LowerTest, TakesTilingsFromTheDatabaseThatWereMeasuredWithAsManyThreads) 
   const auto [tuned, head] = head_of(2);
   EXPECT_EQ(tuned, 1);
   EXPECT_EQ(head.kernel(1).key.tiling, tiling);
-  for (const int64_t rows : {4, 16, 512}) {
+  for (const int64_t rows : {4, 8, 16, 512}) {
     EXPECT_EQ(head.kernel(rows).key.tiling, jit::default_tiling(spec, isa, rows));
   }
   EXPECT_EQ(&head.kernel(2), &head.kernel(4));
-  EXPECT_EQ(&head.kernel(5), &head.kernel(16));
+  EXPECT_EQ(&head.kernel(5), &head.kernel(8));
+  EXPECT_EQ(&head.kernel(9), &head.kernel(16));
   EXPECT_EQ(&head.kernel(17), &head.kernel(4096));
   const auto [others, same] = head_of(1);
   EXPECT_EQ(others, 0);

@@ -240,7 +240,7 @@ TEST(TuneCandidates, AllFitAndNoneIsThereTwice) {
   for (const jit::GemmSpec& spec : {kSpec, gate, floats, tiny, bf16, nested}) {
     for (const jit::Isa isa :
          {jit::Isa::avx2, jit::Isa::avx_vnni, jit::Isa::avx512, jit::Isa::avx512_vnni}) {
-      for (const int64_t m : {1, 4, 16, 512}) {
+      for (const int64_t m : {1, 4, 8, 16, 512}) {
         const auto candidates = candidate_tilings(spec, isa, m);
         EXPECT_EQ(candidates[0], jit::default_tiling(spec, isa, m));
         EXPECT_GE(candidates.size(), 6U);
