@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstring>
-#include <numeric>
 #include <span>
 #include <utility>
 #include <vector>
@@ -174,25 +173,15 @@ Peak measure_read(ThreadPool& pool) {
   return peak_of(std::move(rates));
 }
 
-// Seconds of each of so many passes.
-std::vector<double> dot_seconds(ThreadPool& pool, const DotPeak& peak, int passes) {
-  std::vector<double> seconds;
-  for (int pass = 0; pass < passes; ++pass) {
-    const auto start = Clock::now();
-    pool.parallel_for(pool.size(), [&](int64_t, int64_t, int) { peak.run(kDotRounds); });
-    seconds.push_back(seconds_since(start));
-  }
-  return seconds;
-}
-
-double operations_of_pass(const ThreadPool& pool, const DotPeak& peak) {
-  return 2 * static_cast<double>(peak.macs * kChains * kDotRounds) * pool.size();
-}
-
 Peak measure_dots(ThreadPool& pool, const jit::CpuInfo& cpu) {
   const DotPeak peak = best_dot(cpu);
-  std::vector<double> rates = dot_seconds(pool, peak, kDotPasses);
-  for (double& rate : rates) rate = operations_of_pass(pool, peak) / rate;
+  std::vector<double> rates;
+  for (int pass = 0; pass < kDotPasses; ++pass) {
+    const auto start = Clock::now();
+    pool.parallel_for(pool.size(), [&](int64_t, int64_t, int) { peak.run(kDotRounds); });
+    const double macs = static_cast<double>(peak.macs * kChains * kDotRounds) * pool.size();
+    rates.push_back(2 * macs / seconds_since(start));
+  }
   return peak_of(std::move(rates));
 }
 
@@ -246,12 +235,7 @@ double ReadRoof::pass() { return impl_->pass(); }
 
 DotRoof::DotRoof(ThreadPool& pool) : pool_(pool) { need_avx2(jit::cpu()); }
 
-double DotRoof::pass() {
-  const DotPeak peak = best_dot(jit::cpu());
-  const auto seconds = dot_seconds(pool_, peak, kDotPasses);
-  const double all = std::accumulate(seconds.begin(), seconds.end(), 0.0);
-  return static_cast<double>(seconds.size()) * operations_of_pass(pool_, peak) / all * 1e-9;
-}
+double DotRoof::pass() { return measure_dots(pool_, jit::cpu()).median; }
 
 Roofs measure_roofs(ThreadPool& pool) {
   const Peak read = measure_read(pool), dots = measure_dots(pool, jit::cpu());

@@ -51,8 +51,8 @@ class DotRoof {
   // Throws Error when the machine has no AVX2.
   explicit DotRoof(ThreadPool& pool);
 
-  // 1e9 operations a second, as measure_roofs counts them, in all of a quarter of a second or so:
-  // whoever interrupts a thread counts.
+  // 1e9 operations a second, as measure_roofs counts them: the median of a quarter of a second's
+  // passes. One that a thread was interrupted in does not count.
   double pass();
 
  private:
