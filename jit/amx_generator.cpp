@@ -22,7 +22,6 @@ class AmxGenerator : public GemmNest {
                  {.zmm = true,
                   .frame_bytes = kAmxFrameBytes,
                   .chunk_rows = chunk_rows(spec, tiling),
-                  .panel_routine = tiling.panel,
                   .panel_offset = amx_panel_offset(spec, tiling),
                   .panel_block_bytes = plan_amx(spec).block_bytes}),
         plan_(plan_amx(spec)) {}
@@ -30,15 +29,17 @@ class AmxGenerator : public GemmNest {
  private:
   void enter() override { emit_tile_config(out_, plan_); }
   void leave() override { out_.tilerelease(); }
+  void begin_unit() override {
+    if (tiling_.panel) out_.call(unpack_);
+  }
   void begin_rows() override { out_.call(configure_); }
   void call_tile(int blocks) override;
-  void unpack_panel() override;
   void routines() override;
 
   const AmxPlan plan_;
   std::array<std::array<Label, kMaxTileBlocks>, 2>
       tiles_;  // by row tiles and column blocks, less 1
-  Label configure_;
+  Label configure_, unpack_;
 };
 
 void AmxGenerator::call_tile(int blocks) {
@@ -56,9 +57,12 @@ void AmxGenerator::call_tile(int blocks) {
   out_.L(done);
 }
 
-void AmxGenerator::unpack_panel() { emit_amx_panel(out_, spec_, tiling_); }
-
 void AmxGenerator::routines() {
+  if (tiling_.panel) {
+    out_.align(16);
+    out_.L(unpack_);
+    emit_amx_panel(out_, spec_, tiling_);
+  }
   out_.align(16);
   out_.L(configure_);
   emit_configure_rows(out_, plan_);

@@ -16,18 +16,18 @@ constexpr int kRowsPerPointer = 5;  // base + {0, 1, 2, 3, 4} strides
 constexpr int kIntoL1 = 4096;
 constexpr int kScalesAhead = 4 * kLineBytes;
 
-bool has_byte_lines(const GemmSpec& spec, const Tiling& tiling) {
-  return spec.weight.type == WeightType::u8 || tiling.panel;
+bool has_byte_lines(const GemmSpec& spec, bool in_panel) {
+  return spec.weight.type == WeightType::u8 || in_panel;
 }
 
-int64_t line_bytes(const GemmSpec& spec, const Tiling& tiling) {
-  return has_byte_lines(spec, tiling) ? kLineBytes : weight_unit(spec.weight.type).bytes;
+int64_t line_bytes(const GemmSpec& spec, bool in_panel) {
+  return has_byte_lines(spec, in_panel) ? kLineBytes : weight_unit(spec.weight.type).bytes;
 }
 
-int line_steps(const GemmSpec& spec, const Tiling& tiling) {
+int line_steps(const GemmSpec& spec, bool in_panel) {
   const bool s8 = spec.act == ActType::s8;
   if (spec.weight.type == WeightType::f32) return 1;
-  if (has_byte_lines(spec, tiling)) return s8 ? 1 : 4;
+  if (has_byte_lines(spec, in_panel)) return s8 ? 1 : 4;
   const auto k = static_cast<int>(weight_unit(spec.weight.type).k);
   return s8 ? k / 4 : k;
 }
@@ -42,9 +42,10 @@ Emitter::Emitter(Assembler& out, const GemmSpec& spec, const Tiling& tiling,
       plan_(plan),
       shape_(packed_shape(spec.weight, spec.n, spec.k)),
       fills_panel_(fills_panel),
-      bytes_in_lines_(has_byte_lines(spec, tiling)),
-      line_bytes_(line_bytes(spec, tiling)),
-      steps_per_line_(line_steps(spec, tiling)),
+      reads_panel_(tiling.panel && !fills_panel),
+      bytes_in_lines_(has_byte_lines(spec, reads_panel_)),
+      line_bytes_(line_bytes(spec, reads_panel_)),
+      steps_per_line_(line_steps(spec, reads_panel_)),
       slices_(panel_slices(spec, tiling)),
       a_ptr_{out.r8, out.r9, out.r10, out.r11},
       a_stride_(out.r12),
@@ -87,13 +88,13 @@ Xbyak::RegExp Emitter::b_address(int k, int j, int half) const {
         return w_ptr_ + apart() * j + line;
     }
   }
-  const int64_t block = tiling_.panel ? slices_.k * kColumnBlock : shape_.block_bytes;
+  const int64_t block = reads_panel_ ? slices_.k * kColumnBlock : shape_.block_bytes;
   return Xbyak::RegExp(w_ptr_) + static_cast<int>(j * block) + line;
 }
 
-Xbyak::RegExp Emitter::source_address(int k, int j, int half) const {
-  const int64_t line = k / kStepsPerNibbles * kLineBytes + half * half_bytes();
-  return Xbyak::RegExp(source()) + static_cast<int>(j * shape_.block_bytes) + line;
+Xbyak::RegExp Emitter::panel_address(int k, int j, int half) const {
+  const int64_t line = k * kLineBytes + half * half_bytes();
+  return Xbyak::RegExp(panel()) + static_cast<int>(j * slices_.k * kColumnBlock) + line;
 }
 
 Xbyak::RegExp Emitter::scratch_address(int i, int j, int half) const {
@@ -111,14 +112,14 @@ void Emitter::begin() {
     out_.lea(a_ptr_[p], out_.ptr[a_ptr_[p - 1] + a_stride_ * 4]);
     out_.add(a_ptr_[p], a_stride_);
   }
-  out_.mov(w_ptr_, local(kFrameTileW));
+  out_.mov(w_ptr_, local(fills_panel_ ? kFrameTileSource : kFrameTileW));
+  if (fills_panel_) out_.mov(panel(), local(kFrameTileW));
   out_.mov(w_scale_ptr_, local(kFrameTileWScale));
   out_.mov(w_zero_ptr_, local(kFrameTileWZero));
   if (tiling_.apart && plan_.blocks > 1) {
     out_.mov(apart(), local(kFrameApartW));
     if (plan_.blocks > 3) out_.lea(apart3(), out_.ptr[apart() + apart() * 2]);
   }
-  if (fills_panel_) out_.mov(source(), local(kFrameTileSource));
   out_.mov(a_scale_ptr_, local(kFrameTileAScale));
   out_.mov(a_sum_ptr_, local(kFrameTileASum));
   out_.mov(tile_ptr_, local(kFrameTileOut));
@@ -217,15 +218,7 @@ void Emitter::zero(int i, int j) {
   }
 }
 
-void Emitter::fill_panel(int k, int j) {
-  for (int h = 0; h < plan_.halves; ++h) {
-    unpack(b(j, h), source_address(k, j, h), k % kStepsPerNibbles * 4, 0x0f0f0f0fU);
-    out_.vmovups(out_.ptr[b_address(k, j, h)], b(j, h));
-  }
-}
-
 void Emitter::load_b(int k, int j) {
-  if (fills_panel_) return fill_panel(k, j);
   const bool as_stored =
       spec_.weight.type == WeightType::f32 || (bytes_in_lines_ && spec_.act == ActType::s8);
   for (int h = 0; h < plan_.halves; ++h) {
@@ -243,6 +236,7 @@ void Emitter::load_b(int k, int j) {
       const int quad = sub_step(k);
       unpack(b(j, h), bits + quad / 2 * kLineBytes, quad % 2 * 4, 0x0f0f0f0fU);
       if (six_bits()) add_upper_bits(b(j, h), bits, 2 * quad - 4, 0x30303030U);
+      if (fills_panel_) out_.vmovups(out_.ptr[panel_address(k, j, h)], b(j, h));
     }
     if (plan_.dot == DotKind::bytes) split_weights(j, h);
   }
@@ -408,7 +402,7 @@ void Emitter::advance(int steps) {
   }
   const int lines = (steps + steps_per_line_ - 1) / steps_per_line_;
   out_.add(w_ptr_, static_cast<uint32_t>(lines * line_bytes_));
-  if (fills_panel_) out_.add(source(), steps / kStepsPerNibbles * kLineBytes);
+  if (fills_panel_) out_.add(panel(), steps * kLineBytes);
 }
 
 void Emitter::advance_group() {
@@ -429,13 +423,11 @@ void Emitter::advance_group() {
 }
 
 void Emitter::prefetch(int line, int j) {
-  if (tiling_.prefetch == 0) return;
   // Panels are in the L1, and slices of k are fetched by the tiles of the one before.
-  if (tiling_.panel && (!fills_panel_ || slices_.count > 1)) return;
-  const int k = line * steps_per_line();
+  if (tiling_.prefetch == 0 || reads_panel_ || slices_.count > 1) return;
   for (int64_t offset = 0; offset < line_bytes_; offset += kLineBytes) {
-    const Xbyak::RegExp weights = fills_panel_ ? source_address(k, j, 0) : b_address(k, j, 0);
-    const auto ahead = out_.ptr[weights + offset + tiling_.prefetch];
+    const auto ahead =
+        out_.ptr[b_address(line * steps_per_line_, j, 0) + offset + tiling_.prefetch];
     if (tiling_.prefetch <= kIntoL1) {
       out_.prefetcht0(ahead);
     } else {

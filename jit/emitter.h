@@ -29,7 +29,7 @@ enum Frame : int {
   kFrameChunkEnd = 32,    // end of the row chunk
   kFrameNextChunk = 40,   // its first row
   kFrameUnitBlocks = 48,  // column blocks of the unit
-  kFrameTileSource = 56,  // packed weights that the tile's first rows unpack to the panel
+  kFrameTileSource = 56,  // packed weights that tiles which fill a panel read
   kFrameTileA = 64,       // operands of the tile: activations at its first row,
   kFrameTileAScale = 72,  //   their scales
   kFrameTileASum = 80,    //   and sums,
@@ -94,8 +94,7 @@ class Emitter {
   void advance_group();
   void prefetch(int line, int j);
 
-  // Steps whose weights are fetched and unpacked together.
-  int steps_per_line() const { return fills_panel_ ? kStepsPerNibbles : steps_per_line_; }
+  int steps_per_line() const { return steps_per_line_; }
   int rows() const { return plan_.rows; }
   int blocks() const { return plan_.blocks; }
   int halves() const { return plan_.halves; }
@@ -103,8 +102,6 @@ class Emitter {
   const Xbyak::Reg64& group_counter() const { return groups_left_; }
 
  protected:
-  static constexpr int kStepsPerNibbles = 2;  // of a line of packed u4
-
   Xbyak::Xmm reg(int index) const;
   int vector(int i, int j, int half) const { return (i * plan_.blocks + j) * plan_.halves + half; }
   Xbyak::Xmm acc(int i, int j, int half, int chain) const {
@@ -128,8 +125,8 @@ class Emitter {
   // Bytes of weights between the blocks of tiles apart: where the last rows of taller ones are.
   const Xbyak::Reg64& apart() const { return a_ptr_[3]; }
   const Xbyak::Reg64& apart3() const { return a_ptr_[2]; }  // three times that
-  // The packed weights, where a panel is filled: likewise.
-  const Xbyak::Reg64& source() const { return a_ptr_[3]; }
+  // The panel, where it is filled: likewise.
+  const Xbyak::Reg64& panel() const { return a_ptr_[3]; }
   Xbyak::RegExp a_address(int i, int k) const;
   Xbyak::RegExp b_address(int k, int j, int half) const;
   Xbyak::RegExp scratch_address(int i, int j, int half) const;
@@ -158,9 +155,9 @@ class Emitter {
   const Tiling tiling_;
   const RegisterPlan plan_;
   const PackedShape shape_;
-  const bool fills_panel_;
-  const bool bytes_in_lines_;  // u8 weights, or u4 unpacked to a panel
-  const int64_t line_bytes_;   // of a line, or a unit of u6
+  const bool fills_panel_, reads_panel_;  // neither where the tiling has none
+  const bool bytes_in_lines_;             // u8 weights, or u4 unpacked to a panel
+  const int64_t line_bytes_;              // of a line, or a unit of u6
   const int steps_per_line_;
   const PanelSlices slices_;
   int chunk_steps_ = 0;
@@ -189,8 +186,7 @@ class Emitter {
   void load_minimum(const Xbyak::Xmm& dst, int j, int half);
   void fold_byte(int i, int j, int half);
   void sum_minimums(int j, int half);
-  Xbyak::RegExp source_address(int k, int j, int half) const;
-  void fill_panel(int k, int j);
+  Xbyak::RegExp panel_address(int k, int j, int half) const;
   void load_whole_number(int k, int j, int half);
   bool six_bits() const { return spec_.weight.type == WeightType::u6; }
   void add_upper_bits(const Xbyak::Xmm& dst, const Xbyak::RegExp& unit, int shift, uint32_t mask);

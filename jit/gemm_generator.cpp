@@ -22,11 +22,6 @@ namespace {
 using Xbyak::CodeGenerator;
 using Xbyak::Label;
 
-// Of tiles that read a panel, or not: those that fill it read packed weights.
-RegisterPlan plan_of(const GemmSpec& spec, Isa isa, bool panel, int rows, int blocks) {
-  return *plan_registers(spec, isa, panel, rows, blocks);
-}
-
 // What a tile is generated for. Those that fill a panel are the first of its rows.
 struct TileKind {
   int rows = 1, blocks = 1;
@@ -38,7 +33,7 @@ class Generator : public GemmNest {
  public:
   Generator(const GemmSpec& spec, Isa isa, const Tiling& tiling)
       : GemmNest(spec, tiling,
-                 {.zmm = plan_of(spec, isa, tiling.panel, 1, 1).zmm,
+                 {.zmm = plan_registers(spec, isa, tiling.panel, 1, 1)->zmm,
                   .chunk_rows = chunk_rows(spec, tiling),
                   .panel_offset = sums_scratch_bytes(spec, tiling),
                   .panel_block_bytes = panel_block_bytes(spec, tiling),
@@ -179,9 +174,8 @@ void Generator::super_blocks(Emitter& emitter, int64_t steps) {
 
 void Generator::tile(const TileKind& kind) {
   const auto [rows, blocks, fills_panel] = kind;
-  const bool reads_panel = tiling_.panel && !fills_panel;
-  const auto emitter = make_emitter(isa_, out_, spec_, tiling_,
-                                    plan_of(spec_, isa_, reads_panel, rows, blocks), fills_panel);
+  const auto plan = plan_registers(spec_, isa_, tiling_.panel && !fills_panel, rows, blocks);
+  const auto emitter = make_emitter(isa_, out_, spec_, tiling_, *plan, fills_panel);
   // Steps of s8 are quads of padded k, those of f32 single k: activations end there.
   const bool s8 = spec_.act == ActType::s8;
   const int64_t k_steps = s8 ? shape_.kpad / 4 : spec_.k;

@@ -102,6 +102,7 @@ void GemmNest::column_units(const Unit& unit, const Xbyak::Address& end) {
   out_.jg(done, CodeGenerator::T_NEAR);
   out_.mov(out_.rcx, unit.blocks);
   out_.mov(local(kFrameUnitBlocks), out_.rcx);
+  begin_unit();
   slices_of_unit(unit);
   out_.mov(out_.rax, unit.step);
   out_.add(local(kFrameNb), out_.rax);
@@ -110,10 +111,7 @@ void GemmNest::column_units(const Unit& unit, const Xbyak::Address& end) {
 }
 
 void GemmNest::slices_of_unit(const Unit& unit) {
-  if (nest_.slices.count == 1) {
-    if (nest_.panel_routine) out_.call(unpack_);
-    return rows_of_unit(unit);
-  }
+  if (nest_.slices.count == 1) return rows_of_unit(unit);
   const int64_t folds = shape_.kpad / shape_.act_group;  // whole ones
   Label top;
   out_.mov(out_.qword[out_.rbp + kFrameSlice], 0);
@@ -355,11 +353,6 @@ std::vector<uint8_t> GemmNest::generate() {
   prologue();
   row_chunks();
   epilogue();
-  if (nest_.panel_routine) {
-    out_.align(16);
-    out_.L(unpack_);
-    unpack_panel();
-  }
   out_.align(16);
   out_.L(epilogue_);
   emit_epilogue(out_, spec_, tiling_, nest_.zmm);

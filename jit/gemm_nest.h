@@ -4,8 +4,8 @@
 //   enter
 //   for each chunk of rows whose activations stay in L2
 //     for each unit of column blocks        nr of them; a pair for gates; then one by one
+//       begin_unit
 //       [for each slice of k]               gemm_blocking.h
-//         [unpack it to the panel]          AMX; elsewhere the tiles of the first rows do
 //         for each mr rows                  the last tile has fewer
 //           begin_rows, tiles               leave fp32 sums in scratch
 //           epilogue                        after the last slice
@@ -33,7 +33,6 @@ struct NestShape {
   bool zmm = false;               // for the epilogue
   int frame_bytes = kFrameBytes;  // those of emitter.h first
   int64_t chunk_rows = 0;         // at most, a multiple of mr
-  bool panel_routine = false;     // the panel is filled by a routine, else by its first tile
   int64_t panel_offset = 0;       // into the scratch
   int64_t panel_block_bytes = 0;  // of one column block
   PanelSlices slices = {};        // of k
@@ -56,11 +55,10 @@ class GemmNest {
 
   virtual void enter() {}  // rbp is the frame
   virtual void leave() {}
+  virtual void begin_unit() {}  // kFrameNb and kFrameUnitBlocks are known
   virtual void begin_rows() {}  // kFrameRow and kFrameRows are known
   // Calls the tile of kFrameRows rows and so many column blocks.
   virtual void call_tile(int blocks) = 0;
-  // The routine: the unit's weights into the panel.
-  virtual void unpack_panel() {}
   // Tiles, and whatever else is called.
   virtual void routines() = 0;
 
@@ -108,7 +106,7 @@ class GemmNest {
   void move_to_slice(int frame, int64_t fold_bytes);
   void locate_columns(const Unit& unit, int tile);
 
-  Xbyak::Label epilogue_, unpack_;
+  Xbyak::Label epilogue_;
 };
 
 }  // namespace nibble::jit

@@ -116,8 +116,8 @@ bool reaches_apart(const Tiling& tiling) {
   return tiling.nr >= 2 && tiling.nr <= 4 && tiling.mr <= 10 && !tiling.panel;
 }
 
-// The first rows of a panel reach the packed weights by such a register too (Emitter::source()).
-bool reaches_source(const GemmSpec& spec, const Tiling& tiling) {
+// A panel is filled through such a register too (Emitter::panel()).
+bool reaches_panel(const GemmSpec& spec, const Tiling& tiling) {
   return spec.weight.type == WeightType::u4 && spec.act == ActType::s8 && tiling.mr <= 15;
 }
 
@@ -177,7 +177,7 @@ bool tiling_fits(const GemmSpec& spec, Isa isa, const Tiling& tiling) {
   if (tiling.apart && !reaches_apart(tiling)) return false;
   // A pass through the k loop is a step of k.
   if (spec.act == ActType::bf16 && tiling.k_unroll != kBf16Step) return false;
-  if (tiling.panel && !reaches_source(spec, tiling)) return false;
+  if (tiling.panel && !reaches_panel(spec, tiling)) return false;
   return plan_registers(spec, vector_isa(isa), tiling.panel, tiling.mr, tiling.nr).has_value();
 }
 

@@ -114,6 +114,10 @@ void dot_avx2(int64_t rounds) { NIBBLE_DOT_LOOP(NIBBLE_DOT); }
 #undef NIBBLE_DOT_LOOP
 #undef NIBBLE_CHAINS
 
+void need_avx2(const jit::CpuInfo& cpu) {
+  if (!cpu.avx2) fail("Measuring this machine's roofs needs AVX2, which it does not have.");
+}
+
 struct DotPeak {
   DotRounds run;
   int64_t macs;  // a dot
@@ -174,6 +178,7 @@ Peak measure_read(ThreadPool& pool) {
 }
 
 Peak measure_dots(ThreadPool& pool, const jit::CpuInfo& cpu) {
+  need_avx2(cpu);
   const DotPeak peak = best_dot(cpu);
   std::vector<double> rates;
   for (int pass = 0; pass < kDotPasses; ++pass) {
@@ -183,10 +188,6 @@ Peak measure_dots(ThreadPool& pool, const jit::CpuInfo& cpu) {
     rates.push_back(2 * macs / seconds_since(start));
   }
   return peak_of(std::move(rates));
-}
-
-void need_avx2(const jit::CpuInfo& cpu) {
-  if (!cpu.avx2) fail("Measuring this machine's roofs needs AVX2, which it does not have.");
 }
 
 }  // namespace
@@ -233,9 +234,7 @@ ReadRoof::~ReadRoof() = default;
 
 double ReadRoof::pass() { return impl_->pass(); }
 
-DotRoof::DotRoof(ThreadPool& pool) : pool_(pool) { need_avx2(jit::cpu()); }
-
-double DotRoof::pass() { return measure_dots(pool_, jit::cpu()).median; }
+double dot_roof(ThreadPool& pool) { return measure_dots(pool, jit::cpu()).median; }
 
 Roofs measure_roofs(ThreadPool& pool) {
   const Peak read = measure_read(pool), dots = measure_dots(pool, jit::cpu());

@@ -28,8 +28,8 @@ Roofs best_of(const Roofs& a, const Roofs& b);
 // several passes. Throws Error when memory is refused or the machine has no AVX2.
 Roofs measure_roofs(ThreadPool& pool);
 
-// One roof by itself, for shared machines, which change their pace from one second to the next:
-// passes between what is measured tell what the machine could do at that very moment.
+// The read roof by itself, for shared machines whose memory changes its pace from one second to the
+// next: passes between what is measured tell what the machine could do at that very moment.
 class ReadRoof {
  public:
   // Takes a buffer far larger than the caches. Throws as measure_roofs does.
@@ -45,18 +45,9 @@ class ReadRoof {
   std::unique_ptr<Impl> impl_;
 };
 
-// The same of dot products. The pool must outlive it.
-class DotRoof {
- public:
-  // Throws Error when the machine has no AVX2.
-  explicit DotRoof(ThreadPool& pool);
-
-  // 1e9 operations a second, as measure_roofs counts them: the median of a quarter of a second's
-  // passes. One that a thread was interrupted in does not count.
-  double pass();
-
- private:
-  ThreadPool& pool_;
-};
+// The same of dot products: 1e9 operations a second, as measure_roofs counts them, the median of a
+// quarter of a second's passes. One that a thread was interrupted in does not count. Throws Error
+// when the machine has no AVX2.
+double dot_roof(ThreadPool& pool);
 
 }  // namespace nibble::runtime

@@ -19,7 +19,7 @@ TEST(MachineRoofs, AreMeasured) {
   EXPECT_LT(roofs.read_gbs, 1e5);
   EXPECT_GT(roofs.int8_gops, 0.1);
   EXPECT_LT(roofs.int8_gops, 1e7);
-  const double dots = DotRoof(pool).pass();
+  const double dots = dot_roof(pool);
   EXPECT_GT(dots, 0.1);
   EXPECT_LT(dots, 1e7);
   RecordProperty("read_gbs", std::to_string(roofs.read_gbs));

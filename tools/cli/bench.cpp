@@ -85,9 +85,8 @@ report::PrefillRounds measure_prefill(const BenchOptions& options, LoadedModel& 
   decoder.reset();
   decoder.forward(std::span(ids).first(std::min<size_t>(ids.size(), 64)));
   stop_measuring_if_interrupted();
-  runtime::DotRoof roof(*model.pool);
   about_to_measure();
-  return report::prefill_rounds(decoder, ids, operations_per_id(model), roof,
+  return report::prefill_rounds(decoder, ids, operations_per_id(model), *model.pool,
                                 options.recorded() ? 0 : kPromptSeconds,
                                 stop_measuring_if_interrupted);
 }

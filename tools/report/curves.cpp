@@ -82,10 +82,10 @@ DecodeRounds decode_rounds(runtime::Decoder& decoder, int64_t steps, int64_t byt
 }
 
 PrefillRounds prefill_rounds(runtime::Decoder& decoder, std::span<const int32_t> ids,
-                             double operations_per_id, runtime::DotRoof& roof, double seconds,
+                             double operations_per_id, runtime::ThreadPool& pool, double seconds,
                              const Pause& pause) {
   std::vector<double> rates, roofs, shares;
-  double before = roof.pass();
+  double before = runtime::dot_roof(pool);
   double left = seconds;
   for (int round = 0; round == 0 || (round < kPromptRounds && left > 0); ++round) {
     pause();
@@ -93,7 +93,7 @@ PrefillRounds prefill_rounds(runtime::Decoder& decoder, std::span<const int32_t>
     const double start = runtime::seconds_now();
     decoder.forward(ids);
     const double took = runtime::seconds_now() - start;
-    const double after = roof.pass();
+    const double after = runtime::dot_roof(pool);
     rates.push_back(static_cast<double>(ids.size()) / took);
     roofs.push_back((before + after) / 2);
     shares.push_back(operations_per_id * rates.back() / roofs.back() * 1e-9);

@@ -44,7 +44,7 @@ struct PrefillRounds {
   double share = 0;      // operations an id * ids a second / roof, the median over rounds
 };
 PrefillRounds prefill_rounds(runtime::Decoder& decoder, std::span<const int32_t> ids,
-                             double operations_per_id, runtime::DotRoof& roof, double seconds,
+                             double operations_per_id, runtime::ThreadPool& pool, double seconds,
                              const Pause& pause);
 
 struct ContextPoint {
