@@ -43,6 +43,7 @@ Emitter::Emitter(Assembler& out, const GemmSpec& spec, const Tiling& tiling,
       shape_(packed_shape(spec.weight, spec.n, spec.k)),
       fills_panel_(fills_panel),
       reads_panel_(tiling.panel && !fills_panel),
+      prefetches_rows_(reads_panel_ && plan.rows == tiling.mr && plan.rows <= 2 * kRowsPerPointer),
       bytes_in_lines_(has_byte_lines(spec, reads_panel_)),
       line_bytes_(line_bytes(spec, reads_panel_)),
       steps_per_line_(line_steps(spec, reads_panel_)),
@@ -63,8 +64,8 @@ Xbyak::Xmm Emitter::reg(int index) const {
   return {plan_.zmm ? Xbyak::Operand::ZMM : Xbyak::Operand::YMM, index};
 }
 
-Xbyak::RegExp Emitter::a_address(int i, int k) const {
-  const Xbyak::RegExp base(a_ptr_[i / kRowsPerPointer]);
+Xbyak::RegExp Emitter::a_address(const Xbyak::Reg64* first, int i, int k) const {
+  const Xbyak::RegExp base(first[i / kRowsPerPointer]);
   const int offset = k * act_step_bytes();
   switch (i % kRowsPerPointer) {
     case 0:
@@ -101,6 +102,16 @@ Xbyak::RegExp Emitter::scratch_address(int i, int j, int half) const {
   return Xbyak::RegExp(tile_ptr_) + (j * tiling_.mr + i) * kLineBytes + half * half_bytes();
 }
 
+int Emitter::row_pointers() const { return (plan_.rows + kRowsPerPointer - 1) / kRowsPerPointer; }
+
+// The other pointers to rows of which the first is set.
+void Emitter::locate_rows(const Xbyak::Reg64* first) {
+  for (int p = 1; p < row_pointers(); ++p) {
+    out_.lea(first[p], out_.ptr[first[p - 1] + a_stride_ * 4]);
+    out_.add(first[p], a_stride_);
+  }
+}
+
 void Emitter::begin() {
   const auto local = [&](int offset) { return out_.ptr[out_.rbp + offset]; };
   out_.mov(tile_ptr_, local(kFrameArgs));
@@ -108,9 +119,11 @@ void Emitter::begin() {
   if (spec_.act != ActType::s8) out_.shl(a_stride_, spec_.act == ActType::bf16 ? 1 : 2);
   out_.lea(a_stride3_, out_.ptr[a_stride_ + a_stride_ * 2]);
   out_.mov(a_ptr_[0], local(kFrameTileA));
-  for (int p = 1; p * kRowsPerPointer < plan_.rows; ++p) {
-    out_.lea(a_ptr_[p], out_.ptr[a_ptr_[p - 1] + a_stride_ * 4]);
-    out_.add(a_ptr_[p], a_stride_);
+  locate_rows(a_ptr_);
+  if (prefetches_rows_) {
+    out_.lea(next_rows()[0], out_.ptr[a_address(plan_.rows - 1, 0)]);
+    out_.add(next_rows()[0], a_stride_);
+    locate_rows(next_rows());
   }
   out_.mov(w_ptr_, local(fills_panel_ ? kFrameTileSource : kFrameTileW));
   if (fills_panel_) out_.mov(panel(), local(kFrameTileW));
@@ -208,6 +221,8 @@ void Emitter::zero(int i, int j) {
     const Xbyak::Xmm sum = acc(i, j, h);
     if (spec_.weight.asym) {
       out_.vxorps(sum, sum, sum);
+    } else if (j > 0 || h > 0) {
+      out_.vmovaps(sum, acc(i, 0, 0));  // of the same row, where the first block comes first
     } else {
       out_.vpbroadcastd(sum, out_.ptr[a_sum_ptr_ + row]);
     }
@@ -397,8 +412,9 @@ void Emitter::end_chunk() {
 }
 
 void Emitter::advance(int steps) {
-  for (int p = 0; p * kRowsPerPointer < plan_.rows; ++p) {
+  for (int p = 0; p < row_pointers(); ++p) {
     out_.add(a_ptr_[p], steps * act_step_bytes());
+    if (prefetches_rows_) out_.add(next_rows()[p], steps * act_step_bytes());
   }
   const int lines = (steps + steps_per_line_ - 1) / steps_per_line_;
   out_.add(w_ptr_, static_cast<uint32_t>(lines * line_bytes_));
@@ -434,6 +450,13 @@ void Emitter::prefetch(int line, int j) {
       out_.prefetcht1(ahead);
     }
   }
+}
+
+// A row at a step, as each fetch needs a buffer that others may want.
+void Emitter::prefetch_row(int i, int k) {
+  if (!prefetches_rows_) return;
+  const int steps = std::min(static_cast<int>(kLineBytes) / act_step_bytes(), chunk_steps_);
+  if (k % steps == i % steps) out_.prefetcht0(out_.ptr[a_address(next_rows(), i, k)]);
 }
 
 void Emitter::split_activations() {

@@ -73,6 +73,8 @@ class Emitter {
   virtual void load_a(int i, int k) = 0;
   virtual void load_b(int k, int j);
   virtual void dot(int i, int j, int k) = 0;
+  // Of a panel's tile: brings a line of the next one's row i in while this one multiplies.
+  void prefetch_row(int i, int k);
   // Ends a group: scales the int32 sums of one register into its fp32 sums. Rows run innermost and
   // from 0: the scales of a column stay in a register meanwhile.
   virtual void fold(int i, int j, int half);
@@ -127,7 +129,7 @@ class Emitter {
   const Xbyak::Reg64& apart3() const { return a_ptr_[2]; }  // three times that
   // The panel, where it is filled: likewise.
   const Xbyak::Reg64& panel() const { return a_ptr_[3]; }
-  Xbyak::RegExp a_address(int i, int k) const;
+  Xbyak::RegExp a_address(int i, int k) const { return a_address(a_ptr_, i, k); }
   Xbyak::RegExp b_address(int k, int j, int half) const;
   Xbyak::RegExp scratch_address(int i, int j, int half) const;
   int sub_step(int k) const { return k % steps_per_line_; }
@@ -156,6 +158,7 @@ class Emitter {
   const RegisterPlan plan_;
   const PackedShape shape_;
   const bool fills_panel_, reads_panel_;  // neither where the tiling has none
+  const bool prefetches_rows_;            // of the next tile
   const bool bytes_in_lines_;             // u8 weights, or u4 unpacked to a panel
   const int64_t line_bytes_;              // of a line, or a unit of u6
   const int steps_per_line_;
@@ -164,6 +167,12 @@ class Emitter {
   int place_ = 0;  // of the group in its pass
 
  private:
+  // Row i of those of which `first` points at every fifth.
+  Xbyak::RegExp a_address(const Xbyak::Reg64* first, int i, int k) const;
+  // The pointers of taller tiles hold the next tile's rows.
+  const Xbyak::Reg64* next_rows() const { return a_ptr_ + 2; }
+  void locate_rows(const Xbyak::Reg64* first);
+  int row_pointers() const;
   void begin_sums();
   void load_stored(const Xbyak::Xmm& dst, const Xbyak::RegExp& block, int half);
   void load_scale(const Xbyak::Xmm& dst, int j, int half);

@@ -68,6 +68,7 @@ void Generator::chunk(Emitter& emitter, int steps) {
     }
     for (int i = 0; i < emitter.rows(); ++i) {
       emitter.load_a(i, k);
+      emitter.prefetch_row(i, k);
       for (int j = 0; j < emitter.blocks(); ++j) emitter.dot(i, j, k);
     }
   }
