@@ -163,7 +163,7 @@ void PanelWriter::unpack_lines(int64_t k) {
   Label top;
   out_.mov(lines_, k / packed_k());
   out_.L(top);
-  if (tiling_.prefetch > 0) out_.prefetcht1(out_.ptr[source_ + tiling_.prefetch]);
+  if (tiling_.prefetch_l2 > 0) out_.prefetcht1(out_.ptr[source_ + tiling_.prefetch_l2]);
   out_.vmovups(packed_, out_.ptr[source_]);
   if (!bf16_) {
     unpack_bytes();

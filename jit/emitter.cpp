@@ -11,9 +11,7 @@ namespace nibble::jit {
 namespace {
 
 constexpr int kRowsPerPointer = 5;  // base + {0, 1, 2, 3, 4} strides
-// Weights are fetched into the L1 where they are fetched no further ahead than this, else into the
-// L2. Scales are always near: four lines are those of a few groups.
-constexpr int kIntoL1 = 4096;
+// Scales are always fetched into the L1: four lines are those of a few groups.
 constexpr int kScalesAhead = 4 * kLineBytes;
 
 bool has_byte_lines(const GemmSpec& spec, bool in_panel) {
@@ -44,6 +42,7 @@ Emitter::Emitter(Assembler& out, const GemmSpec& spec, const Tiling& tiling,
       fills_panel_(fills_panel),
       reads_panel_(tiling.panel && !fills_panel),
       prefetches_rows_(reads_panel_ && plan.rows == tiling.mr && plan.rows <= 2 * kRowsPerPointer),
+      keeps_lines_(plan.lines_in_registers && in_two_steps() && !fills_panel),
       bytes_in_lines_(has_byte_lines(spec, reads_panel_)),
       line_bytes_(line_bytes(spec, reads_panel_)),
       steps_per_line_(line_steps(spec, reads_panel_)),
@@ -187,7 +186,7 @@ Xbyak::RegExp Emitter::at_block(const Xbyak::Reg64& first, int64_t block_bytes, 
 void Emitter::load_stored(const Xbyak::Xmm& dst, const Xbyak::RegExp& block, int half) {
   const auto bytes = static_cast<int>(scale_bytes(spec_.weight.scale));
   load_scales(out_, spec_.weight.scale, dst, block + half * 8 * bytes);
-  if (tiling_.prefetch > 0 && half == 0) out_.prefetcht0(out_.ptr[block + kScalesAhead]);
+  if (fetches() && half == 0) out_.prefetcht0(out_.ptr[block + kScalesAhead]);
 }
 
 void Emitter::load_scale(const Xbyak::Xmm& dst, int j, int half) {
@@ -249,11 +248,32 @@ void Emitter::load_b(int k, int j) {
       }
     } else {
       const int quad = sub_step(k);
-      unpack(b(j, h), bits + quad / 2 * kLineBytes, quad % 2 * 4, 0x0f0f0f0fU);
+      if (keeps_lines_) {
+        unpack_kept(j, h, bits, quad);
+      } else {
+        unpack(b(j, h), bits + quad / 2 * kLineBytes, quad % 2 * 4, 0x0f0f0f0fU);
+      }
       if (six_bits()) add_upper_bits(b(j, h), bits, 2 * quad - 4, 0x30303030U);
       if (fills_panel_) out_.vmovups(out_.ptr[panel_address(k, j, h)], b(j, h));
     }
     if (plan_.dot == DotKind::bytes) split_weights(j, h);
+  }
+}
+
+// The quads of a line that is loaded once.
+void Emitter::unpack_kept(int j, int half, const Xbyak::RegExp& bits, int quad) {
+  const Xbyak::Xmm w = b(j, half);
+  const Xbyak::Xmm line = reg(plan_.lines + j * plan_.halves + half);
+  if (quad == 0) {
+    out_.vmovups(line, out_.ptr[bits]);
+  } else {
+    out_.vpsrld(w, line, 4);
+  }
+  const Xbyak::Xmm from = quad == 0 ? line : w;
+  if (plan_.zmm) {
+    out_.vpandd(w, from, reg(plan_.mask));
+  } else {
+    out_.vpand(w, from, reg(plan_.mask));
   }
 }
 
@@ -440,14 +460,17 @@ void Emitter::advance_group() {
 
 void Emitter::prefetch(int line, int j) {
   // Panels are in the L1, and slices of k are fetched by the tiles of the one before.
-  if (tiling_.prefetch == 0 || reads_panel_ || slices_.count > 1) return;
+  if (reads_panel_ || slices_.count > 1) return;
   for (int64_t offset = 0; offset < line_bytes_; offset += kLineBytes) {
-    const auto ahead =
-        out_.ptr[b_address(line * steps_per_line_, j, 0) + offset + tiling_.prefetch];
-    if (tiling_.prefetch <= kIntoL1) {
-      out_.prefetcht0(ahead);
-    } else {
-      out_.prefetcht1(ahead);
+    const Xbyak::RegExp at = b_address(line * steps_per_line_, j, 0) + offset;
+    const auto l1 = out_.ptr[at + tiling_.prefetch_l1], l2 = out_.ptr[at + tiling_.prefetch_l2];
+    if (in_two_steps()) {
+      out_.prefetcht2(l2);
+      out_.prefetchnta(l1);
+    } else if (tiling_.prefetch_l2 > 0) {
+      out_.prefetcht1(l2);
+    } else if (tiling_.prefetch_l1 > 0) {
+      out_.prefetcht0(l1);
     }
   }
 }

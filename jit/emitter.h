@@ -159,6 +159,7 @@ class Emitter {
   const PackedShape shape_;
   const bool fills_panel_, reads_panel_;  // neither where the tiling has none
   const bool prefetches_rows_;            // of the next tile
+  const bool keeps_lines_;                // of nibbles, between their quads
   const bool bytes_in_lines_;             // u8 weights, or u4 unpacked to a panel
   const int64_t line_bytes_;              // of a line, or a unit of u6
   const int steps_per_line_;
@@ -197,6 +198,9 @@ class Emitter {
   void sum_minimums(int j, int half);
   Xbyak::RegExp panel_address(int k, int j, int half) const;
   void load_whole_number(int k, int j, int half);
+  void unpack_kept(int j, int half, const Xbyak::RegExp& bits, int quad);
+  bool in_two_steps() const { return tiling_.prefetch_l1 > 0 && tiling_.prefetch_l2 > 0; }
+  bool fetches() const { return tiling_.prefetch_l1 > 0 || tiling_.prefetch_l2 > 0; }
   bool six_bits() const { return spec_.weight.type == WeightType::u6; }
   void add_upper_bits(const Xbyak::Xmm& dst, const Xbyak::RegExp& unit, int shift, uint32_t mask);
   void fold_bf16(int i, int j, int half);

@@ -14,6 +14,8 @@
 //                                        minimums)
 //   mask           1                     0x0f bytes of u4 and u6; read from memory when nothing is
 //   left upper          1                     u6
+//   lines          C                     u4 of one row, where they are left: lines of nibbles that
+//   are fetched into the L1 and the L2, and then loaded once for both their quads
 // of f32 activations V fp32 sums, C weights, C scales, C zero points or minimums (asymmetric), the
 // C or 2 C numbers over the bytes of q8, and the mask, and of bf16 activations
 //   accumulators   2 V                   a step's chains of even and odd k
@@ -48,10 +50,12 @@ struct RegisterPlan {
   bool embed_a = false;        // activations are broadcast by the instruction that multiplies
   bool f32_in_memory = false;  // fp32 sums live in the tile's scratch
   bool mask_in_register = false;
+  bool lines_in_registers = false;
   // First register of each kind.
   int acc = 0, acc16 = 0, f32 = 0, b = 0, a = 0, tmp = 0, scale = 0, zero = 0, mask = 0;
   int group_sums = 0, table = 0;  // bf16
   int supers = 0, numbers = 0;    // q8 scales: sums of a super-block; numbers over the bytes
+  int lines = 0;                  // the lines that are being unpacked
   int upper = 0;                  // u6: the upper bits of what is being loaded
   int work = 0;                   // registers of a fold, free between dots (they overlap b, a, tmp)
   int used = 0;

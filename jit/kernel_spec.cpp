@@ -241,8 +241,8 @@ bool read_tiling(Reader& in, Tiling& tiling) {
   tiling.nr = columns / static_cast<int>(kColumnBlock);
   tiling.panel = in.word("p");
   tiling.apart = in.word("a");
-  if (in.word("f")) return in.number(tiling.prefetch);
-  return true;
+  if (in.word("f") && !in.number(tiling.prefetch_l1)) return false;
+  return !in.word("s") || in.number(tiling.prefetch_l2);
 }
 
 }  // namespace
@@ -264,7 +264,8 @@ std::string name(const Tiling& tiling) {
       fmt::format("{}x{}x{}", tiling.mr, int64_t{tiling.nr} * kColumnBlock, tiling.k_unroll);
   if (tiling.panel) out += "p";
   if (tiling.apart) out += "a";
-  if (tiling.prefetch != 0) out += fmt::format("f{}", tiling.prefetch);
+  if (tiling.prefetch_l1 != 0) out += fmt::format("f{}", tiling.prefetch_l1);
+  if (tiling.prefetch_l2 != 0) out += fmt::format("s{}", tiling.prefetch_l2);
   return out;
 }
 

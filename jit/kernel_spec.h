@@ -150,20 +150,21 @@ void set_groups(RowSpec& spec, const ActivationGroups& groups);
 using KernelSpec = std::variant<GemmSpec, RowSpec, AttentionSpec>;
 
 // How a GEMM runs: register tile mr x (nr * 16) columns, k unroll in quads, where nibbles are
-// unpacked, and how far ahead weights are fetched into the L2.
+// unpacked, and how far ahead weights are fetched: both where two steps are shorter than one.
 struct Tiling {
   int mr = 1;
   int nr = 1;          // in column blocks of 16
   int k_unroll = 8;    // k quads per loop iteration
   bool panel = false;  // unpack through an L1 panel instead of in registers
   bool apart = false;  // a tile's column blocks begin at even parts of the call's, not side by side
-  int prefetch = 0;    // bytes ahead, 0 = none
+  int prefetch_l1 = 0;  // bytes ahead into the L1, 0 = none
+  int prefetch_l2 = 0;  // into the L2
   friend bool operator==(const Tiling&, const Tiling&) = default;
 };
 
 // A generated kernel's full identity. name() e.g.
 // "gemm_u4s8f32_g128_n4096_k4096_avx512_vnni_1x64x8" (tile: mr x columns x k unroll; suffixes p for
-// panel, a for apart and f<bytes> for prefetch).
+// panel, a for apart, f<bytes> for prefetch_l1 and s<bytes> for prefetch_l2).
 struct KernelKey {
   KernelSpec spec;
   Isa isa = Isa::avx2;
@@ -173,7 +174,7 @@ struct KernelKey {
 
 std::string name(const KernelSpec& spec);
 std::string name(const KernelKey& key);
-std::string name(const Tiling& tiling);  // the last field of a kernel's name: "8x16x8f8192"
+std::string name(const Tiling& tiling);  // the last field of a kernel's name: "8x16x8s8192"
 // Throws Error when no kernel can compute this spec, or not exactly in int32. (Row and attention
 // specs: check_row_spec, check_attention_spec.)
 void check_gemm_spec(const GemmSpec& spec);

@@ -158,7 +158,7 @@ TEST_F(LowerTest, RowKernelsAreReplicableAndTheirInputsLiveOn) {
 TEST_F(LowerTest, TakesTilingsFromTheDatabaseThatWereMeasuredWithAsManyThreads) {
   const jit::Isa isa = jit::selected_isa();
   const jit::GemmSpec spec{.weight = {}, .n = kVocabulary, .k = kWidth};
-  const jit::Tiling tiling{.mr = 1, .nr = 2, .k_unroll = 2, .prefetch = 512};
+  const jit::Tiling tiling{.mr = 1, .nr = 2, .k_unroll = 2, .prefetch_l1 = 512};
   runtime::TuningDb db;
   db.state = runtime::TuningState::usable;
   db.entries[{jit::name(jit::KernelSpec(spec)), isa, 1, 2}] = {

@@ -33,10 +33,10 @@ std::vector<Tiling> tilings(const GemmSpec& spec, Isa isa) {
       default_tiling(spec, isa, 16, Core::golden_cove),
       default_tiling(spec, isa, 512, Core::golden_cove),
       {.mr = 1, .nr = 1, .k_unroll = 2},
-      {.mr = 1, .nr = 4, .k_unroll = 16, .prefetch = 512},
+      {.mr = 1, .nr = 4, .k_unroll = 16, .prefetch_l1 = 512},
       {.mr = 2, .nr = 1, .k_unroll = 1},
       {.mr = 2, .nr = 1, .k_unroll = 8, .panel = true},
-      {.mr = 3, .nr = 1, .k_unroll = 12, .panel = true, .prefetch = 256},
+      {.mr = 3, .nr = 1, .k_unroll = 12, .panel = true, .prefetch_l1 = 256},
       {.mr = 2, .nr = 2, .k_unroll = 24},
       {.mr = 3, .nr = 2, .k_unroll = 8, .panel = true},
       {.mr = 6, .nr = 1, .k_unroll = 64},
@@ -45,13 +45,15 @@ std::vector<Tiling> tilings(const GemmSpec& spec, Isa isa) {
       {.mr = 15, .nr = 1, .k_unroll = 3, .panel = true},
       {.mr = 20, .nr = 1, .k_unroll = 8},
       {.mr = 1, .nr = 2, .k_unroll = 8, .apart = true},
-      {.mr = 1, .nr = 4, .k_unroll = 4, .apart = true, .prefetch = 512},
+      {.mr = 1, .nr = 4, .k_unroll = 4, .apart = true, .prefetch_l1 = 512},
+      {.mr = 1, .nr = 1, .k_unroll = 8, .prefetch_l1 = 512, .prefetch_l2 = 1024},
+      {.mr = 1, .nr = 4, .k_unroll = 16, .apart = true, .prefetch_l1 = 512, .prefetch_l2 = 1024},
       {.mr = 4, .nr = 3, .k_unroll = 8, .apart = true},
       {.mr = 2, .nr = 2, .k_unroll = 16, .apart = true},
   };
   if (spec.act == ActType::bf16) {
     all.insert(all.end(), {{.mr = 1, .nr = 1, .k_unroll = 32},
-                           {.mr = 1, .nr = 3, .k_unroll = 32, .prefetch = 512},
+                           {.mr = 1, .nr = 3, .k_unroll = 32, .prefetch_l1 = 512},
                            {.mr = 2, .nr = 1, .k_unroll = 32},
                            {.mr = 4, .nr = 2, .k_unroll = 32},
                            {.mr = 1, .nr = 2, .k_unroll = 32, .apart = true},
@@ -296,7 +298,7 @@ TEST(GemmGenerator, SlicesOfKForRowsOfSeveralChunks) {
   constexpr int64_t kRows = 193;
   const GemmProblem problem(spec, kRows, Filling::random, 7);
   for (const Isa isa : supported_isas()) {
-    const Tiling tiling{.mr = 3, .nr = 1, .k_unroll = 8, .panel = true, .prefetch = 8192};
+    const Tiling tiling{.mr = 3, .nr = 1, .k_unroll = 8, .panel = true, .prefetch_l2 = 8192};
     SCOPED_TRACE(repro(spec, isa, tiling));
     EXPECT_LT(chunk_rows(spec, tiling), kRows / 2);
     Runner run(spec, isa, tiling);

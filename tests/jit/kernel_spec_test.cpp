@@ -27,7 +27,7 @@ TEST(KernelName, Examples) {
                           .activation = Activation::silu,
                           .gate = true},
          .isa = Isa::avx2,
-         .tiling = {.mr = 1, .nr = 1, .k_unroll = 8, .panel = true, .prefetch = 1024}};
+         .tiling = {.mr = 1, .nr = 1, .k_unroll = 8, .panel = true, .prefetch_l1 = 1024}};
   EXPECT_EQ(name(key), "gemm_u4s8f32_g32_asym_sf32_n64_k128_bias_res_silu_gate_avx2_1x16x8pf1024");
   key = {.spec = GemmSpec{.weight = {.type = WeightType::f32}, .act = ActType::f32, .n = 8, .k = 9},
          .isa = Isa::avx512};
@@ -70,7 +70,8 @@ KernelKey random_key(std::mt19937& random) {
                     .k_unroll = static_cast<int>(random() % 16),
                     .panel = flip(),
                     .apart = flip(),
-                    .prefetch = static_cast<int>(random() % 3 * 512)};
+                    .prefetch_l1 = static_cast<int>(random() % 3 * 512),
+                    .prefetch_l2 = static_cast<int>(random() % 3 * 2048)};
       break;
     case 1:
       key.spec = RowSpec{.op = static_cast<RowOp>(random() % 8),
@@ -170,12 +171,17 @@ TEST(GemmSpec, SumsThatOverflowInt32AreRefused) {
 }
 
 TEST(TilingName, IsTheEndOfAKernelsName) {
-  const Tiling tiling{.mr = 6, .nr = 4, .k_unroll = 16, .panel = true, .prefetch = 2048};
+  const Tiling tiling{.mr = 6, .nr = 4, .k_unroll = 16, .panel = true, .prefetch_l1 = 2048};
   EXPECT_EQ(name(tiling), "6x64x16pf2048");
   EXPECT_EQ(parse_tiling_name("6x64x16pf2048"), tiling);
+  const Tiling two{
+      .mr = 1, .nr = 2, .k_unroll = 16, .apart = true, .prefetch_l1 = 3072, .prefetch_l2 = 6144};
+  EXPECT_EQ(name(two), "1x32x16af3072s6144");
+  EXPECT_EQ(parse_tiling_name("1x32x16af3072s6144"), two);
+  EXPECT_EQ(parse_tiling_name("8x16x8s8192")->prefetch_l2, 8192);
   EXPECT_EQ(parse_tiling_name("1x16x8"), Tiling{});
   for (const char* text : {"", "1x16", "1x16x", "01x16x8", "1x17x8", "1x16x8f0", "1x16x8q", "x16x8",
-                           "1x16x8 ", "_1x16x8", "1x16x8pf"}) {
+                           "1x16x8 ", "_1x16x8", "1x16x8pf", "1x16x8s", "1x16x8s1024f1024"}) {
     EXPECT_EQ(parse_tiling_name(text), std::nullopt) << text;
   }
 }

@@ -80,7 +80,7 @@ TEST_F(TuningDbTest, WhatIsWrittenComesBack) {
 TEST_F(TuningDbTest, ATilingIsFoundByTheWholeKey) {
   put(key_of(4096), entry_of("1x32x8f4096"));
   const TuningDb db = read_tuning_db(path());
-  const jit::Tiling expected{.mr = 1, .nr = 2, .k_unroll = 8, .prefetch = 4096};
+  const jit::Tiling expected{.mr = 1, .nr = 2, .k_unroll = 8, .prefetch_l1 = 4096};
   EXPECT_EQ(db.tiling(spec_of(4096), jit::Isa::avx2, 1, 2), expected);
   EXPECT_EQ(db.tiling(spec_of(4096), jit::Isa::avx2, 1, 3), std::nullopt);
   EXPECT_EQ(db.tiling(spec_of(4096), jit::Isa::avx2, 2, 2), std::nullopt);

@@ -34,7 +34,8 @@ class FakeMachine {
     const auto off = [](double a, double b) { return std::abs(std::log2((a + 1) / (b + 1))); };
     double factor = 1 + 0.25 * off(t.mr * t.nr, best_.mr * best_.nr) + 0.15 * off(t.nr, best_.nr);
     factor += 0.08 * off(t.k_unroll, best_.k_unroll);
-    factor += 0.04 * off(t.prefetch / 1024.0, best_.prefetch / 1024.0);
+    factor += 0.04 * off(t.prefetch_l1 / 1024.0, best_.prefetch_l1 / 1024.0);
+    factor += 0.04 * off(t.prefetch_l2 / 1024.0, best_.prefetch_l2 / 1024.0);
     if (t.panel != best_.panel) factor += 0.1;
     if (t.apart != best_.apart) factor += 0.1;
     return 1e-3 * factor;

@@ -13,9 +13,14 @@ constexpr double kRoofMargin = 0.9;
 
 constexpr int kColumnBlocks[] = {1, 2, 3, 4, 6, 8};
 constexpr int kDecodeUnroll[] = {2, 4, 8, 16, 32};
-constexpr int kDecodePrefetch[] = {0, 1024, 1536, 2048, 3072, 8192};
+struct Prefetch {
+  int l1 = 0, l2 = 0;
+};
+constexpr Prefetch kDecodePrefetch[] = {{},           {1024, 0},    {1536, 0},    {2048, 0},
+                                        {3072, 0},    {0, 8192},    {1024, 3072}, {2048, 6144},
+                                        {3072, 6144}, {4096, 12288}};
 constexpr int kBatchUnroll[] = {4, 8, 16};
-constexpr int kBatchPrefetch[] = {0, 2048, 8192};
+constexpr Prefetch kBatchPrefetch[] = {{}, {2048, 0}, {0, 8192}, {1024, 3072}, {2048, 6144}};
 constexpr int kBf16Unroll[] = {static_cast<int>(jit::kBf16Step)};  // all that there is
 
 std::span<const int> unrolls(const jit::GemmSpec& spec, bool decode) {
@@ -69,9 +74,14 @@ std::vector<jit::Tiling> candidate_tilings(const jit::GemmSpec& spec, jit::Isa i
     // A panel would be written and read once for one use.
     for (const int nr : kColumnBlocks) {
       for (const int unroll : unrolls(spec, true)) {
-        for (const int ahead : kDecodePrefetch) {
+        for (const Prefetch& ahead : kDecodePrefetch) {
           for (const bool apart : {false, true}) {
-            out.add({.mr = 1, .nr = nr, .k_unroll = unroll, .apart = apart, .prefetch = ahead});
+            out.add({.mr = 1,
+                     .nr = nr,
+                     .k_unroll = unroll,
+                     .apart = apart,
+                     .prefetch_l1 = ahead.l1,
+                     .prefetch_l2 = ahead.l2});
           }
         }
       }
@@ -82,13 +92,23 @@ std::vector<jit::Tiling> candidate_tilings(const jit::GemmSpec& spec, jit::Isa i
   for (int mr = 1; mr <= most; ++mr) {
     for (const int nr : kColumnBlocks) {
       for (const int unroll : unrolls(spec, false)) {
-        for (const int ahead : kBatchPrefetch) {
+        for (const Prefetch& ahead : kBatchPrefetch) {
           for (const bool panel : {false, true}) {
-            out.add({.mr = mr, .nr = nr, .k_unroll = unroll, .panel = panel, .prefetch = ahead});
+            out.add({.mr = mr,
+                     .nr = nr,
+                     .k_unroll = unroll,
+                     .panel = panel,
+                     .prefetch_l1 = ahead.l1,
+                     .prefetch_l2 = ahead.l2});
           }
           // Streams of weights matter while memory is the bound.
           if (m <= jit::kStreamedRows) {
-            out.add({.mr = mr, .nr = nr, .k_unroll = unroll, .apart = true, .prefetch = ahead});
+            out.add({.mr = mr,
+                     .nr = nr,
+                     .k_unroll = unroll,
+                     .apart = true,
+                     .prefetch_l1 = ahead.l1,
+                     .prefetch_l2 = ahead.l2});
           }
         }
       }
