@@ -8,6 +8,7 @@
 #include <optional>
 #include <random>
 #include <set>
+#include <utility>
 
 namespace nibble::tune {
 namespace {
@@ -43,24 +44,27 @@ std::vector<size_t> shuffled(size_t count, uint64_t seed) {
 
 // Where a tiling lies among the values that its candidates take, parameter by parameter.
 struct Place {
-  int mr = 0, nr = 0, unroll = 0, panel = 0, apart = 0, l1 = 0, l2 = 0, area = 0, width = 0;
+  int mr = 0, nr = 0, unroll = 0, panel = 0, apart = 0, prefetch = 0, area = 0, width = 0;
 };
 
 std::vector<Place> places_of(std::span<const jit::Tiling> tilings) {
-  const auto rank = [&](auto member) {
-    std::set<int> values;
-    for (const jit::Tiling& t : tilings) values.insert(static_cast<int>(t.*member));
-    return [values, member](const jit::Tiling& t) {
-      const auto found = values.find(static_cast<int>(t.*member));
-      return static_cast<int>(std::distance(values.begin(), found));
+  const auto rank = [&](auto value_of) {
+    std::set<decltype(value_of(tilings[0]))> values;
+    for (const jit::Tiling& t : tilings) values.insert(value_of(t));
+    return [values, value_of](const jit::Tiling& t) {
+      return static_cast<int>(std::distance(values.begin(), values.find(value_of(t))));
     };
   };
-  const auto mr = rank(&jit::Tiling::mr), nr = rank(&jit::Tiling::nr);
-  const auto unroll = rank(&jit::Tiling::k_unroll), l1 = rank(&jit::Tiling::prefetch_l1);
-  const auto l2 = rank(&jit::Tiling::prefetch_l2);
+  const auto mr = rank([](const jit::Tiling& t) { return t.mr; });
+  const auto nr = rank([](const jit::Tiling& t) { return t.nr; });
+  const auto unroll = rank([](const jit::Tiling& t) { return t.k_unroll; });
+  // In one step or two: one parameter, in the order of how far ahead.
+  const auto prefetch = rank([](const jit::Tiling& t) {
+    return std::pair(std::max(t.prefetch_l1, t.prefetch_l2), t.prefetch_l1);
+  });
   std::vector<Place> out;
   for (const jit::Tiling& t : tilings) {
-    out.push_back({mr(t), nr(t), unroll(t), t.panel ? 1 : 0, t.apart ? 1 : 0, l1(t), l2(t),
+    out.push_back({mr(t), nr(t), unroll(t), t.panel ? 1 : 0, t.apart ? 1 : 0, prefetch(t),
                    t.mr * t.nr, t.nr});
   }
   return out;
@@ -69,7 +73,7 @@ std::vector<Place> places_of(std::span<const jit::Tiling> tilings) {
 // One step in one parameter, or a tile of like area whose width is one step off.
 bool beside(const Place& a, const Place& b) {
   const int inner = std::abs(a.unroll - b.unroll) + std::abs(a.panel - b.panel) +
-                    std::abs(a.apart - b.apart) + std::abs(a.l1 - b.l1) + std::abs(a.l2 - b.l2);
+                    std::abs(a.apart - b.apart) + std::abs(a.prefetch - b.prefetch);
   const int rows = std::abs(a.mr - b.mr), columns = std::abs(a.nr - b.nr);
   if (inner + rows + columns == 1) return true;
   return inner == 0 && columns == 1 && std::abs(a.area - b.area) <= std::max(a.width, b.width);
