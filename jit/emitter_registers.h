@@ -9,13 +9,11 @@
 //                + V                     sums of a super-block, q8 scales only
 //                + V                     fp32 sums, or 0: then they live in the tile's scratch, as
 //                                        they always do with q8 scales
-//   work           max(3, C + a + ...)   weights, activations, and the temporaries of a fold (4
-//   with
-//                                        minimums)
-//   mask           1                     0x0f bytes of u4 and u6; read from memory when nothing is
-//   left upper          1                     u6
-//   lines          C                     u4 of one row, where they are left: lines of nibbles that
-//   are fetched into the L1 and the L2, and then loaded once for both their quads
+//   work           max(3, C + a + ...)   weights, activations, and the temporaries of a fold (with
+//                                        minimums 4)
+//   mask           1 or 0                0x0f bytes of u4 and u6, else read from memory
+//   upper          1                     u6
+//   lines          C or 0                u4 in two steps: a line loaded once for both its quads
 // of f32 activations V fp32 sums, C weights, C scales, C zero points or minimums (asymmetric), the
 // C or 2 C numbers over the bytes of q8, and the mask, and of bf16 activations
 //   accumulators   2 V                   a step's chains of even and odd k

@@ -268,15 +268,15 @@ constexpr Tiling kPanelPrompt{.mr = 6, .nr = 4, .k_unroll = 8, .panel = true, .p
 // On Golden Cove (Sapphire and Emerald Rapids) weights that are bound by reading are fetched in two
 // steps, into the L2 and from there into the L1, where one step leaves a line in the way of the
 // next until it has come from memory. 4096 x 4096 g128 from memory, two threads, of the read roof:
-// one row 0.96 (four blocks in one step 0.82, two 0.80), AVX2 0.92 (0.83), four rows 0.88 (three
-// blocks in one step 0.79), eight 0.80 (two 0.71); the loops of more rows unrolled by 8 and not 32
-// take 1.03 and 1.04 times as long.
-constexpr Tiling kTwoStepsDecode{
-    .mr = 1, .nr = 2, .k_unroll = 16, .apart = true, .prefetch_l1 = 3072, .prefetch_l2 = 6144};
-constexpr Tiling kTwoStepsFew{
-    .mr = 4, .nr = 4, .k_unroll = 32, .apart = true, .prefetch_l1 = 2048, .prefetch_l2 = 4096};
-constexpr Tiling kTwoStepsBatch{
-    .mr = 8, .nr = 3, .k_unroll = 32, .apart = true, .prefetch_l1 = 1536, .prefetch_l2 = 4096};
+// one row 0.97 (four blocks in one step 0.82), AVX2 0.92 (0.83), four rows 0.85 (three blocks in
+// one step 0.78), eight 0.78 (two 0.72).
+constexpr Tiling two_steps(int mr, int nr) {
+  return {
+      .mr = mr, .nr = nr, .k_unroll = 8, .apart = true, .prefetch_l1 = 3072, .prefetch_l2 = 6144};
+}
+constexpr Tiling kTwoStepsDecode = two_steps(1, 2);
+constexpr Tiling kTwoStepsFew = two_steps(4, 4);
+constexpr Tiling kTwoStepsBatch = two_steps(8, 3);
 
 Tiling prompt_tiling(const GemmSpec& spec, Core core) {
   const bool panel = core == Core::golden_cove && spec.weight.type == WeightType::u4;

@@ -20,7 +20,8 @@ constexpr Prefetch kDecodePrefetch[] = {{},           {1024, 0},    {1536, 0},  
                                         {3072, 0},    {0, 8192},    {1024, 3072}, {2048, 6144},
                                         {3072, 6144}, {4096, 12288}};
 constexpr int kBatchUnroll[] = {4, 8, 16};
-constexpr Prefetch kBatchPrefetch[] = {{}, {2048, 0}, {0, 8192}, {1024, 3072}, {2048, 6144}};
+constexpr Prefetch kBatchPrefetch[] = {{}, {2048, 0}, {0, 8192}};
+constexpr Prefetch kApartPrefetch[] = {{}, {2048, 0}, {0, 8192}, {1024, 3072}, {3072, 6144}};
 constexpr int kBf16Unroll[] = {static_cast<int>(jit::kBf16Step)};  // all that there is
 
 std::span<const int> unrolls(const jit::GemmSpec& spec, bool decode) {
@@ -101,15 +102,16 @@ std::vector<jit::Tiling> candidate_tilings(const jit::GemmSpec& spec, jit::Isa i
                      .prefetch_l1 = ahead.l1,
                      .prefetch_l2 = ahead.l2});
           }
-          // Streams of weights matter while memory is the bound.
-          if (m <= jit::kStreamedRows) {
-            out.add({.mr = mr,
-                     .nr = nr,
-                     .k_unroll = unroll,
-                     .apart = true,
-                     .prefetch_l1 = ahead.l1,
-                     .prefetch_l2 = ahead.l2});
-          }
+        }
+        // Streams of weights matter while memory is the bound.
+        if (m > jit::kStreamedRows) continue;
+        for (const Prefetch& ahead : kApartPrefetch) {
+          out.add({.mr = mr,
+                   .nr = nr,
+                   .k_unroll = unroll,
+                   .apart = true,
+                   .prefetch_l1 = ahead.l1,
+                   .prefetch_l2 = ahead.l2});
         }
       }
     }
