@@ -93,25 +93,25 @@ std::vector<jit::Tiling> candidate_tilings(const jit::GemmSpec& spec, jit::Isa i
   for (int mr = 1; mr <= most; ++mr) {
     for (const int nr : kColumnBlocks) {
       for (const int unroll : unrolls(spec, false)) {
+        const auto tile = [&](const Prefetch& ahead) {
+          return jit::Tiling{.mr = mr,
+                             .nr = nr,
+                             .k_unroll = unroll,
+                             .prefetch_l1 = ahead.l1,
+                             .prefetch_l2 = ahead.l2};
+        };
         for (const Prefetch& ahead : kBatchPrefetch) {
-          for (const bool panel : {false, true}) {
-            out.add({.mr = mr,
-                     .nr = nr,
-                     .k_unroll = unroll,
-                     .panel = panel,
-                     .prefetch_l1 = ahead.l1,
-                     .prefetch_l2 = ahead.l2});
-          }
+          jit::Tiling tiling = tile(ahead);
+          out.add(tiling);
+          tiling.panel = true;
+          out.add(tiling);
         }
         // Streams of weights matter while memory is the bound.
         if (m > jit::kStreamedRows) continue;
         for (const Prefetch& ahead : kApartPrefetch) {
-          out.add({.mr = mr,
-                   .nr = nr,
-                   .k_unroll = unroll,
-                   .apart = true,
-                   .prefetch_l1 = ahead.l1,
-                   .prefetch_l2 = ahead.l2});
+          jit::Tiling tiling = tile(ahead);
+          tiling.apart = true;
+          out.add(tiling);
         }
       }
     }
