@@ -458,20 +458,27 @@ void Emitter::advance_group() {
   out_.add(a_sum_ptr_, 4);
 }
 
-void Emitter::prefetch(int line, int j) {
+int Emitter::prefetches_per_line() const {
   // Panels are in the L1, and slices of k are fetched by the tiles of the one before.
-  if (reads_panel_ || slices_.count > 1) return;
-  for (int64_t offset = 0; offset < line_bytes_; offset += kLineBytes) {
-    const Xbyak::RegExp at = b_address(line * steps_per_line_, j, 0) + offset;
-    const auto l1 = out_.ptr[at + tiling_.prefetch_l1], l2 = out_.ptr[at + tiling_.prefetch_l2];
-    if (in_two_steps()) {
-      out_.prefetcht2(l2);
-      out_.prefetchnta(l1);
-    } else if (tiling_.prefetch_l2 > 0) {
-      out_.prefetcht1(l2);
-    } else if (tiling_.prefetch_l1 > 0) {
-      out_.prefetcht0(l1);
-    }
+  if (!fetches() || reads_panel_ || slices_.count > 1) return 0;
+  const auto lines = static_cast<int>((line_bytes_ + kLineBytes - 1) / kLineBytes);
+  return plan_.blocks * lines * (in_two_steps() ? 2 : 1);
+}
+
+void Emitter::prefetch(int line, int number) {
+  const int steps = in_two_steps() ? 2 : 1;
+  const int lines = prefetches_per_line() / (plan_.blocks * steps);
+  const int j = number / (lines * steps), at_line = number / steps % lines;
+  const Xbyak::RegExp at = b_address(line * steps_per_line_, j, 0) + at_line * kLineBytes;
+  const auto l1 = out_.ptr[at + tiling_.prefetch_l1], l2 = out_.ptr[at + tiling_.prefetch_l2];
+  if (in_two_steps() && number % steps == 0) {
+    out_.prefetchnta(l1);
+  } else if (in_two_steps()) {
+    out_.prefetcht2(l2);
+  } else if (tiling_.prefetch_l2 > 0) {
+    out_.prefetcht1(l2);
+  } else {
+    out_.prefetcht0(l1);
   }
 }
 

@@ -94,7 +94,9 @@ class Emitter {
   void end_chunk();
   void advance(int steps);
   void advance_group();
-  void prefetch(int line, int j);
+  // What a line of every block is fetched by, further ahead: so many instructions, and one of them.
+  int prefetches_per_line() const;
+  void prefetch(int line, int number);
 
   int steps_per_line() const { return steps_per_line_; }
   int rows() const { return plan_.rows; }

@@ -51,6 +51,7 @@ class Generator : public GemmNest {
   void super_blocks(Emitter& emitter, int64_t steps);
   void group(Emitter& emitter, int64_t steps);
   void chunk(Emitter& emitter, int steps);
+  void prefetch_behind(Emitter& emitter, int k, int i, int j);
 
   const Isa isa_;
   std::map<TileKind, Label> tiles_;
@@ -62,17 +63,29 @@ class Generator : public GemmNest {
 void Generator::chunk(Emitter& emitter, int steps) {
   emitter.begin_chunk(steps);
   for (int k = 0; k < steps; ++k) {
-    for (int j = 0; j < emitter.blocks(); ++j) {
-      if (k % emitter.steps_per_line() == 0) emitter.prefetch(k / emitter.steps_per_line(), j);
-      emitter.load_b(k, j);
-    }
+    for (int j = 0; j < emitter.blocks(); ++j) emitter.load_b(k, j);
     for (int i = 0; i < emitter.rows(); ++i) {
       emitter.load_a(i, k);
       emitter.prefetch_row(i, k);
-      for (int j = 0; j < emitter.blocks(); ++j) emitter.dot(i, j, k);
+      for (int j = 0; j < emitter.blocks(); ++j) {
+        emitter.dot(i, j, k);
+        prefetch_behind(emitter, k, i, j);
+      }
     }
   }
   emitter.end_chunk();
+}
+
+// What is due behind this dot: the prefetches of a line lie evenly between its dots, as several at
+// once have to wait for buffers, and what comes behind them for them.
+void Generator::prefetch_behind(Emitter& emitter, int k, int i, int j) {
+  const int line = k / emitter.steps_per_line(), step = k % emitter.steps_per_line();
+  const int dots = emitter.steps_per_line() * emitter.rows() * emitter.blocks();
+  const int dot = (step * emitter.rows() + i) * emitter.blocks() + j;
+  const int prefetches = emitter.prefetches_per_line();
+  for (int number = 0; number < prefetches; ++number) {
+    if (number * dots / prefetches == dot) emitter.prefetch(line, number);
+  }
 }
 
 void Generator::group(Emitter& emitter, int64_t steps) {

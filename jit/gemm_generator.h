@@ -12,7 +12,7 @@ namespace nibble::jit {
 
 // Counts what changes the speed of generated matmuls: measurements of older kernels say nothing of
 // newer ones, so a tuning database of another version is not used (runtime/tuning_db.h).
-inline constexpr int kGeneratorVersion = 6;
+inline constexpr int kGeneratorVersion = 7;
 
 // Position-independent code of a GemmFn (System V ABI): constants lie inside the blob and are read
 // RIP-relative. Throws Error when !tiling_fits(spec, isa, tiling). Whether this machine can run the
