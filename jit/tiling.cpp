@@ -268,8 +268,8 @@ constexpr Tiling kPanelPrompt{.mr = 6, .nr = 4, .k_unroll = 8, .panel = true, .p
 // On Golden Cove (Sapphire and Emerald Rapids) weights that are bound by reading are fetched in two
 // steps, into the L2 and from there into the L1, where one step leaves a line in the way of the
 // next until it has come from memory. 4096 x 4096 g128 from memory, two threads, of the read roof:
-// one row 0.97 (four blocks in one step 0.82), AVX2 0.92 (0.83), four rows 0.85 (three blocks in
-// one step 0.78), eight 0.78 (two 0.72).
+// one row 0.97 (four blocks in one step 0.82), AVX2 0.92 (0.83), four rows 0.90 (three blocks in
+// one step 0.78), eight 0.83 (two 0.72).
 constexpr Tiling two_steps(int mr, int nr) {
   return {
       .mr = mr, .nr = nr, .k_unroll = 8, .apart = true, .prefetch_l1 = 3072, .prefetch_l2 = 6144};
