@@ -47,6 +47,7 @@ Emitter::Emitter(Assembler& out, const GemmSpec& spec, const Tiling& tiling,
       line_bytes_(line_bytes(spec, reads_panel_)),
       steps_per_line_(line_steps(spec, reads_panel_)),
       slices_(panel_slices(spec, tiling)),
+      panel_block_bytes_(panel_block_bytes(spec, tiling)),
       a_ptr_{out.r8, out.r9, out.r10, out.r11},
       a_stride_(out.r12),
       a_stride3_(out.r13),
@@ -88,13 +89,13 @@ Xbyak::RegExp Emitter::b_address(int k, int j, int half) const {
         return w_ptr_ + apart() * j + line;
     }
   }
-  const int64_t block = reads_panel_ ? slices_.k * kColumnBlock : shape_.block_bytes;
-  return Xbyak::RegExp(w_ptr_) + static_cast<int>(j * block) + line;
+  if (reads_panel_) return panel_address(w_ptr_, j, half, k);
+  return Xbyak::RegExp(w_ptr_) + static_cast<int>(j * shape_.block_bytes) + line;
 }
 
-Xbyak::RegExp Emitter::panel_address(int k, int j, int half) const {
-  const int64_t line = k * kLineBytes + half * half_bytes();
-  return Xbyak::RegExp(panel()) + static_cast<int>(j * slices_.k * kColumnBlock) + line;
+Xbyak::RegExp Emitter::panel_address(const Xbyak::Reg64& at, int j, int half, int64_t line) const {
+  return Xbyak::RegExp(at) + static_cast<int>(j * panel_block_bytes_) + line * kLineBytes +
+         half * half_bytes();
 }
 
 Xbyak::RegExp Emitter::scratch_address(int i, int j, int half) const {
@@ -254,7 +255,7 @@ void Emitter::load_b(int k, int j) {
         unpack(b(j, h), bits + quad / 2 * kLineBytes, quad % 2 * 4, 0x0f0f0f0fU);
       }
       if (six_bits()) add_upper_bits(b(j, h), bits, 2 * quad - 4, 0x30303030U);
-      if (fills_panel_) out_.vmovups(out_.ptr[panel_address(k, j, h)], b(j, h));
+      if (fills_panel_) out_.vmovups(out_.ptr[panel_address(panel(), j, h, k)], b(j, h));
     }
     if (plan_.dot == DotKind::bytes) split_weights(j, h);
   }
@@ -333,6 +334,19 @@ void Emitter::unpack_nibbles(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, i
   out_.vcvtdq2ps(dst, dst);
 }
 
+// Scales or zero points of a group of s8 dots. Who fills a panel leaves them there as floats, where
+// its pointer is at the end of the group.
+void Emitter::load_column(const Xbyak::Xmm& dst, int j, int half, bool zero_points) {
+  const int line = zero_points ? 1 : 0;
+  if (reads_panel_) return out_.vmovups(dst, out_.ptr[panel_address(w_ptr_, j, half, line)]);
+  if (zero_points) {
+    load_zero_point(dst, j, half);
+  } else {
+    load_scale(dst, j, half);
+  }
+  if (fills_panel_) out_.vmovups(out_.ptr[panel_address(panel(), j, half, line)], dst);
+}
+
 // f32 = fma(float(sum), w_scale * a_scale, f32); asymmetric: float(sum) = fma(zero, a_sum, sum).
 void Emitter::fold(int i, int j, int half) {
   if (plan_.dot == DotKind::fma) return;
@@ -343,8 +357,8 @@ void Emitter::fold(int i, int j, int half) {
   const Xbyak::Xmm t = reg(plan_.work + 2);
   const auto row = static_cast<int>(i * shape_.groups * 4);
   if (i == 0) {
-    load_scale(column_scale, j, half);
-    if (spec_.weight.asym) load_zero_point(column_zero, j, half);
+    load_column(column_scale, j, half, false);
+    if (spec_.weight.asym) load_column(column_zero, j, half, true);
   }
   const Xbyak::Xmm sum = acc(i, j, half);
   if (plan_.chains == 2) out_.vpaddd(sum, sum, acc(i, j, half, 1));
@@ -451,8 +465,14 @@ void Emitter::advance_group() {
     return;
   }
   const auto step = [](int64_t bytes) { return static_cast<int>(kColumnBlock * bytes); };
-  out_.add(w_scale_ptr_, step(scale_bytes(spec_.weight.scale)));
-  if (spec_.weight.asym) out_.add(w_zero_ptr_, step(zero_bytes(spec_.weight)));
+  if (tiling_.panel) {
+    out_.add(reads_panel_ ? w_ptr_ : panel(),
+             static_cast<int>(panel_scale_lines(spec_) * kLineBytes));
+  }
+  if (!reads_panel_) {
+    out_.add(w_scale_ptr_, step(scale_bytes(spec_.weight.scale)));
+    if (spec_.weight.asym) out_.add(w_zero_ptr_, step(zero_bytes(spec_.weight)));
+  }
   if (spec_.act != ActType::s8) return;
   out_.add(a_scale_ptr_, 4);
   out_.add(a_sum_ptr_, 4);

@@ -166,6 +166,7 @@ class Emitter {
   const int64_t line_bytes_;              // of a line, or a unit of u6
   const int steps_per_line_;
   const PanelSlices slices_;
+  const int64_t panel_block_bytes_;
   int chunk_steps_ = 0;
   int place_ = 0;  // of the group in its pass
 
@@ -198,7 +199,8 @@ class Emitter {
   void load_minimum(const Xbyak::Xmm& dst, int j, int half);
   void fold_byte(int i, int j, int half);
   void sum_minimums(int j, int half);
-  Xbyak::RegExp panel_address(int k, int j, int half) const;
+  Xbyak::RegExp panel_address(const Xbyak::Reg64& at, int j, int half, int64_t line) const;
+  void load_column(const Xbyak::Xmm& dst, int j, int half, bool zero_points);
   void load_whole_number(int k, int j, int half);
   void unpack_kept(int j, int half, const Xbyak::RegExp& bits, int quad);
   bool in_two_steps() const { return tiling_.prefetch_l1 > 0 && tiling_.prefetch_l2 > 0; }

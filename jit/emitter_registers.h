@@ -74,6 +74,9 @@ std::optional<RegisterPlan> plan_registers(const GemmSpec& spec, Isa isa, bool b
 
 // Bytes of one column block of a panel: a slice of u4 unpacked to bytes (gemm_blocking.h).
 int64_t panel_block_bytes(const GemmSpec& spec, const Tiling& tiling);
+// Behind the lines of a group there, so many of its scales, and zero points or minimums, as floats.
+// None under q8 scales.
+int64_t panel_scale_lines(const GemmSpec& spec);
 // Column blocks whose tiles share one run of the epilogue: nr, and whole pairs for gates.
 int epilogue_blocks(const GemmSpec& spec, const Tiling& tiling);
 // Scratch bytes of the fp32 sums of a tile, [epilogue_blocks][mr][16], and of all whose sums are

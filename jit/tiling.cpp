@@ -146,8 +146,14 @@ std::optional<RegisterPlan> plan_registers(const GemmSpec& spec, Isa isa, bool b
   return std::nullopt;
 }
 
+int64_t panel_scale_lines(const GemmSpec& spec) {
+  if (spec.weight.scale == ScaleType::q8) return 0;
+  return spec.weight.asym ? 2 : 1;
+}
+
 int64_t panel_block_bytes(const GemmSpec& spec, const Tiling& tiling) {
-  return panel_slices(spec, tiling).k * kColumnBlock;
+  const PanelSlices slices = panel_slices(spec, tiling);
+  return slices.k * kColumnBlock + slices.folds * panel_scale_lines(spec) * kLineBytes;
 }
 
 int epilogue_blocks(const GemmSpec& spec, const Tiling& tiling) {
