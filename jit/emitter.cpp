@@ -46,6 +46,10 @@ Emitter::Emitter(Assembler& out, const GemmSpec& spec, const Tiling& tiling,
       bytes_in_lines_(has_byte_lines(spec, reads_panel_)),
       line_bytes_(line_bytes(spec, reads_panel_)),
       steps_per_line_(line_steps(spec, reads_panel_)),
+      // Panels are in the L1, and slices of k are fetched by the tiles of the one before.
+      lines_fetched_(!fetches() || reads_panel_ || panel_slices(spec, tiling).count > 1
+                         ? 0
+                         : static_cast<int>((line_bytes_ + kLineBytes - 1) / kLineBytes)),
       slices_(panel_slices(spec, tiling)),
       panel_block_bytes_(panel_block_bytes(spec, tiling)),
       a_ptr_{out.r8, out.r9, out.r10, out.r11},
@@ -127,8 +131,10 @@ void Emitter::begin() {
   }
   out_.mov(w_ptr_, local(fills_panel_ ? kFrameTileSource : kFrameTileW));
   if (fills_panel_) out_.mov(panel(), local(kFrameTileW));
-  out_.mov(w_scale_ptr_, local(kFrameTileWScale));
-  out_.mov(w_zero_ptr_, local(kFrameTileWZero));
+  if (!reads_panel_ || panel_scale_lines(spec_) == 0) {
+    out_.mov(w_scale_ptr_, local(kFrameTileWScale));
+    out_.mov(w_zero_ptr_, local(kFrameTileWZero));
+  }
   if (tiling_.apart && plan_.blocks > 1) {
     out_.mov(apart(), local(kFrameApartW));
     if (plan_.blocks > 3) out_.lea(apart3(), out_.ptr[apart() + apart() * 2]);
@@ -252,7 +258,7 @@ void Emitter::load_b(int k, int j) {
       if (keeps_lines_) {
         unpack_kept(j, h, bits, quad);
       } else {
-        unpack(b(j, h), bits + quad / 2 * kLineBytes, quad % 2 * 4, 0x0f0f0f0fU);
+        unpack(b(j, h), out_.ptr[bits + quad / 2 * kLineBytes], quad % 2 * 4, 0x0f0f0f0fU);
       }
       if (six_bits()) add_upper_bits(b(j, h), bits, 2 * quad - 4, 0x30303030U);
       if (fills_panel_) out_.vmovups(out_.ptr[panel_address(panel(), j, h, k)], b(j, h));
@@ -263,19 +269,9 @@ void Emitter::load_b(int k, int j) {
 
 // The quads of a line that is loaded once.
 void Emitter::unpack_kept(int j, int half, const Xbyak::RegExp& bits, int quad) {
-  const Xbyak::Xmm w = b(j, half);
   const Xbyak::Xmm line = reg(plan_.lines + j * plan_.halves + half);
-  if (quad == 0) {
-    out_.vmovups(line, out_.ptr[bits]);
-  } else {
-    out_.vpsrld(w, line, 4);
-  }
-  const Xbyak::Xmm from = quad == 0 ? line : w;
-  if (plan_.zmm) {
-    out_.vpandd(w, from, reg(plan_.mask));
-  } else {
-    out_.vpand(w, from, reg(plan_.mask));
-  }
+  if (quad == 0) out_.vmovups(line, out_.ptr[bits]);
+  unpack(b(j, half), line, quad * 4, 0x0f0f0f0fU);
 }
 
 // Bytes of weights as int16: the even ones stay in b, the odd ones lie behind all b.
@@ -294,11 +290,11 @@ void Emitter::load_whole_number(int k, int j, int half) {
   const int sub = sub_step(k);
   const Xbyak::RegExp bits = b_address(k, j, half);
   if (bytes_in_lines_) {
-    unpack(w, bits, 8 * sub, 0xffU);
+    unpack(w, out_.ptr[bits], 8 * sub, 0xffU);
     out_.vcvtdq2ps(w, w);
   } else if (six_bits()) {
     const int quad = sub / 4, byte = sub % 4;
-    unpack(w, bits + quad / 2 * kLineBytes, 8 * byte + 4 * (quad % 2), 0x0fU);
+    unpack(w, out_.ptr[bits + quad / 2 * kLineBytes], 8 * byte + 4 * (quad % 2), 0x0fU);
     add_upper_bits(w, bits, 8 * byte + 2 * quad - 4, 0x30U);
     out_.vcvtdq2ps(w, w);
   } else {
@@ -330,7 +326,7 @@ void Emitter::add_upper_bits(const Xbyak::Xmm& dst, const Xbyak::RegExp& unit, i
 }
 
 void Emitter::unpack_nibbles(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift) {
-  unpack(dst, bits, shift, 0x0fU);
+  unpack(dst, out_.ptr[bits], shift, 0x0fU);
   out_.vcvtdq2ps(dst, dst);
 }
 
@@ -478,17 +474,9 @@ void Emitter::advance_group() {
   out_.add(a_sum_ptr_, 4);
 }
 
-int Emitter::prefetches_per_line() const {
-  // Panels are in the L1, and slices of k are fetched by the tiles of the one before.
-  if (!fetches() || reads_panel_ || slices_.count > 1) return 0;
-  const auto lines = static_cast<int>((line_bytes_ + kLineBytes - 1) / kLineBytes);
-  return plan_.blocks * lines * (in_two_steps() ? 2 : 1);
-}
-
 void Emitter::prefetch(int line, int number) {
-  const int steps = in_two_steps() ? 2 : 1;
-  const int lines = prefetches_per_line() / (plan_.blocks * steps);
-  const int j = number / (lines * steps), at_line = number / steps % lines;
+  const int steps = fetch_steps();
+  const int j = number / (lines_fetched_ * steps), at_line = number / steps % lines_fetched_;
   const Xbyak::RegExp at = b_address(line * steps_per_line_, j, 0) + at_line * kLineBytes;
   const auto l1 = out_.ptr[at + tiling_.prefetch_l1], l2 = out_.ptr[at + tiling_.prefetch_l2];
   if (in_two_steps() && number % steps == 0) {

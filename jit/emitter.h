@@ -95,7 +95,7 @@ class Emitter {
   void advance(int steps);
   void advance_group();
   // What a line of every block is fetched by, further ahead: so many instructions, and one of them.
-  int prefetches_per_line() const;
+  int prefetches_per_line() const { return plan_.blocks * lines_fetched_ * fetch_steps(); }
   void prefetch(int line, int number);
 
   int steps_per_line() const { return steps_per_line_; }
@@ -138,9 +138,9 @@ class Emitter {
   int act_step_bytes() const { return spec_.act == ActType::bf16 ? 2 : 4; }
   int64_t half_bytes() const { return plan_.zmm ? 64 : 32; }
 
-  // dst = bits >> shift & mask in dword lanes, bits in memory; a mask that covers what the shift
+  // dst = bits >> shift & mask in dword lanes; a mask that covers what the shift
   // leaves is skipped.
-  virtual void unpack(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift,
+  virtual void unpack(const Xbyak::Xmm& dst, const Xbyak::Operand& bits, int shift,
                       uint32_t mask) = 0;
   // dst = the nibbles above `shift` as floats, less 8 already where they are centred.
   virtual void unpack_nibbles(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift);
@@ -165,6 +165,7 @@ class Emitter {
   const bool bytes_in_lines_;             // u8 weights, or u4 unpacked to a panel
   const int64_t line_bytes_;              // of a line, or a unit of u6
   const int steps_per_line_;
+  const int lines_fetched_;  // of a block, ahead of each line
   const PanelSlices slices_;
   const int64_t panel_block_bytes_;
   int chunk_steps_ = 0;
@@ -204,6 +205,7 @@ class Emitter {
   void load_whole_number(int k, int j, int half);
   void unpack_kept(int j, int half, const Xbyak::RegExp& bits, int quad);
   bool in_two_steps() const { return tiling_.prefetch_l1 > 0 && tiling_.prefetch_l2 > 0; }
+  int fetch_steps() const { return in_two_steps() ? 2 : 1; }
   bool fetches() const { return tiling_.prefetch_l1 > 0 || tiling_.prefetch_l2 > 0; }
   bool six_bits() const { return spec_.weight.type == WeightType::u6; }
   void add_upper_bits(const Xbyak::Xmm& dst, const Xbyak::RegExp& unit, int shift, uint32_t mask);

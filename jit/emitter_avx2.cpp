@@ -18,16 +18,16 @@ void Avx2Emitter::load_a(int i, int k) {
   if (plan_.dot == DotKind::bytes) split_activations();
 }
 
-void Avx2Emitter::unpack(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift,
+void Avx2Emitter::unpack(const Xbyak::Xmm& dst, const Xbyak::Operand& bits, int shift,
                          uint32_t mask) {
   // The mask register holds what begin() put there: 0x0f bytes or dwords.
   const bool in_register = plan_.mask_in_register && (mask & 0xffU) == 0x0fU;
   if (shift == 0 && in_register) {
-    out_.vpand(dst, reg(plan_.mask), out_.ptr[bits]);
+    out_.vpand(dst, reg(plan_.mask), bits);
     return;
   }
-  out_.vmovups(dst, out_.ptr[bits]);
-  if (shift != 0) out_.vpsrld(dst, dst, shift);
+  if (bits.isMEM() || shift == 0) out_.vmovups(dst, bits);
+  if (shift != 0) out_.vpsrld(dst, bits.isMEM() ? dst : bits, shift);
   if (mask == 0xffffffffU >> shift) return;
   if (in_register) {
     out_.vpand(dst, dst, reg(plan_.mask));

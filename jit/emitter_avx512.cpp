@@ -35,17 +35,17 @@ void Avx512Emitter::load_a(int i, int k) {
   if (plan_.dot == DotKind::bytes) split_activations();
 }
 
-void Avx512Emitter::unpack(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift,
+void Avx512Emitter::unpack(const Xbyak::Xmm& dst, const Xbyak::Operand& bits, int shift,
                            uint32_t mask) {
   const bool in_register = plan_.mask_in_register && (mask & 0xffU) == 0x0fU;
   if (shift == 0 && in_register) {
-    out_.vpandd(dst, reg(plan_.mask), out_.ptr[bits]);
+    out_.vpandd(dst, reg(plan_.mask), bits);
     return;
   }
   if (shift == 0) {
-    out_.vmovups(dst, out_.ptr[bits]);
+    out_.vmovups(dst, bits);
   } else {
-    out_.vpsrld(dst, out_.ptr[bits], shift);
+    out_.vpsrld(dst, bits, shift);
   }
   if (mask == 0xffffffffU >> shift) return;
   if (in_register) {

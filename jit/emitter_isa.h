@@ -14,7 +14,7 @@ class Avx2Emitter : public Emitter {
   void dot(int i, int j, int k) override;
 
  protected:
-  void unpack(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift, uint32_t mask) override;
+  void unpack(const Xbyak::Xmm& dst, const Xbyak::Operand& bits, int shift, uint32_t mask) override;
 };
 
 class AvxVnniEmitter : public Avx2Emitter {
@@ -36,7 +36,7 @@ class Avx512Emitter : public Emitter {
   void dot(int i, int j, int k) override;
 
  protected:
-  void unpack(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift, uint32_t mask) override;
+  void unpack(const Xbyak::Xmm& dst, const Xbyak::Operand& bits, int shift, uint32_t mask) override;
   void unpack_nibbles(const Xbyak::Xmm& dst, const Xbyak::RegExp& bits, int shift) override;
   bool nibbles_are_centred() const override {
     return plan_.dot == DotKind::bf16 && !spec_.weight.asym;

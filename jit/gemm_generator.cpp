@@ -82,9 +82,11 @@ void Generator::prefetch_behind(Emitter& emitter, int k, int i, int j) {
   const int line = k / emitter.steps_per_line(), step = k % emitter.steps_per_line();
   const int dots = emitter.steps_per_line() * emitter.rows() * emitter.blocks();
   const int dot = (step * emitter.rows() + i) * emitter.blocks() + j;
-  const int prefetches = emitter.prefetches_per_line();
-  for (int number = 0; number < prefetches; ++number) {
-    if (number * dots / prefetches == dot) emitter.prefetch(line, number);
+  const auto due_before = [&](int d) {
+    return (d * emitter.prefetches_per_line() + dots - 1) / dots;
+  };
+  for (int number = due_before(dot); number < due_before(dot + 1); ++number) {
+    emitter.prefetch(line, number);
   }
 }
 

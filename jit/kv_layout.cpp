@@ -132,6 +132,26 @@ void quantize(int64_t head_dim, int64_t width, const float* key, const float* va
   }
 }
 
+// What the elements of a vector are to positions that share dword lanes: bits [shift, shift + bits)
+// of the lane of each.
+struct LanePart {
+  int bits, shift;
+  uint32_t mask() const { return (bits == 16 ? 0xffffU : 0xffU) << shift; }
+};
+
+// Writes a part of each lane; the rest of it is other positions'. (Whole lanes, which a compiler
+// takes several at a time, as it does not take words that lie apart.)
+void merge_lanes(const Integers& q, int64_t count, LanePart part, void* to) {
+  for (int64_t d = 0; d < count; ++d) {
+    std::byte* const at = static_cast<std::byte*>(to) + d * static_cast<int64_t>(sizeof(uint32_t));
+    uint32_t lane;
+    std::memcpy(&lane, at, sizeof(lane));
+    const uint32_t moved = static_cast<uint32_t>(q[static_cast<size_t>(d)]) << part.shift;
+    lane = (lane & ~part.mask()) | (moved & part.mask());
+    std::memcpy(at, &lane, sizeof(lane));
+  }
+}
+
 void append_int16(int64_t head_dim, const float* key, const float* value, const Split& split) {
   const int64_t width = padded(KvType::int16, head_dim);
   Quantized q;
@@ -142,8 +162,9 @@ void append_int16(int64_t head_dim, const float* key, const float* value, const 
   for (int64_t d = 0; d < width; d += 2) {
     std::memcpy(to + d * kKeyBlock, &q.key[static_cast<size_t>(d)], 2 * sizeof(int16_t));
   }
-  to = &paired_value(split.values, width, split.t, 0);
-  for (int64_t d = 0; d < width; ++d) to[d * 2] = q.value[static_cast<size_t>(d)];
+  const auto place = static_cast<int>(split.t % 2);
+  merge_lanes(q.value, width, {16, 16 * place},
+              &paired_value(split.values, width, split.t - place, 0));
 }
 
 void append_int8(int64_t head_dim, const float* key, const float* value, const Split& split) {
@@ -161,10 +182,8 @@ void append_int8(int64_t head_dim, const float* key, const float* value, const S
     }
     std::memcpy(keys + d * kKeyBlock, four.data(), four.size());
   }
-  int8_t* values = &quad_value(split.values, width, split.t, 0);
-  for (int64_t d = 0; d < width; ++d) {
-    values[d * 4] = static_cast<int8_t>(q.value[static_cast<size_t>(d)]);
-  }
+  const auto place = static_cast<int>(split.t % 4);
+  merge_lanes(q.value, width, {8, 8 * place}, &quad_value(split.values, width, split.t - place, 0));
 }
 
 // ---- bf16 in pairs ----

@@ -65,7 +65,8 @@ std::byte* kv_split(const KvRecord& record, const KvHead& head, int64_t split);
 // Bytes of the keys (or of the values, which need as many) of so many positions of one KV head.
 int64_t kv_bytes(KvType type, int64_t head_dim, int64_t positions);
 
-// Writes one position of one KV head: key and value hold head_dim floats. f16 and bf16 are rounded
+// Writes one position of one KV head: key and value hold head_dim floats. Positions of a head that
+// lie in the same kKeyBlock must not be written at the same time. f16 and bf16 are rounded
 // to nearest even. An integer type stores rne(x / s), saturated, beside s:
 //   int8           s = max |x| / 127; beside a value lie log2(s) and 1 / s
 //   int16 values   s = max |x| / 16383

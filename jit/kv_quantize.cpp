@@ -41,6 +41,13 @@ NIBBLE_AVX2 inline float sum_of(__m256 low, __m256 high) {
   return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
 }
 
+// Of magnitudes, none of which is a NaN.
+NIBBLE_AVX2 inline float largest_of(__m256 eight) {
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(four, _mm_shuffle_ps(four, four, 1)));
+}
+
 // Comparisons overlook a NaN in x; its sum of squares does not.
 NIBBLE_AVX2 float quantize_avx2(const float* x, int64_t count, const QuantizeRule& rule,
                                 int16_t* q) {
@@ -54,10 +61,7 @@ NIBBLE_AVX2 float quantize_avx2(const float* x, int64_t count, const QuantizeRul
     high = _mm256_fmadd_ps(b, b, high);
   }
   const float squares = sum_of(low, high);
-  alignas(32) std::array<float, 8> eight;
-  _mm256_store_ps(eight.data(), largest);
-  float most = 0;
-  for (const float m : eight) most = m > most ? m : most;
+  float most = largest_of(largest);
   if (std::isnan(squares)) most = squares;
   const float s = scale_of(most, squares, rule);
   const float inverse = 1 / s;

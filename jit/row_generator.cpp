@@ -20,6 +20,11 @@ using Reg = CompilerMath::Reg;
 // Element i of a row of floats.
 Mem element(const Gp& row, const Gp& i) { return x86::ptr(row, i, 2); }
 
+// What a prompt's rows hold is in the L3 or further away, and a row takes but microseconds: it is
+// fetched in two steps, into the L2 and from there into the L1, past the end of a row from the next
+// (512 rows of 11008 floats on Golden Cove, two threads: 0.98 ms and not 1.5).
+constexpr int64_t kIntoL1Ahead = 2048, kIntoL2Ahead = 6144;  // bytes
+
 // One function: a loop over rows around a body that is written once for every ISA.
 class RowGenerator {
  public:
@@ -74,6 +79,13 @@ class RowGenerator {
       case RowOp::clip:
         return scale();
     }
+  }
+
+  // A block of a row that is read for the first time.
+  Reg load_new(const Mem& from, const Mask* mask) {
+    v_.cc().prefetcht0(from.cloneAdjusted(kIntoL1Ahead));
+    v_.cc().prefetcht2(from.cloneAdjusted(kIntoL2Ahead));
+    return v_.load(from, mask);
   }
 
   // ---- norms ----
@@ -167,9 +179,12 @@ class RowGenerator {
 
   void quantize_only() {
     const Gp x = x_row();
-    const Value value = [&](const Gp& i, const Mask* mask) { return v_.load(element(x, i), mask); };
-    if (spec_.bf16) return round_row(value);
-    quantize_row(value, value);
+    const Value first = [&](const Gp& i, const Mask* mask) {
+      return load_new(element(x, i), mask);
+    };
+    if (spec_.bf16) return round_row(first);
+    quantize_row(first,
+                 [&](const Gp& i, const Mask* mask) { return v_.load(element(x, i), mask); });
   }
 
   void round_row(const Value& value) {

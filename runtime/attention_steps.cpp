@@ -96,35 +96,49 @@ void cache_row(const CacheStep& s, const StepContext& context, int64_t r, int64_
 }
 
 // The lines that cache_row will read: a head's rows lie so far apart that no hardware foresees it.
+template <int kLocality>
 void fetch_row(const CacheStep& s, const StepContext& context, int64_t r, int64_t h) noexcept {
   const CacheRow row(s, context, r, h);
   const auto fetch = [](const float* x, int64_t count) {
     constexpr int64_t kLine = 64 / sizeof(float);
-    for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(x + i);
+    for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(x + i, 0, kLocality);
   };
   fetch(row.queries, row.share * s.head.head_dim);
   fetch(row.key, s.head.head_dim);
   fetch(row.value, s.head.head_dim);
 }
 
-// A head's positions a block at a time, since those share cache lines of the keys. Where there are
-// enough of them a block's heads are taken together: rows are then read as they lie.
+// Where there are blocks enough, so many heads are taken together: what they write, 8 KiB each,
+// stays in the L1.
+constexpr int64_t kHeadsTogether = 2;
+// What a head has in a row comes into the L2 so many turns ahead (a prompt's rows are in the L3 or
+// further away), and into the L1 one ahead.
+constexpr int64_t kTurnsAhead = 8;
+constexpr int kIntoL2 = 1, kIntoL1 = 3;
+
+// Heads' positions a block at a time, since those share cache lines of the keys and lanes of the
+// values.
 void run_cache(const Step& step, const StepContext& context) noexcept {
   const auto& s = *std::get_if<CacheStep>(&step.body);
-  const int64_t blocks = (context.rows + jit::kKeyBlock - 1) / jit::kKeyBlock;
-  const bool whole_rows = blocks >= kBlocksPerThread * context.share.threads();
-  const int64_t heads = whole_rows ? s.head.kv_heads : 1;
+  const int64_t begin_row = context.row, end_row = begin_row + context.rows;
+  const int64_t first_block = (context.position + begin_row) / jit::kKeyBlock;
+  const int64_t end_block = (context.position + end_row - 1) / jit::kKeyBlock + 1;
+  const int64_t blocks = end_block - first_block;
+  const bool many = blocks >= kBlocksPerThread * context.share.threads();
+  const int64_t heads = many && s.head.kv_heads % kHeadsTogether == 0 ? kHeadsTogether : 1;
   const int64_t parts = s.head.kv_heads / heads;
   context.claim(blocks * parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t row = unit / parts * jit::kKeyBlock, first = unit % parts * heads;
-      const int64_t count = std::min(jit::kKeyBlock, context.rows - row) * heads;
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t next = i + 1;
-        if (next < count) {
-          fetch_row(s, context, context.row + row + next / heads, first + next % heads);
-        }
-        cache_row(s, context, context.row + row + i / heads, first + i % heads);
+      const int64_t block = (first_block + unit / parts) * jit::kKeyBlock - context.position;
+      const int64_t row = std::max(block, begin_row), first = unit % parts * heads;
+      const int64_t turns = (std::min(block + jit::kKeyBlock, end_row) - row) * heads;
+      const auto row_of = [&](int64_t turn) { return row + turn / heads; };
+      const auto head_of = [&](int64_t turn) { return first + turn % heads; };
+      for (int64_t i = 0; i < turns; ++i) {
+        const int64_t far = i + kTurnsAhead, next = i + 1;
+        if (far < turns) fetch_row<kIntoL2>(s, context, row_of(far), head_of(far));
+        if (next < turns) fetch_row<kIntoL1>(s, context, row_of(next), head_of(next));
+        cache_row(s, context, row_of(i), head_of(i));
       }
     }
   });

@@ -185,6 +185,43 @@ TEST(KvLayout, PutsBf16InPairs) {
 
 // Values are multiplied by weights of 0 where they do not count, so none may be infinite or NaN;
 // what was makes the score NaN instead.
+// Positions share lanes and lines, which does not let one change another.
+TEST(KvLayout, LeavesOtherPositionsAlone) {
+  constexpr int64_t kDim = 20, kPositions = kKvSplit + 5;
+  for (const KvType type :
+       {KvType::f32, KvType::f16, KvType::bf16, KvType::int8, KvType::int16, KvType::bf16_pairs}) {
+    std::mt19937 random(11);
+    std::normal_distribution<float> normal;
+    const int64_t page = kv_page_bytes(type, kDim);
+    std::vector<std::byte> pages(static_cast<size_t>(page));
+    const KvHead head{pages.data(), page};
+    const auto append = [&](int64_t t) {
+      std::vector<float> key(kDim), value(kDim);
+      for (float& x : key) x = normal(random);
+      for (float& x : value) x = normal(random);
+      kv_append(type, kDim, t, key.data(), value.data(), head);
+    };
+    const auto position = [&](int64_t t) {
+      std::vector<float> held;
+      for (int64_t d = 0; d < kDim; ++d) {
+        held.push_back(kv_key(type, kDim, head, t, d));
+        held.push_back(kv_value(type, kDim, head, t, d));
+      }
+      return held;
+    };
+    for (int64_t t = 0; t < kPositions; ++t) append(t);
+    for (int64_t changed = 0; changed < kPositions; ++changed) {
+      std::vector<std::vector<float>> before;
+      for (int64_t t = 0; t < kPositions; ++t) before.push_back(position(t));
+      append(changed);
+      for (int64_t t = 0; t < kPositions; ++t) {
+        EXPECT_EQ(position(t) == before[static_cast<size_t>(t)], t != changed)
+            << static_cast<int>(type) << ": " << t << " when " << changed << " changed";
+      }
+    }
+  }
+}
+
 TEST(KvLayout, KeepsValuesFinite) {
   constexpr int64_t kDim = 3;
   constexpr KvType kType = KvType::bf16_pairs;
