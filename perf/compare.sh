@@ -150,6 +150,8 @@ nibble_model() { # CASE GROUP
   bytes[$name]=$(number weight_bytes_per_token <<<"$json")
   record_share "$name" decode nibble "$(number decode_tok_s <<<"$json")" \
     "$(number roof_read_gbs <<<"$json")"
+  record "$name" "decode, of the read roof between tokens" share nibble \
+    "$(number decode_share <<<"$json")"
   record "$name" "prefill of $prompt" tok/s nibble "$(number prefill_tok_s <<<"$json")"
   record "$name" "prefill, of the int8 roof" share nibble "$(number prefill_share <<<"$json")"
   for m in 4 8; do

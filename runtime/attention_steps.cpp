@@ -95,17 +95,21 @@ void cache_row(const CacheStep& s, const StepContext& context, int64_t r, int64_
                  context.kv->head(s.head.layer, h));
 }
 
+constexpr int kIntoL2 = 1, kIntoL1 = 3;
+
+template <int kLocality>
+void fetch(const float* x, int64_t count) noexcept {
+  constexpr int64_t kLine = 64 / sizeof(float);
+  for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(x + i, 0, kLocality);
+}
+
 // The lines that cache_row will read: a head's rows lie so far apart that no hardware foresees it.
 template <int kLocality>
 void fetch_row(const CacheStep& s, const StepContext& context, int64_t r, int64_t h) noexcept {
   const CacheRow row(s, context, r, h);
-  const auto fetch = [](const float* x, int64_t count) {
-    constexpr int64_t kLine = 64 / sizeof(float);
-    for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(x + i, 0, kLocality);
-  };
-  fetch(row.queries, row.share * s.head.head_dim);
-  fetch(row.key, s.head.head_dim);
-  fetch(row.value, s.head.head_dim);
+  fetch<kLocality>(row.queries, row.share * s.head.head_dim);
+  fetch<kLocality>(row.key, s.head.head_dim);
+  fetch<kLocality>(row.value, s.head.head_dim);
 }
 
 // Where there are blocks enough, so many heads are taken together: what they write, 8 KiB each,
@@ -114,7 +118,6 @@ constexpr int64_t kHeadsTogether = 2;
 // What a head has in a row comes into the L2 so many turns ahead (a prompt's rows are in the L3 or
 // further away), and into the L1 one ahead.
 constexpr int64_t kTurnsAhead = 8;
-constexpr int kIntoL2 = 1, kIntoL1 = 3;
 
 // Heads' positions a block at a time, since those share cache lines of the keys and lanes of the
 // values.
@@ -206,6 +209,16 @@ void run_block(const AttentionStep& s, const StepContext& context, const Attenti
   kernel_of(s, context).run(args);
 }
 
+// The queries of a block of a prompt's rows, which lie as far apart, while the one before it is
+// computed.
+void fetch_queries(const AttentionStep& s, const StepContext& context,
+                   const AttentionBlock& block) noexcept {
+  for (int64_t row = context.row + block.row; row < context.row + block.row + block.rows; ++row) {
+    const float* queries = context.at<float>(s.qkv, row) + block.q_head * s.head.head_dim;
+    fetch<kIntoL2>(queries, s.head.head_dim);
+  }
+}
+
 // Pages of all blocks are taken as they come. Whoever ends the last page of a block merges them: in
 // their order, whichever thread had which.
 void run_by_pages(const AttentionStep& s, const StepContext& context, const AttentionCut& cut,
@@ -243,6 +256,10 @@ void run_attention(const Step& step, const StepContext& context) noexcept {
   }
   context.claim(cut.count(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
+      const int64_t next = i + 1;
+      if (next < cut.count() && !cut.over_heads) {
+        fetch_queries(s, context, block_of(cut, s.head, next));
+      }
       run_block(s, context, cut, block_of(cut, s.head, i));
     }
   });
