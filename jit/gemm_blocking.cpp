@@ -11,7 +11,8 @@ namespace {
 
 constexpr int64_t kLeastChunk = 512 << 10;
 constexpr int64_t kMostChunk = 1 << 20;
-constexpr int64_t kPanelBytes = 16 << 10;  // leaves an L1 room for the activations of a tile
+// Of weights; scales of groups of 32 are 2 KiB more. Leaves an L1 room for a tile's activations.
+constexpr int64_t kPanelBytes = 16 << 10;
 
 // Half of an L2: the other half sees weights, sums and results come and go.
 int64_t chunk_bytes() {

@@ -40,6 +40,13 @@ using ReadPiece = uint64_t (*)(const std::byte* p, size_t bytes);
 constexpr size_t kReadLine = 64;
 constexpr size_t kLinesAtOnce = 8;
 
+// What is so far behind a line: into the L2, and into the L1.
+template <size_t kAhead, size_t kFar>
+inline void fetch_behind(const std::byte* line) {
+  if (kFar > 0) _mm_prefetch(reinterpret_cast<const char*>(line) + kFar, _MM_HINT_T1);
+  if (kAhead > 0) _mm_prefetch(reinterpret_cast<const char*>(line) + kAhead, _MM_HINT_T0);
+}
+
 template <size_t kStreams, size_t kAhead, size_t kFar = 0>
 __attribute__((target("avx2"))) uint64_t read_avx2(const std::byte* p, size_t bytes) {
   constexpr size_t kLines = kLinesAtOnce / kStreams;
@@ -51,8 +58,7 @@ __attribute__((target("avx2"))) uint64_t read_avx2(const std::byte* p, size_t by
       const auto* from = reinterpret_cast<const __m256i*>(line);
       sums[i] = _mm256_xor_si256(sums[i], _mm256_load_si256(from));
       sums[i] = _mm256_xor_si256(sums[i], _mm256_load_si256(from + 1));
-      if (kFar > 0) _mm_prefetch(reinterpret_cast<const char*>(line) + kFar, _MM_HINT_T1);
-      if (kAhead > 0) _mm_prefetch(reinterpret_cast<const char*>(line) + kAhead, _MM_HINT_T0);
+      fetch_behind<kAhead, kFar>(line);
     }
   }
   for (size_t i = 1; i < kLinesAtOnce; ++i) sums[0] = _mm256_xor_si256(sums[0], sums[i]);
@@ -68,8 +74,7 @@ __attribute__((target("avx512f"))) uint64_t read_avx512(const std::byte* p, size
     for (size_t i = 0; i < kLinesAtOnce; ++i) {
       const std::byte* line = p + i / kLines * (bytes / kStreams) + at + i % kLines * kReadLine;
       sums[i] = _mm512_xor_si512(sums[i], _mm512_load_si512(line));
-      if (kFar > 0) _mm_prefetch(reinterpret_cast<const char*>(line) + kFar, _MM_HINT_T1);
-      if (kAhead > 0) _mm_prefetch(reinterpret_cast<const char*>(line) + kAhead, _MM_HINT_T0);
+      fetch_behind<kAhead, kFar>(line);
     }
   }
   for (size_t i = 1; i < kLinesAtOnce; ++i) sums[0] = _mm512_xor_si512(sums[0], sums[i]);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "jit/error.h"
 #include "runtime/clock.h"
@@ -17,6 +18,21 @@ void need_room(const runtime::Decoder& decoder, int64_t positions) {
          decoder.context_length());
   }
 }
+
+// The roof beside a round: the mean of what was measured before and after it.
+template <typename Measure>
+class RoofBeside {
+ public:
+  explicit RoofBeside(Measure measure) : measure_(std::move(measure)), before_(measure_()) {}
+  double end_round() {
+    const double after = measure_();
+    return (std::exchange(before_, after) + after) / 2;
+  }
+
+ private:
+  Measure measure_;
+  double before_;
+};
 
 }  // namespace
 
@@ -67,16 +83,14 @@ DecodeRounds decode_rounds(runtime::Decoder& decoder, int64_t steps, int64_t byt
   const auto ids = random_ids(steps, decoder.vocab_size());
   std::span<const int32_t> left(ids);
   std::vector<double> seconds, roofs, shares;
-  double before = roof.pass();
+  RoofBeside beside([&] { return roof.pass(); });
   while (!left.empty()) {
     const auto round = left.first(std::min(left.size(), kTokensARound));
     left = left.subspan(round.size());
     const auto times = token_seconds(decoder, round, pause);
-    const double after = roof.pass();
-    roofs.push_back((before + after) / 2);
+    roofs.push_back(beside.end_round());
     shares.push_back(static_cast<double>(bytes_per_token) / median(times) / roofs.back() * 1e-9);
     seconds.insert(seconds.end(), times.begin(), times.end());
-    before = after;
   }
   return {median(std::move(seconds)), median(std::move(roofs)), median(std::move(shares))};
 }
@@ -85,7 +99,7 @@ PrefillRounds prefill_rounds(runtime::Decoder& decoder, std::span<const int32_t>
                              double operations_per_id, runtime::ThreadPool& pool, double seconds,
                              const Pause& pause) {
   std::vector<double> rates, roofs, shares;
-  double before = runtime::dot_roof(pool);
+  RoofBeside beside([&] { return runtime::dot_roof(pool); });
   double left = seconds;
   for (int round = 0; round == 0 || (round < kPromptRounds && left > 0); ++round) {
     pause();
@@ -93,11 +107,9 @@ PrefillRounds prefill_rounds(runtime::Decoder& decoder, std::span<const int32_t>
     const double start = runtime::seconds_now();
     decoder.forward(ids);
     const double took = runtime::seconds_now() - start;
-    const double after = runtime::dot_roof(pool);
+    roofs.push_back(beside.end_round());
     rates.push_back(static_cast<double>(ids.size()) / took);
-    roofs.push_back((before + after) / 2);
     shares.push_back(operations_per_id * rates.back() / roofs.back() * 1e-9);
-    before = after;
     left -= took;
   }
   return {median(std::move(rates)), median(std::move(roofs)), median(std::move(shares))};
