@@ -46,11 +46,11 @@ Emitter::Emitter(Assembler& out, const GemmSpec& spec, const Tiling& tiling,
       bytes_in_lines_(has_byte_lines(spec, reads_panel_)),
       line_bytes_(line_bytes(spec, reads_panel_)),
       steps_per_line_(line_steps(spec, reads_panel_)),
+      slices_(panel_slices(spec, tiling)),
       // Panels are in the L1, and slices of k are fetched by the tiles of the one before.
-      lines_fetched_(!fetches() || reads_panel_ || panel_slices(spec, tiling).count > 1
+      lines_fetched_(!fetches() || reads_panel_ || slices_.count > 1
                          ? 0
                          : static_cast<int>((line_bytes_ + kLineBytes - 1) / kLineBytes)),
-      slices_(panel_slices(spec, tiling)),
       panel_block_bytes_(panel_block_bytes(spec, tiling)),
       a_ptr_{out.r8, out.r9, out.r10, out.r11},
       a_stride_(out.r12),

@@ -138,8 +138,7 @@ class Emitter {
   int act_step_bytes() const { return spec_.act == ActType::bf16 ? 2 : 4; }
   int64_t half_bytes() const { return plan_.zmm ? 64 : 32; }
 
-  // dst = bits >> shift & mask in dword lanes; a mask that covers what the shift
-  // leaves is skipped.
+  // dst = bits >> shift & mask in dword lanes; a mask that covers what the shift leaves is skipped.
   virtual void unpack(const Xbyak::Xmm& dst, const Xbyak::Operand& bits, int shift,
                       uint32_t mask) = 0;
   // dst = the nibbles above `shift` as floats, less 8 already where they are centred.
@@ -165,8 +164,8 @@ class Emitter {
   const bool bytes_in_lines_;             // u8 weights, or u4 unpacked to a panel
   const int64_t line_bytes_;              // of a line, or a unit of u6
   const int steps_per_line_;
-  const int lines_fetched_;  // of a block, ahead of each line
   const PanelSlices slices_;
+  const int lines_fetched_;  // of a block, ahead of each line
   const int64_t panel_block_bytes_;
   int chunk_steps_ = 0;
   int place_ = 0;  // of the group in its pass

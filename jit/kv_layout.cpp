@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "jit/float16.h"
 #include "jit/isa.h"
@@ -132,22 +133,21 @@ void quantize(int64_t head_dim, int64_t width, const float* key, const float* va
   }
 }
 
-// What the elements of a vector are to positions that share dword lanes: bits [shift, shift + bits)
-// of the lane of each.
-struct LanePart {
-  int bits, shift;
-  uint32_t mask() const { return (bits == 16 ? 0xffffU : 0xffU) << shift; }
-};
-
-// Writes a part of each lane; the rest of it is other positions'. (Whole lanes, which a compiler
-// takes several at a time, as it does not take words that lie apart.)
-void merge_lanes(const Integers& q, int64_t count, LanePart part, void* to) {
+// Writes the elements of position t from `first` on, a dword lane apart; the rest of each lane is
+// other positions'. (Whole lanes, which a compiler takes several at a time, as it does not take
+// words that lie apart.)
+template <typename T>
+void merge_lanes(const Integers& q, int64_t count, int64_t t, T* first) {
+  constexpr int64_t kSharing = sizeof(uint32_t) / sizeof(T);
+  const int64_t place = t % kSharing;
+  const auto shift = place * std::numeric_limits<std::make_unsigned_t<T>>::digits;
+  const uint32_t mask = uint32_t{std::numeric_limits<std::make_unsigned_t<T>>::max()} << shift;
   for (int64_t d = 0; d < count; ++d) {
-    std::byte* const at = static_cast<std::byte*>(to) + d * static_cast<int64_t>(sizeof(uint32_t));
+    T* const at = first - place + d * kSharing;
     uint32_t lane;
     std::memcpy(&lane, at, sizeof(lane));
-    const uint32_t moved = static_cast<uint32_t>(q[static_cast<size_t>(d)]) << part.shift;
-    lane = (lane & ~part.mask()) | (moved & part.mask());
+    const uint32_t moved = static_cast<uint32_t>(q[static_cast<size_t>(d)]) << shift;
+    lane = (lane & ~mask) | (moved & mask);
     std::memcpy(at, &lane, sizeof(lane));
   }
 }
@@ -162,9 +162,7 @@ void append_int16(int64_t head_dim, const float* key, const float* value, const 
   for (int64_t d = 0; d < width; d += 2) {
     std::memcpy(to + d * kKeyBlock, &q.key[static_cast<size_t>(d)], 2 * sizeof(int16_t));
   }
-  const auto place = static_cast<int>(split.t % 2);
-  merge_lanes(q.value, width, {16, 16 * place},
-              &paired_value(split.values, width, split.t - place, 0));
+  merge_lanes(q.value, width, split.t, &paired_value(split.values, width, split.t, 0));
 }
 
 void append_int8(int64_t head_dim, const float* key, const float* value, const Split& split) {
@@ -182,8 +180,7 @@ void append_int8(int64_t head_dim, const float* key, const float* value, const S
     }
     std::memcpy(keys + d * kKeyBlock, four.data(), four.size());
   }
-  const auto place = static_cast<int>(split.t % 4);
-  merge_lanes(q.value, width, {8, 8 * place}, &quad_value(split.values, width, split.t - place, 0));
+  merge_lanes(q.value, width, split.t, &quad_value(split.values, width, split.t, 0));
 }
 
 // ---- bf16 in pairs ----

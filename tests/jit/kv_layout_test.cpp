@@ -183,8 +183,6 @@ TEST(KvLayout, PutsBf16InPairs) {
   }
 }
 
-// Values are multiplied by weights of 0 where they do not count, so none may be infinite or NaN;
-// what was makes the score NaN instead.
 // Positions share lanes and lines, which does not let one change another.
 TEST(KvLayout, LeavesOtherPositionsAlone) {
   constexpr int64_t kDim = 20, kPositions = kKvSplit + 5;
@@ -222,6 +220,8 @@ TEST(KvLayout, LeavesOtherPositionsAlone) {
   }
 }
 
+// Values are multiplied by weights of 0 where they do not count, so none may be infinite or NaN;
+// what was makes the score NaN instead.
 TEST(KvLayout, KeepsValuesFinite) {
   constexpr int64_t kDim = 3;
   constexpr KvType kType = KvType::bf16_pairs;
