@@ -148,6 +148,16 @@ CompilerMath::Reg CompilerMath::mul(const Reg& a, const Reg& b) {
 CompilerMath::Reg CompilerMath::div(const Reg& a, const Reg& b) {
   return binary(Inst::kIdVdivps, a, b);
 }
+// A vector's division holds the divider for as many steps as it has lanes.
+CompilerMath::Reg CompilerMath::div_uniform(const Reg& a, const Reg& b) {
+  const asmjit::x86::Xmm one = cc_.newXmm();
+  cc_.vdivss(one, vec(a, 0).xmm(), vec(b, 0).xmm());
+  Reg r;
+  r.part[0] = new_vec();
+  r.part[1] = r.part[0];
+  cc_.vbroadcastss(r.part[0], one);
+  return r;
+}
 CompilerMath::Reg CompilerMath::max(const Reg& a, const Reg& b) {
   return binary(Inst::kIdVmaxps, a, b);
 }
@@ -235,6 +245,14 @@ CompilerMath::Reg CompilerMath::neg(const Reg& a) {
 }
 CompilerMath::Reg CompilerMath::sqrt(const Reg& a) { return unary(Inst::kIdVsqrtps, a); }
 CompilerMath::Reg CompilerMath::to_int(const Reg& a) { return unary(Inst::kIdVcvtps2dq, a); }
+
+CompilerMath::Reg CompilerMath::to_int(const Mask& mask, const Reg& a) {
+  if (!wide_) return keep(mask, to_int(a));
+  Reg r = fresh();
+  const Vec value = vec(a, 0);
+  cc_.k(mask.k).z().vcvtps2dq(r.part[0], value);
+  return r;
+}
 CompilerMath::Reg CompilerMath::to_float(const Reg& a) { return unary(Inst::kIdVcvtdq2ps, a); }
 CompilerMath::Reg CompilerMath::int_add(const Reg& a, const Reg& b) {
   return commutative(Inst::kIdVpaddd, a, b);

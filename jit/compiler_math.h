@@ -73,8 +73,10 @@ class CompilerMath : private asmjit::ErrorHandler {
 
   // More fp32, and the same bits read as int32.
   Reg sqrt(const Reg& a);
+  Reg div_uniform(const Reg& a, const Reg& b);  // of values that are the same in every lane
   Reg imm_bits(uint32_t bits);
-  Reg to_int(const Reg& a);  // half to even
+  Reg to_int(const Reg& a);                    // half to even
+  Reg to_int(const Mask& mask, const Reg& a);  // 0 in the other lanes
   Reg to_float(const Reg& a);
   Reg int_add(const Reg& a, const Reg& b);
   Reg int_max(const Reg& a, const Reg& b);  // signed

@@ -1,7 +1,10 @@
 #include "jit/row_generator.h"
 
+#include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <functional>
+#include <vector>
 
 #include "jit/compiler_math.h"
 #include "jit/error.h"
@@ -17,8 +20,15 @@ using Mask = CompilerMath::Mask;
 using Mem = CompilerMath::Mem;
 using Reg = CompilerMath::Reg;
 
-// Element i of a row of floats.
-Mem element(const Gp& row, const Gp& i) { return x86::ptr(row, i, 2); }
+// An element of a row: i + offset.
+struct Place {
+  Gp i;
+  int32_t offset = 0;
+};
+
+// That of a row of floats.
+Mem element(const Gp& row, const Place& at) { return x86::ptr(row, at.i, 2, 4 * at.offset); }
+Mem element(const Gp& row, const Gp& i) { return element(row, Place{i}); }
 
 // What a prompt's rows hold is in the L3 or further away, and a row takes but microseconds: it is
 // fetched in two steps, into the L2 and from there into the L1, past the end of a row from the next
@@ -38,8 +48,8 @@ class RowGenerator {
   }
 
  private:
-  // A row as a function of its element index; it may be evaluated more than once an element.
-  using Value = std::function<Reg(const Gp& i, const Mask* mask)>;
+  // A block of a row as a function of its first element.
+  using Value = std::function<Reg(const Place& at, const Mask* mask)>;
 
   // This row of the matrix whose base pointer and stride are fields of RowArgs.
   Gp row_pointer(size_t base, size_t stride, int element_bytes, const char* name) {
@@ -81,6 +91,9 @@ class RowGenerator {
     }
   }
 
+  // Blocks of a group that is short enough to stay in registers between its two passes.
+  int64_t held_blocks() const { return v_.wide() ? 8 : 2; }
+
   // A block of a row that is read for the first time.
   Reg load_new(const Mem& from, const Mask* mask) {
     v_.cc().prefetcht0(from.cloneAdjusted(kIntoL1Ahead));
@@ -90,18 +103,28 @@ class RowGenerator {
 
   // ---- norms ----
 
+  // Weights and biases are a layer's own and come from memory: into the L2, while the row is read.
+  void fetch_weights(const Gp& i) {
+    v_.cc().prefetcht1(element(weight_, i));
+    if (spec_.bias) v_.cc().prefetcht1(element(bias_, i));
+  }
+
   // Stores x + residual where there is one; `use` sees every block of the row to normalise.
   Gp norm_input(const std::function<void(const Reg&)>& use) {
     const Gp x = x_row();
     const Gp i = v_.zero_gp("i");
     if (!spec_.residual) {
-      v_.blocks(i, spec_.n, [&](const Mask* mask, int) { use(v_.load(element(x, i), mask)); });
+      v_.blocks(i, spec_.n, [&](const Mask* mask, int) {
+        fetch_weights(i);
+        use(load_new(element(x, i), mask));
+      });
       return x;
     }
     const Gp residual = x2_row();
     const Gp sum = sum_row();
     v_.blocks(i, spec_.n, [&](const Mask* mask, int) {
-      const Reg s = v_.add(v_.load(element(x, i), mask), v_.load(element(residual, i), mask));
+      fetch_weights(i);
+      const Reg s = v_.add(load_new(element(x, i), mask), load_new(element(residual, i), mask));
       v_.store(element(sum, i), s, mask);
       use(s);
     });
@@ -110,13 +133,15 @@ class RowGenerator {
 
   // 1 / sqrt(squares / n + eps)
   Reg inverse_deviation(const Reg& squares) {
-    const Reg mean = v_.div(v_.reduce_add(squares), v_.imm(static_cast<float>(spec_.n)));
+    const Reg mean = v_.div_uniform(v_.reduce_add(squares), v_.imm(static_cast<float>(spec_.n)));
     const Reg eps = v_.broadcast(v_.field(offsetof(RowArgs, eps), 4));
-    return v_.div(v_.imm(1.0F), v_.sqrt(v_.add(mean, eps)));
+    return v_.div_uniform(v_.imm(1.0F), v_.sqrt(v_.add(mean, eps)));
   }
 
   void norm() {
     const bool layer = spec_.op == RowOp::layer_norm;
+    weight_ = v_.load_gp(v_.field(offsetof(RowArgs, weight)), "weight");
+    if (spec_.bias) bias_ = v_.load_gp(v_.field(offsetof(RowArgs, bias)), "bias");
     const Reg total = v_.accumulator(v_.imm(0.0F));
     const Gp s = norm_input([&](const Reg& x) {
       if (layer) {
@@ -128,7 +153,7 @@ class RowGenerator {
     Reg mean = total;
     Reg squares = total;
     if (layer) {
-      mean = v_.div(v_.reduce_add(total), v_.imm(static_cast<float>(spec_.n)));
+      mean = v_.div_uniform(v_.reduce_add(total), v_.imm(static_cast<float>(spec_.n)));
       squares = v_.accumulator(v_.imm(0.0F));
       const Gp i = v_.zero_gp("i");
       v_.blocks(i, spec_.n, [&](const Mask* mask, int) {
@@ -138,13 +163,11 @@ class RowGenerator {
       });
     }
     const Reg inverse = inverse_deviation(squares);
-    const Gp weight = v_.load_gp(v_.field(offsetof(RowArgs, weight)), "weight");
-    const Gp bias = spec_.bias ? v_.load_gp(v_.field(offsetof(RowArgs, bias)), "bias") : weight;
-    norm_output([&](const Gp& i, const Mask* mask) {
-      Reg d = v_.load(element(s, i), mask);
+    norm_output([&](const Place& at, const Mask* mask) {
+      Reg d = v_.load(element(s, at), mask);
       if (layer) d = v_.sub(d, mean);
-      const Reg y = v_.mul(v_.mul(d, inverse), v_.load(element(weight, i), mask));
-      return spec_.bias ? v_.add(y, v_.load(element(bias, i), mask)) : y;
+      const Reg y = v_.mul(v_.mul(d, inverse), v_.load(element(weight_, at), mask));
+      return spec_.bias ? v_.add(y, v_.load(element(bias_, at), mask)) : y;
     });
   }
 
@@ -153,51 +176,52 @@ class RowGenerator {
       const Gp y = y_row();
       const Gp i = v_.zero_gp("i");
       v_.blocks(i, spec_.n,
-                [&](const Mask* mask, int) { v_.store(element(y, i), value(i, mask), mask); });
+                [&](const Mask* mask, int) { v_.store(element(y, i), value({i}, mask), mask); });
       return;
     }
     if (!spec_.f32_out) return spec_.bf16 ? round_row(value) : quantize_row(value, value);
     // The first pass stores y, which may replace the row it is computed from; the second reads y.
     const Gp y = y_row();
     if (spec_.bf16) {
-      return round_row([&](const Gp& i, const Mask* mask) {
-        Reg result = value(i, mask);
-        v_.store(element(y, i), result, mask);
+      return round_row([&](const Place& at, const Mask* mask) {
+        Reg result = value(at, mask);
+        v_.store(element(y, at), result, mask);
         return result;
       });
     }
     quantize_row(
-        [&](const Gp& i, const Mask* mask) {
-          Reg result = value(i, mask);
-          v_.store(element(y, i), result, mask);
+        [&](const Place& at, const Mask* mask) {
+          Reg result = value(at, mask);
+          v_.store(element(y, at), result, mask);
           return result;
         },
-        [&](const Gp& i, const Mask* mask) { return v_.load(element(y, i), mask); });
+        [&](const Place& at, const Mask* mask) { return v_.load(element(y, at), mask); });
   }
 
   // ---- quantization ----
 
   void quantize_only() {
     const Gp x = x_row();
-    const Value first = [&](const Gp& i, const Mask* mask) {
-      return load_new(element(x, i), mask);
+    const Value first = [&](const Place& at, const Mask* mask) {
+      return load_new(element(x, at), mask);
     };
     if (spec_.bf16) return round_row(first);
     quantize_row(first,
-                 [&](const Gp& i, const Mask* mask) { return v_.load(element(x, i), mask); });
+                 [&](const Place& at, const Mask* mask) { return v_.load(element(x, at), mask); });
   }
 
   void round_row(const Value& value) {
     const Gp q = row_pointer(offsetof(RowArgs, q), offsetof(RowArgs, q_stride), 1, "q");
     const Gp i = v_.zero_gp("i");
     v_.blocks(i, spec_.n, [&](const Mask* mask, int lanes) {
-      Reg words = v_.to_bf16_activation(value(i, mask));
+      Reg words = v_.to_bf16_activation(value({i}, mask));
       if (mask != nullptr) words = v_.keep(*mask, words);
       v_.store_words(x86::ptr(q, i, 1), words, lanes <= 8 ? 8 : 16);
     });
   }
 
-  // `first` and `second` give the same values in the two passes over each group.
+  // `first` and `second` give the same values in the two passes over each group; short groups are
+  // kept from the first one.
   void quantize_row(const Value& first, const Value& second) {
     const int64_t group = spec_.group == 0 || spec_.group > spec_.n ? spec_.n : spec_.group;
     q_ = row_pointer(offsetof(RowArgs, q), offsetof(RowArgs, q_stride), 1, "q");
@@ -205,41 +229,94 @@ class RowGenerator {
     q_sum_ = row_pointer(offsetof(RowArgs, q_sum), offsetof(RowArgs, q_sum_words), 4, "q_sum");
     const Gp begin = v_.zero_gp("begin");
     const int64_t whole = spec_.n - spec_.n % group;
-    v_.loop(begin, whole, group, [&] { quantize_group(begin, group, first, second); });
-    if (whole < spec_.n) quantize_group(begin, spec_.n - whole, first, second);
+    const auto quantize_group = [&](int64_t length) {
+      if (length <= 16 * held_blocks()) return quantize_held(begin, length, first);
+      quantize_in_two_passes(begin, length, first, second);
+    };
+    v_.loop(begin, whole, group, [&] { quantize_group(group); });
+    if (whole < spec_.n) quantize_group(spec_.n - whole);
   }
 
-  void quantize_group(const Gp& begin, int64_t length, const Value& first, const Value& second) {
-    // The bits of magnitudes order as integers, with infinity and NaN on top.
+  void quantize_held(const Gp& begin, int64_t length, const Value& first) {
+    struct Block {
+      Place at;
+      int lanes;
+      Reg x;
+    };
+    std::vector<Block> blocks;
+    Reg largest;
+    for (int64_t done = 0; done < length; done += 16) {
+      const Place at{begin, static_cast<int32_t>(done)};
+      const int lanes = static_cast<int>(std::min<int64_t>(16, length - done));
+      Reg x;
+      if (lanes == 16) {
+        x = first(at, nullptr);
+      } else {
+        const Mask mask = v_.first_lanes(lanes);
+        x = v_.keep(mask, first(at, &mask));
+      }
+      blocks.push_back({at, lanes, x});
+      largest = done == 0 ? v_.abs(x) : v_.int_max(largest, v_.abs(x));
+    }
+    const GroupScale scale = store_scale(largest);
+    const int64_t part = spec_.sum_group == 0 ? length : spec_.sum_group;
+    Reg total;
+    for (const Block& block : blocks) {
+      const Reg q = quantized(scale, block.x);
+      const int64_t end = block.at.offset + 16;
+      total = block.at.offset % part == 0 ? q : v_.int_add(total, q);
+      v_.store_int8(x86::ptr(q_, block.at.i, 0, block.at.offset), q, block.lanes <= 8 ? 8 : 16);
+      if (end % part == 0 || end >= length) store_sum(total);
+    }
+  }
+
+  void quantize_in_two_passes(const Gp& begin, int64_t length, const Value& first,
+                              const Value& second) {
     const Reg largest = v_.accumulator(v_.imm(0.0F));
     const Gp i = copy(begin, "i");
     v_.blocks(i, length, [&](const Mask* mask, int) {
-      Reg x = v_.abs(first(i, mask));
+      Reg x = v_.abs(first({i}, mask));
       if (mask != nullptr) x = v_.keep(*mask, x);
       v_.assign(largest, v_.int_max(largest, x));
     });
-    const Reg amax = v_.reduce_int_max(largest);
-    const Reg scale = v_.add(v_.div(amax, v_.imm(127.0F)), v_.sub(amax, amax));
-    v_.store_lane0(x86::dword_ptr(q_scale_), scale);
-    constexpr uint32_t kInfinity = 0x7F800000U;
-    const uint32_t below_tiny = std::bit_cast<uint32_t>(kQuantizeTiny) - 1;
-    const Mask usable = v_.both(v_.int_greater(amax, v_.imm_bits(below_tiny)),
-                                v_.int_greater(v_.imm_bits(kInfinity), amax));
-    const Reg inverse = v_.div(v_.imm(127.0F), amax);
+    const GroupScale scale = store_scale(largest);
     v_.cc().mov(i, begin);
     const int64_t part = spec_.sum_group == 0 ? length : spec_.sum_group;
     const Gp done = v_.zero_gp("done");
     v_.loop(done, length, part, [&] {
       const Reg total = v_.accumulator(v_.imm(0.0F));
       v_.blocks(i, part, [&](const Mask* mask, int lanes) {
-        Reg q = v_.keep(usable, v_.to_int(v_.mul(second(i, mask), inverse)));
+        Reg q = quantized(scale, second({i}, mask));
         if (mask != nullptr) q = v_.keep(*mask, q);
         v_.assign(total, v_.int_add(total, q));
         v_.store_int8(x86::ptr(q_, i), q, lanes <= 8 ? 8 : 16);
       });
       store_sum(total);
     });
+  }
+
+  // What a group's elements are multiplied by, where they are not too small or not finite.
+  struct GroupScale {
+    Reg inverse;
+    Mask usable;
+  };
+
+  // From a group's magnitudes, the largest of each lane. Their bits order as integers, with
+  // infinity and NaN on top.
+  GroupScale store_scale(const Reg& largest) {
+    const Reg amax = v_.reduce_int_max(largest);
+    const Reg scale = v_.add(v_.div_uniform(amax, v_.imm(127.0F)), v_.sub(amax, amax));
+    v_.store_lane0(x86::dword_ptr(q_scale_), scale);
     v_.cc().add(q_scale_, 4);
+    constexpr uint32_t kInfinity = 0x7F800000U;
+    const uint32_t below_tiny = std::bit_cast<uint32_t>(kQuantizeTiny) - 1;
+    const Mask usable = v_.both(v_.int_greater(amax, v_.imm_bits(below_tiny)),
+                                v_.int_greater(v_.imm_bits(kInfinity), amax));
+    return {v_.div_uniform(v_.imm(127.0F), amax), usable};
+  }
+
+  Reg quantized(const GroupScale& scale, const Reg& x) {
+    return v_.to_int(scale.usable, v_.mul(x, scale.inverse));
   }
 
   void store_sum(const Reg& total) {
@@ -374,6 +451,7 @@ class RowGenerator {
   RowSpec spec_;
   CompilerMath v_;
   Gp row_;
+  Gp weight_, bias_;        // a norm's
   Gp q_, q_scale_, q_sum_;  // this row's; scale and sum move on with what they are of
 };
 
