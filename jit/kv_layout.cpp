@@ -152,17 +152,79 @@ void merge_lanes(const Integers& q, int64_t count, int64_t t, T* first) {
   }
 }
 
-void append_int16(int64_t head_dim, const float* key, const float* value, const Split& split) {
-  const int64_t width = padded(KvType::int16, head_dim);
-  Quantized q;
-  quantize(head_dim, width, key, value, kNormRule, kInt16ValueRule, q);
-  split.key_scales[split.t] = q.key_scale;
-  split.value_scales[split.t] = q.value_scale;
-  auto* to = &paired_key<int16_t>(split.keys, width, split.t, 0);
+// Positions that are written together.
+constexpr int64_t kTogether = 4;
+using Together = std::array<Quantized, kTogether>;
+
+// The keys of four positions, from the first one's place on: pairs of elements, transposed four by
+// eight.
+__attribute__((target("avx2"))) void store_four_keys(const Together& q, int64_t width,
+                                                     int16_t* to) {
+  const auto load = [&](size_t row, int64_t d) __attribute__((target("avx2"))) {
+    return _mm256_castsi256_ps(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q[row].key.data() + d)));
+  };
+  constexpr int kLow = 0x44, kHigh = 0xEE;  // halves of both operands
+  for (int64_t d = 0; d < width; d += 16) {
+    const __m256 a = load(0, d), b = load(1, d), c = load(2, d), e = load(3, d);
+    const __m256 ab_low = _mm256_unpacklo_ps(a, b), ab_high = _mm256_unpackhi_ps(a, b);
+    const __m256 ce_low = _mm256_unpacklo_ps(c, e), ce_high = _mm256_unpackhi_ps(c, e);
+    const __m256 pairs[4] = {
+        _mm256_shuffle_ps(ab_low, ce_low, kLow), _mm256_shuffle_ps(ab_low, ce_low, kHigh),
+        _mm256_shuffle_ps(ab_high, ce_high, kLow), _mm256_shuffle_ps(ab_high, ce_high, kHigh)};
+    for (int64_t i = 0; i < 4; ++i) {  // pair i and, in the upper half, pair i + 4
+      auto* low = reinterpret_cast<float*>(to + (d + 2 * i) * kKeyBlock);
+      _mm_storeu_ps(low, _mm256_castps256_ps128(pairs[i]));
+      _mm_storeu_ps(low + 4 * kKeyBlock, _mm256_extractf128_ps(pairs[i], 1));
+    }
+  }
+}
+
+void store_key(const Quantized& q, int64_t width, int16_t* to) {
   for (int64_t d = 0; d < width; d += 2) {
     std::memcpy(to + d * kKeyBlock, &q.key[static_cast<size_t>(d)], 2 * sizeof(int16_t));
   }
-  merge_lanes(q.value, width, split.t, &paired_value(split.values, width, split.t, 0));
+}
+
+// The values of an even position and of the next one.
+void store_two_values(const Integers& even, const Integers& odd, int64_t width, int16_t* to) {
+  for (size_t d = 0; d < static_cast<size_t>(width); ++d) {
+    const auto lane = static_cast<uint32_t>(static_cast<uint16_t>(even[d])) |
+                      static_cast<uint32_t>(static_cast<uint16_t>(odd[d])) << 16;
+    std::memcpy(to + 2 * d, &lane, sizeof(lane));
+  }
+}
+
+// At most kTogether positions of a kKeyBlock.
+void append_int16(int64_t head_dim, const float* key, const float* value, const Split& split,
+                  int64_t rows, int64_t stride) {
+  const int64_t width = padded(KvType::int16, head_dim);
+  Together q;
+  for (int64_t r = 0; r < rows; ++r) {
+    Quantized& row = q[static_cast<size_t>(r)];
+    quantize(head_dim, width, key + r * stride, value + r * stride, kNormRule, kInt16ValueRule,
+             row);
+    split.key_scales[split.t + r] = row.key_scale;
+    split.value_scales[split.t + r] = row.value_scale;
+  }
+  auto* to = &paired_key<int16_t>(split.keys, width, split.t, 0);
+  if (rows == kTogether && cpu().avx2) {
+    store_four_keys(q, width, to);
+  } else {
+    for (int64_t r = 0; r < rows; ++r) store_key(q[static_cast<size_t>(r)], width, to + 2 * r);
+  }
+  for (int64_t r = 0; r < rows;) {
+    const int64_t t = split.t + r;
+    const Integers& first = q[static_cast<size_t>(r)].value;
+    int16_t* at = &paired_value(split.values, width, t, 0);
+    if (t % 2 == 0 && r + 1 < rows) {
+      store_two_values(first, q[static_cast<size_t>(r) + 1].value, width, at);
+      r += 2;
+    } else {
+      merge_lanes(first, width, t, at);
+      r += 1;
+    }
+  }
 }
 
 void append_int8(int64_t head_dim, const float* key, const float* value, const Split& split) {
@@ -237,6 +299,29 @@ void append_pairs(int64_t head_dim, const float* key, const float* value, const 
   for (int64_t d = 0; d < width; ++d) to[d * 2] = v[static_cast<size_t>(d)];
 }
 
+// `rows` is more than one of a type that writes several together.
+void append(KvType type, int64_t head_dim, const float* key, const float* value, const Split& split,
+            int64_t rows, int64_t stride) {
+  switch (type) {
+    case KvType::f32:
+      for (int64_t d = 0; d < head_dim; ++d) {
+        blocked_key<float>(split.keys, head_dim, split.t, d) = key[d];
+      }
+      std::memcpy(static_cast<float*>(split.values) + split.t * head_dim, value,
+                  static_cast<size_t>(head_dim) * sizeof(float));
+      return;
+    case KvType::f16:
+    case KvType::bf16:
+      return append_16bit(type, head_dim, key, value, split);
+    case KvType::int8:
+      return append_int8(head_dim, key, value, split);
+    case KvType::int16:
+      return append_int16(head_dim, key, value, split, rows, stride);
+    case KvType::bf16_pairs:
+      return append_pairs(head_dim, key, value, split);
+  }
+}
+
 float wide(KvType type, uint16_t bits) {
   return type == KvType::f16 ? f16_to_f32(bits) : bf16_to_f32(bits);
 }
@@ -276,25 +361,15 @@ std::byte* kv_split(const KvRecord& record, const KvHead& head, int64_t split) {
 }
 
 void kv_append(KvType type, int64_t head_dim, int64_t position, const float* key,
-               const float* value, const KvHead& head) {
-  const Split split(type, head_dim, head, position);
-  switch (type) {
-    case KvType::f32:
-      for (int64_t d = 0; d < head_dim; ++d) {
-        blocked_key<float>(split.keys, head_dim, split.t, d) = key[d];
-      }
-      std::memcpy(static_cast<float*>(split.values) + split.t * head_dim, value,
-                  static_cast<size_t>(head_dim) * sizeof(float));
-      return;
-    case KvType::f16:
-    case KvType::bf16:
-      return append_16bit(type, head_dim, key, value, split);
-    case KvType::int8:
-      return append_int8(head_dim, key, value, split);
-    case KvType::int16:
-      return append_int16(head_dim, key, value, split);
-    case KvType::bf16_pairs:
-      return append_pairs(head_dim, key, value, split);
+               const float* value, const KvHead& head, int64_t rows, int64_t stride) {
+  const int64_t together = type == KvType::int16 ? kTogether : 1;
+  while (rows > 0) {
+    const int64_t count = std::min({rows, together, kKeyBlock - position % kKeyBlock});
+    append(type, head_dim, key, value, Split(type, head_dim, head, position), count, stride);
+    rows -= count;
+    position += count;
+    key += count * stride;
+    value += count * stride;
   }
 }
 

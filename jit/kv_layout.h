@@ -65,9 +65,10 @@ std::byte* kv_split(const KvRecord& record, const KvHead& head, int64_t split);
 // Bytes of the keys (or of the values, which need as many) of so many positions of one KV head.
 int64_t kv_bytes(KvType type, int64_t head_dim, int64_t positions);
 
-// Writes one position of one KV head: key and value hold head_dim floats. Positions of a head that
-// lie in the same kKeyBlock must not be written at the same time. f16 and bf16 are rounded
-// to nearest even. An integer type stores rne(x / s), saturated, beside s:
+// Writes `rows` positions of one KV head, from `position` on: key and value point to head_dim
+// floats of the first one, and those of the next lie `stride` floats further. Positions of a head
+// that lie in the same kKeyBlock must not be written at the same time. f16 and bf16 are rounded to
+// nearest even. An integer type stores rne(x / s), saturated, beside s:
 //   int8           s = max |x| / 127; beside a value lie log2(s) and 1 / s
 //   int16 values   s = max |x| / 16383
 //   int16 keys     s = max(|x|_2 / 46000, max |x| / 32767), so that no dot product of two such
@@ -78,7 +79,7 @@ int64_t kv_bytes(KvType type, int64_t head_dim, int64_t positions);
 // of the key is NaN. So whoever sees the position has a NaN for a score, and to whoever does not it
 // is nothing: 0 times its values is 0.
 void kv_append(KvType type, int64_t head_dim, int64_t position, const float* key,
-               const float* value, const KvHead& head);
+               const float* value, const KvHead& head, int64_t rows = 1, int64_t stride = 0);
 
 // The element at index d of position t as it was stored, times its scale. For tests and references.
 float kv_key(KvType type, int64_t head_dim, const KvHead& head, int64_t t, int64_t d);

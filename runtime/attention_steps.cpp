@@ -85,14 +85,20 @@ struct CacheRow {
   float *queries, *key, *value;
 };
 
-// Turns the query heads of one KV head and its key, and appends that and its value.
-void cache_row(const CacheStep& s, const StepContext& context, int64_t r, int64_t h) noexcept {
+// Turns the query heads of one KV head and its key.
+void turn_row(const CacheStep& s, const StepContext& context, int64_t r, int64_t h) noexcept {
   const CacheRow row(s, context, r, h);
   const int64_t position = context.position + r;
   turn_heads(s, context, row.queries, row.share, s.q_norm.get(), position);
   turn_heads(s, context, row.key, 1, s.k_norm.get(), position);
-  jit::kv_append(context.kv->type(), s.head.head_dim, position, row.key, row.value,
-                 context.kv->head(s.head.layer, h));
+}
+
+// Appends a KV head's keys, which are turned, and its values.
+void append_rows(const CacheStep& s, const StepContext& context, int64_t first, int64_t rows,
+                 int64_t h) noexcept {
+  const CacheRow row(s, context, first, h);
+  jit::kv_append(context.kv->type(), s.head.head_dim, context.position + first, row.key, row.value,
+                 context.kv->head(s.head.layer, h), rows, s.qkv.width);
 }
 
 constexpr int kIntoL2 = 1, kIntoL1 = 3;
@@ -103,7 +109,7 @@ void fetch(const float* x, int64_t count) noexcept {
   for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(x + i, 0, kLocality);
 }
 
-// The lines that cache_row will read: a head's rows lie so far apart that no hardware foresees it.
+// The lines that these will read: a head's rows lie so far apart that no hardware foresees it.
 template <int kLocality>
 void fetch_row(const CacheStep& s, const StepContext& context, int64_t r, int64_t h) noexcept {
   const CacheRow row(s, context, r, h);
@@ -134,15 +140,16 @@ void run_cache(const Step& step, const StepContext& context) noexcept {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t block = (first_block + unit / parts) * jit::kKeyBlock - context.position;
       const int64_t row = std::max(block, begin_row), first = unit % parts * heads;
-      const int64_t turns = (std::min(block + jit::kKeyBlock, end_row) - row) * heads;
+      const int64_t rows = std::min(block + jit::kKeyBlock, end_row) - row, turns = rows * heads;
       const auto row_of = [&](int64_t turn) { return row + turn / heads; };
       const auto head_of = [&](int64_t turn) { return first + turn % heads; };
       for (int64_t i = 0; i < turns; ++i) {
         const int64_t far = i + kTurnsAhead, next = i + 1;
         if (far < turns) fetch_row<kIntoL2>(s, context, row_of(far), head_of(far));
         if (next < turns) fetch_row<kIntoL1>(s, context, row_of(next), head_of(next));
-        cache_row(s, context, row_of(i), head_of(i));
+        turn_row(s, context, row_of(i), head_of(i));
       }
+      for (int64_t h = first; h < first + heads; ++h) append_rows(s, context, row, rows, h);
     }
   });
 }

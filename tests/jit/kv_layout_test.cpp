@@ -183,6 +183,38 @@ TEST(KvLayout, PutsBf16InPairs) {
   }
 }
 
+// Several positions at once leave what they leave one by one, whatever lies around them: across
+// blocks and pages, with numbers that are not finite among them.
+TEST(KvLayout, TakesSeveralPositionsAtOnce) {
+  constexpr int64_t kStride = 150, kMostRows = 41;
+  std::mt19937 random(13);
+  std::normal_distribution<float> normal;
+  std::vector<float> keys(kMostRows * kStride), values(keys.size());
+  for (float& x : keys) x = normal(random);
+  for (float& x : values) x = normal(random);
+  keys[2 * kStride + 5] = std::numeric_limits<float>::infinity();
+  values[6 * kStride + 3] = std::numeric_limits<float>::quiet_NaN();
+  for (const KvType type :
+       {KvType::f32, KvType::f16, KvType::bf16, KvType::int8, KvType::int16, KvType::bf16_pairs}) {
+    for (const int64_t dim : {20, 64, 128}) {
+      for (const int64_t rows : {1, 2, 3, 4, 5, 16, 41}) {
+        for (const int64_t position : {0, 1, 3, 14, 240, 255}) {
+          const int64_t page = kv_page_bytes(type, dim);
+          std::vector<std::byte> together(static_cast<size_t>(2 * page), std::byte{0x5A});
+          std::vector<std::byte> one_by_one = together;
+          kv_append(type, dim, position, keys.data(), values.data(), {together.data(), page}, rows,
+                    kStride);
+          for (int64_t r = 0; r < rows; ++r) {
+            kv_append(type, dim, position + r, &keys[static_cast<size_t>(r * kStride)],
+                      &values[static_cast<size_t>(r * kStride)], {one_by_one.data(), page});
+          }
+          EXPECT_EQ(together, one_by_one) << "dim " << dim << ", " << rows << " from " << position;
+        }
+      }
+    }
+  }
+}
+
 // Positions share lanes and lines, which does not let one change another.
 TEST(KvLayout, LeavesOtherPositionsAlone) {
   constexpr int64_t kDim = 20, kPositions = kKvSplit + 5;
