@@ -259,7 +259,7 @@ class RowGenerator {
       largest = done == 0 ? v_.abs(x) : v_.int_max(largest, v_.abs(x));
     }
     const GroupScale scale = store_scale(largest);
-    const int64_t part = spec_.sum_group == 0 ? length : spec_.sum_group;
+    const int64_t part = summed_together(length);
     Reg total;
     for (const Block& block : blocks) {
       const Reg q = quantized(scale, block.x);
@@ -281,7 +281,7 @@ class RowGenerator {
     });
     const GroupScale scale = store_scale(largest);
     v_.cc().mov(i, begin);
-    const int64_t part = spec_.sum_group == 0 ? length : spec_.sum_group;
+    const int64_t part = summed_together(length);
     const Gp done = v_.zero_gp("done");
     v_.loop(done, length, part, [&] {
       const Reg total = v_.accumulator(v_.imm(0.0F));
@@ -293,6 +293,11 @@ class RowGenerator {
       });
       store_sum(total);
     });
+  }
+
+  // Elements of a group of this length that have one sum.
+  int64_t summed_together(int64_t length) const {
+    return spec_.sum_group == 0 ? length : spec_.sum_group;
   }
 
   // What a group's elements are multiplied by, where they are not too small or not finite.

@@ -109,7 +109,8 @@ void fetch(const float* x, int64_t count) noexcept {
   for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(x + i, 0, kLocality);
 }
 
-// The lines that these will read: a head's rows lie so far apart that no hardware foresees it.
+// The lines that turn_row and append_rows will read: a head's rows lie so far apart that no
+// hardware foresees it.
 template <int kLocality>
 void fetch_row(const CacheStep& s, const StepContext& context, int64_t r, int64_t h) noexcept {
   const CacheRow row(s, context, r, h);
